@@ -1,0 +1,90 @@
+"""STBP training, low-bit quantization and hardware export for snnTorch.
+
+    import snntorch_stbp as stbp
+
+Modules over sequences `[T, B, ...]`, time first:
+
+    Leaky                            the iterative LIF neuron, a multi-step snntorch.Leaky
+    TDBatchNorm1d / 2d / 3d          threshold-dependent batch normalisation
+    NeuNorm                          lateral inhibition across channels
+    TimeDistributed                  any stateless layer, run once for all steps
+    DirectCoding, RateCoding, LatencyCoding      still images -> sequences
+    PopulationVote, readout          records -> class scores
+    Precision                        bits -> Brevitas layers
+    surrogate, losses                spike functions; losses on records
+    zoo                              networks, a registry and their recipes
+
+Names are imported when first used, so that `import snntorch_stbp` alone does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import losses, surrogate, zoo  # type: ignore[attr-defined]
+    from .neuron import Leaky
+    from .norm import NeuNorm, TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d
+    from .quant import Precision
+    from .time import (
+        DirectCoding,
+        LatencyCoding,
+        PopulationVote,
+        RateCoding,
+        TimeDistributed,
+        readout,
+    )
+
+_HOME = {
+    "Leaky": "neuron",
+    "NeuNorm": "norm",
+    "TDBatchNorm1d": "norm",
+    "TDBatchNorm2d": "norm",
+    "TDBatchNorm3d": "norm",
+    "Precision": "quant",
+    "DirectCoding": "time",
+    "LatencyCoding": "time",
+    "PopulationVote": "time",
+    "RateCoding": "time",
+    "TimeDistributed": "time",
+    "readout": "time",
+    "losses": "",
+    "surrogate": "",
+    "zoo": "",
+}
+
+__all__ = [
+    "DirectCoding",
+    "LatencyCoding",
+    "Leaky",
+    "NeuNorm",
+    "PopulationVote",
+    "Precision",
+    "RateCoding",
+    "TDBatchNorm1d",
+    "TDBatchNorm2d",
+    "TDBatchNorm3d",
+    "TimeDistributed",
+    "losses",
+    "readout",
+    "surrogate",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOME[name]
+    if not home:
+        return importlib.import_module(f".{name}", __name__)
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,149 @@
+r"""The iterative leaky integrate-and-fire neuron over whole sequences.
+
+    u[t] = beta * (u[t-1] after reset) + x[t]        o[t] = 1 if u[t] > threshold else 0
+
+with `u[-1] = 0`. After a spike the membrane potential is reset before it leaks: "zero" keeps
+`u (1 - o)`, "subtract" keeps `u - threshold * o`, "none" keeps `u`. The gradient runs through
+time and through the reset (Y. Wu et al., "Direct training for spiking neural networks: faster,
+larger, better", AAAI 2019, equations 3 and 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import snntorch as snn
+import torch
+from snntorch import SpikingNeuron
+from torch import Tensor
+
+from .surrogate import rectangular
+
+
+class Leaky(snn.Leaky):
+    """A multi-step `snntorch.Leaky`: spikes `[T, B, ...]` from input currents `[T, B, ...]`.
+
+    It equals `snntorch.Leaky(..., reset_delay=False)` stepped by hand through the sequence, in
+    spikes and in gradients (with `detach_reset=True` and reset to zero, that of snnTorch's default,
+    `reset_delay=True`). Only after reset by subtraction from more than twice the threshold do they
+    part: snnTorch subtracts again in the next step, the formula does not. No state survives a call, and the neuron does not stay in
+    `SpikingNeuron.instances`, so that networks that are dropped are freed.
+
+    Half-precision input is integrated in float32; spikes come back in the type of the input.
+
+    Args:
+        beta: Decay of the membrane potential per step, clamped to [0, 1]. A number, a 1-D tensor
+            with one value per channel, or any tensor that broadcasts against one step `[B, ...]`.
+        threshold: Membrane potential above which (strictly) a neuron spikes; shapes as `beta`.
+        spike_grad: Spike function with a surrogate gradient; `surrogate.rectangular()` if `None`.
+        learn_beta: Make `beta` a parameter.
+        learn_threshold: Make `threshold` a parameter.
+        reset_mechanism: `"zero"`, `"subtract"` or `"none"`.
+        detach_reset: Keep the gradient out of the reset path.
+        state_quant: Quantizer of the membrane potential, applied at every step before the
+            comparison with the threshold (snnTorch's name; a module or any callable).
+        current_quant: Quantizer of the input current, applied once to the whole sequence.
+        output: Return `(spikes, membrane)`, the membrane potential `u[t]` before reset.
+        surrogate_disable, graded_spikes_factor, learn_graded_spikes_factor: As in snnTorch.
+
+    Shapes:
+        input `[T, B, ...]`; output `[T, B, ...]`, or a pair of them with `output=True`. The
+        channel dimension, for per-channel values, is the third: `[T, B, C, ...]`.
+
+    Raises:
+        ValueError: For an unknown `reset_mechanism`, or an input without time and batch
+            dimensions or with no time step.
+    """
+
+    def __init__(
+        self,
+        beta: float | Tensor = 0.25,
+        threshold: float | Tensor = 0.4,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        surrogate_disable: bool = False,
+        *,
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        reset_mechanism: str = "zero",
+        detach_reset: bool = False,
+        state_quant: Callable[[Tensor], Tensor] | Literal[False] | None = None,
+        current_quant: Callable[[Tensor], Tensor] | None = None,
+        output: bool = False,
+        graded_spikes_factor: float | Tensor = 1.0,
+        learn_graded_spikes_factor: bool = False,
+    ) -> None:
+        try:
+            super().__init__(
+                beta=beta,
+                threshold=threshold,
+                spike_grad=rectangular() if spike_grad is None else spike_grad,
+                surrogate_disable=surrogate_disable,
+                learn_beta=learn_beta,
+                learn_threshold=learn_threshold,
+                reset_mechanism=reset_mechanism,
+                output=output,
+                graded_spikes_factor=graded_spikes_factor,
+                learn_graded_spikes_factor=learn_graded_spikes_factor,
+                reset_delay=False,
+            )
+        finally:
+            # snnTorch's list would keep every neuron ever made; ours have no state to reset.
+            SpikingNeuron.instances.remove(self)
+        self.detach_reset = detach_reset
+        self.state_quant = state_quant or None
+        self.current_quant = current_quant
+
+    def forward(self, input_: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Integrate the sequence `input_` and return its spikes (and membrane potentials)."""
+        if input_.dim() < 2 or input_.shape[0] == 0:
+            raise ValueError(
+                f"Leaky takes a sequence [T, B, ...] of at least one step, not the shape "
+                f"{tuple(input_.shape)}"
+            )
+        x = input_ if self.current_quant is None else self.current_quant(input_)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        beta = self._per_step(self.beta, x).clamp(0, 1)
+        threshold = self._per_step(self.threshold, x)
+
+        spikes, membrane = [], []
+        carried: Tensor | None = None
+        for current in x.unbind(0):
+            u = current if carried is None else beta * carried + current
+            if self.state_quant is not None:
+                u = self.state_quant(u)
+            spike = self.spike_grad(u - threshold)
+            carried = self._reset(u, spike, threshold)
+            spikes.append(spike)
+            membrane.append(u)
+
+        record = (torch.stack(spikes) * self.graded_spikes_factor).to(input_.dtype)
+        return (record, torch.stack(membrane)) if self.output else record
+
+    def _reset(self, u: Tensor, spike: Tensor, threshold: Tensor) -> Tensor:
+        """The membrane potential that goes on to the next step."""
+        if self.detach_reset:
+            spike = spike.detach()
+        if self.reset_mechanism == "zero":
+            return u - spike * u
+        if self.reset_mechanism == "subtract":
+            return u - spike * threshold
+        return u
+
+    @staticmethod
+    def _per_step(value: Tensor, x: Tensor) -> Tensor:
+        """`value` in the type of `x`; one value per channel is aligned with `[B, C, ...]`."""
+        value = value.to(x.dtype)
+        if value.dim() == 1 and x.dim() > 3 and value.numel() == x.shape[2]:
+            return value.reshape(-1, *[1] * (x.dim() - 3))
+        return value
+
+    def extra_repr(self) -> str:
+        """The values that make the neuron what it is."""
+
+        def short(value: Tensor) -> str:
+            return f"{value.item():.4g}" if value.numel() == 1 else f"{tuple(value.shape)}"
+
+        parts = [f"beta={short(self.beta)}", f"threshold={short(self.threshold)}"]
+        parts += [f"reset={self.reset_mechanism}", f"spike_grad={self.spike_grad}"]
+        return ", ".join(parts)

@@ -1,0 +1,189 @@
+r"""Threshold-dependent batch normalisation (tdBN) and NeuNorm, over sequences `[T, B, C, ...]`.
+
+tdBN (H. Zheng et al., "Going deeper with directly-trained larger spiking neural networks",
+AAAI 2021, arXiv:2011.05280, equations 5 and 6) takes its statistics per channel over time, batch
+and space together, and scales what it normalises to the threshold of the neuron behind it:
+
+    y = gamma * (alpha * V_th * (x - mean) / sqrt(var + eps)) + delta
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Gain(nn.Module):
+    """The factor `alpha * threshold`; a child module, so that it outlives a conversion.
+
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` replaces a batch normalisation by a new module
+    but hands its children over, and `normalize` finds the factor there.
+    """
+
+    def __init__(self, alpha: float, threshold: float) -> None:
+        super().__init__()
+        self.alpha, self.threshold = alpha, threshold
+
+    @property
+    def value(self) -> float:
+        return self.alpha * self.threshold
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:.4g}, threshold={self.threshold:.4g}"
+
+
+class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """tdBN over `[T, B, C, ...]`, shared by the three dimensionalities.
+
+    Args:
+        num_features: Number of channels `C`.
+        alpha: Scale relative to the threshold: 1, or `1 / sqrt(2)` on each of two branches that
+            are added before one neuron (a residual block).
+        threshold: Threshold `V_th` of the neuron that follows, in units of the membrane potential.
+        eps, momentum, affine, track_running_stats: As in `torch.nn.BatchNorm2d`; `weight` is
+            gamma (initially 1), `bias` is delta (initially 0).
+
+    Raises:
+        ValueError: If the input has the wrong number of dimensions or channels, or if `alpha` or
+            `threshold` is not positive.
+    """
+
+    _spatial: tuple[int, ...]  # admissible numbers of spatial dimensions
+
+    def __init__(
+        self,
+        num_features: int,
+        alpha: float = 1.0,
+        threshold: float = 0.4,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        if not (alpha > 0 and threshold > 0):
+            raise ValueError(
+                f"tdBN needs positive alpha and threshold, not {alpha} and {threshold}"
+            )
+        self.gain = _Gain(alpha, threshold)
+
+    @property
+    def alpha(self) -> float:
+        """Scale relative to the threshold."""
+        return self.gain.alpha
+
+    @property
+    def threshold(self) -> float:
+        """Threshold of the neuron that follows."""
+        return self.gain.threshold
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise a sequence `[T, B, C, ...]`; the shape stays."""
+        self._check_input_dim(input)
+        factor = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # cumulative average
+                factor = 1.0 / float(self.num_batches_tracked)
+        gain = self.gain.value
+        weight = self.weight * gain if self.affine else input.new_full((self.num_features,), gain)
+        folded = F.batch_norm(
+            input.flatten(0, 1),
+            self.running_mean,
+            self.running_var,
+            weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            factor,
+            self.eps,
+        )
+        return folded.unflatten(0, input.shape[:2])
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() - 3 not in self._spatial or input.shape[2] != self.num_features:
+            wanted = " or ".join(f"[T, B, {self.num_features}{', *' * n}]" for n in self._spatial)
+            raise ValueError(
+                f"{type(self).__name__} takes {wanted}, not the shape {tuple(input.shape)}"
+            )
+
+
+class TDBatchNorm1d(_TDBatchNorm, nn.BatchNorm1d):
+    """tdBN over `[T, B, C]` or `[T, B, C, L]`."""
+
+    _spatial = (0, 1)
+
+
+class TDBatchNorm2d(_TDBatchNorm, nn.BatchNorm2d):
+    """tdBN over `[T, B, C, H, W]`."""
+
+    _spatial = (2,)
+
+
+class TDBatchNorm3d(_TDBatchNorm, nn.BatchNorm3d):
+    """tdBN over `[T, B, C, D, H, W]`."""
+
+    _spatial = (3,)
+
+
+for _cls in (TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d):
+    _cls.__doc__ = f"{_cls.__doc__}\n\n{(_TDBatchNorm.__doc__ or '').split(chr(10), 2)[2]}"
+
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply `norm` to a sequence `[T, B, C, ...]`, whichever kind of normalisation it is.
+
+    The normalisations of this package take the sequence; any other module sees time folded into
+    the batch. Where that is what `convert_sync_batchnorm` made of a tdBN, the factor
+    `alpha * threshold`, which that conversion drops, is put back.
+    """
+    if isinstance(norm, (_TDBatchNorm, NeuNorm)):
+        return norm(x)
+    y = norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    gain = norm._modules.get("gain")
+    if isinstance(gain, _Gain):
+        y = y * gain.value
+        if isinstance(norm.bias, Tensor):
+            y = y + ((1 - gain.value) * norm.bias).reshape(-1, *[1] * (x.dim() - 3))
+    return y
+
+
+class NeuNorm(nn.Module):
+    """Neuron normalisation (Wu 2019, equations 10 to 13): lateral inhibition across channels.
+
+    An auxiliary leaky neuron at each position averages the spikes of all channels,
+
+        a[t] = k * a[t-1] + (1 - k) / C * sum over c of o[t, c]
+
+    and what it holds, weighted per channel and position, is taken from the spikes that the next
+    layer sees: `y[t, c] = o[t, c] - w[c] * a[t]`.
+
+    Args:
+        num_features: Channels `C`.
+        image_size: Height and width of the feature map, `(H, W)`.
+        decay: `k`, in [0, 1).
+
+    Shapes:
+        input and output `[T, B, C, H, W]`; the input is spikes, the output is real.
+    """
+
+    def __init__(self, num_features: int, image_size: tuple[int, int], decay: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of NeuNorm lies in [0, 1), not {decay}")
+        self.decay = decay
+        self.weight = nn.Parameter(torch.full((num_features, *image_size), 0.1))
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Subtract the auxiliary neurons' potential from `spikes`."""
+        if spikes.shape[2:] != self.weight.shape:
+            raise ValueError(
+                f"NeuNorm takes [T, B, {', '.join(map(str, self.weight.shape))}], "
+                f"not the shape {tuple(spikes.shape)}"
+            )
+        drive = (1 - self.decay) * spikes.mean(dim=2, keepdim=True)
+        held, record = torch.zeros_like(drive[0]), []
+        for step in drive.unbind(0):
+            held = self.decay * held + step
+            record.append(held)
+        return spikes - self.weight * torch.stack(record)

@@ -1,0 +1,305 @@
+"""Precision: how many bits each part of a network has, and the Brevitas layers that follow from it.
+
+A quantized network is the same network with other layers. `Precision` is the one place where
+quantizers are chosen:
+
+- weights: binary {-1, 1}, ternary {-1, 0, 1} or integers of 2 to 8 bits (narrow range), times a
+  scale per output channel or per tensor that is a function of the weights, so that it needs no
+  parameter of its own and fp32 weights can be loaded at any time;
+- the input: unsigned integers, by default the 8 bits that an image has;
+- input currents of neurons and outputs of average pooling: `act_bits`;
+- membrane potentials: `membrane_bits`, on a grid centred on the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import brevitas.nn as qnn
+import torch
+from brevitas.core.function_wrapper import CeilSte, RoundSte
+from brevitas.inject import ExtendedInjector
+from brevitas.inject.enum import (
+    QuantType,
+    RestrictValueType,
+    ScalingImplType,
+    ScalingPerOutputType,
+    StatsOp,
+)
+from brevitas.quant.base import IntQuant, NarrowIntQuant, UintQuant
+from brevitas.quant.solver import ActQuantSolver, WeightQuantSolver
+from torch import Tensor, nn
+
+from .neuron import Leaky
+
+Bits = int | Literal["ternary"] | None
+
+# Largest level of the uniform quantizer with the least mean squared error for normally
+# distributed weights, in units of their root mean square (J. Max, "Quantizing for minimum
+# distortion", IRE Transactions on Information Theory 6, 1960; recomputed for odd level counts).
+# Above 4 bits the largest weight is representable instead: clipping then costs more than it gains.
+GAUSSIAN_LOADING = {1: 0.7979, 2: 1.2240, 3: 1.9523, 4: 2.4739}
+
+CURRENT_RANGE = 4.0
+"""Initial range of a current quantizer, in thresholds; tdBN puts one threshold at one sigma."""
+
+
+class _ScaledRootMeanSquare(nn.Module):
+    """`loading * rms(x)` over `stats_reduce_dim`: a scale statistic in Brevitas' sense."""
+
+    def __init__(self, loading: float, stats_reduce_dim: int | None = None) -> None:
+        super().__init__()
+        self.loading, self.dim = loading, stats_reduce_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        power = x.square().mean() if self.dim is None else x.square().mean(self.dim)
+        return self.loading * torch.sqrt(power + 1e-20)
+
+
+def _injector(name: str, *bases: type, **values: Any) -> type:
+    """A Brevitas quantizer put together from fragments and values."""
+    return type(ExtendedInjector)(name, bases, values)
+
+
+def _scale_values(scale: str, covers: bool = True) -> dict[str, Any]:
+    """Float scales, or powers of two: the next larger where the range must cover all values."""
+    if scale == "po2":
+        return {
+            "restrict_scaling_type": RestrictValueType.POWER_OF_TWO,
+            "restrict_value_float_to_int_impl": CeilSte if covers else RoundSte,
+        }
+    return {"restrict_scaling_type": RestrictValueType.FP}
+
+
+def weight_quantizer(bits: int | Literal["ternary"], per_channel: bool, scale: str) -> type:
+    """The Brevitas weight quantizer of `bits` (1 to 8, or `"ternary"`).
+
+    Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: zero below
+    0.7 times the mean magnitude, which is also the scale.
+    """
+    kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
+    values: dict[str, Any] = {
+        "scaling_impl_type": ScalingImplType.STATS,
+        "scaling_per_output_type": kind,
+        "scaling_min_val": 1e-10,
+        "bit_width": 2 if bits == "ternary" else bits,
+        **_scale_values(scale, covers=bits not in (*GAUSSIAN_LOADING, "ternary")),
+    }
+    if bits == "ternary":
+        values |= {"quant_type": QuantType.TERNARY, "threshold": 0.7}
+        values |= {"scaling_stats_op": StatsOp.AVE}
+    elif bits == 1:
+        values |= {"quant_type": QuantType.BINARY}
+    if bits in GAUSSIAN_LOADING:
+        # The enumeration still names an operation because the solver derives shapes from it.
+        values |= {"scaling_stats_op": StatsOp.AVE}
+        values |= {"scaling_stats_impl": _ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}
+    elif bits != "ternary":
+        values |= {"scaling_stats_op": StatsOp.MAX}
+    return _injector(f"Weight{bits}", NarrowIntQuant, WeightQuantSolver, **values)
+
+
+def _activation_quantizer(
+    bits: int, limit: float, *, signed: bool, learned: bool, scale: str
+) -> nn.Module:
+    """A per-tensor activation quantizer whose range is `limit`, learned from there or constant."""
+    kind = ScalingImplType.PARAMETER if learned else ScalingImplType.CONST
+    quantizer = _injector(
+        f"Act{bits}",
+        IntQuant if signed else UintQuant,
+        ActQuantSolver,
+        scaling_impl_type=kind,
+        scaling_per_output_type=ScalingPerOutputType.TENSOR,
+        scaling_min_val=1e-10,
+        bit_width=bits,
+        min_val=-limit if signed else 0.0,
+        max_val=limit,
+        **_scale_values(scale),
+    )
+    return qnn.QuantIdentity(act_quant=quantizer, return_quant_tensor=False)
+
+
+def membrane_quantizer(bits: int, threshold: float) -> nn.Module:
+    """Quantizer of a membrane potential: signed integers with the threshold between two of them.
+
+    The step is `threshold / (2^(bits-1) - 1.5)`: the largest level is the only one above the
+    threshold, since all that is above it leads to the same spike and the same reset to zero.
+    (With reset by subtraction what exceeds that level is lost.)
+    """
+    levels = 2 ** (bits - 1)
+    step = threshold / (levels - 1.5)
+    return _activation_quantizer(bits, step * levels, signed=True, learned=False, scale="float")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bits of every part of a network; a choice of layers, not another network.
+
+    Args:
+        weight_bits: `None` (fp32), 1 (binary), `"ternary"`, or 2 to 8.
+        act_bits: Bits (2 to 16) of the input currents of neurons and of what average pooling
+            hands to a layer; `None` keeps them float.
+        input_bits: Bits (1 to 8) of what enters the first layer; `None` keeps it float.
+        membrane_bits: Bits (2 to 16) of the membrane potential; `None` keeps it float.
+        per_channel: One weight scale per output channel, else one per tensor.
+        scale: `"float"`, or `"po2"` for weight and current scales that are powers of two.
+        boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ.
+        input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.
+
+    Raises:
+        ValueError: For a number of bits outside its range or an unknown kind of scale.
+    """
+
+    weight_bits: Bits = None
+    act_bits: int | None = None
+    input_bits: int | None = 8
+    membrane_bits: int | None = None
+    per_channel: bool = True
+    scale: Literal["float", "po2"] = "float"
+    boundary_bits: int | None = None
+    input_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight_bits != "ternary":
+            _check("weight_bits", self.weight_bits, 1, 8, " or 'ternary'")
+        _check("act_bits", self.act_bits, 2, 16)
+        _check("input_bits", self.input_bits, 1, 8)
+        _check("membrane_bits", self.membrane_bits, 2, 16)
+        _check("boundary_bits", self.boundary_bits, 2, 8)
+        if self.scale not in ("float", "po2"):
+            raise ValueError(f"scale is 'float' or 'po2', not {self.scale!r}")
+        if not self.input_max > 0:
+            raise ValueError(f"input_max is positive, not {self.input_max!r}")
+
+    def conv2d(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        boundary: bool = False,
+    ) -> nn.Conv2d:
+        """A convolution at this precision; `boundary` marks the first or the last layer."""
+        sizes = (in_channels, out_channels, kernel_size, stride, padding)
+        bits = self._layer_bits(boundary)
+        if bits is None:
+            return nn.Conv2d(*sizes, bias=bias)
+        return qnn.QuantConv2d(*sizes, bias=bias, weight_quant=self._weight_quant(bits))
+
+    def linear(
+        self, in_features: int, out_features: int, bias: bool = True, boundary: bool = False
+    ) -> nn.Linear:
+        """A fully connected layer at this precision; `boundary` as in `conv2d`."""
+        bits = self._layer_bits(boundary)
+        if bits is None:
+            return nn.Linear(in_features, out_features, bias=bias)
+        return qnn.QuantLinear(
+            in_features, out_features, bias=bias, weight_quant=self._weight_quant(bits)
+        )
+
+    def input_quant(self) -> nn.Module:
+        """Unsigned quantizer of the input, of range [0, input_max]."""
+        if self.input_bits is None:
+            return nn.Identity()
+        return _activation_quantizer(
+            self.input_bits, self.input_max, signed=False, learned=False, scale="float"
+        )
+
+    def pool_quant(self) -> nn.Module:
+        """Unsigned quantizer of averaged spikes, of range [0, 1]."""
+        if self.act_bits is None:
+            return nn.Identity()
+        return _activation_quantizer(
+            min(self.act_bits, 8), 1.0, signed=False, learned=False, scale="float"
+        )
+
+    def neuron(self, beta: float = 0.25, threshold: float = 0.4, **options: Any) -> Leaky:
+        """A `Leaky` whose input current and membrane potential are quantized at this precision."""
+        if self.act_bits is not None:
+            options["current_quant"] = _activation_quantizer(
+                self.act_bits,
+                CURRENT_RANGE * threshold,
+                signed=True,
+                learned=True,
+                scale=self.scale,
+            )
+        if self.membrane_bits is not None:
+            options["state_quant"] = membrane_quantizer(self.membrane_bits, threshold)
+        return Leaky(beta, threshold, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for configuration files."""
+        return asdict(self)
+
+    def _layer_bits(self, boundary: bool) -> Bits:
+        if boundary and self.boundary_bits is not None and self.weight_bits is not None:
+            return self.boundary_bits
+        return self.weight_bits
+
+    def _weight_quant(self, bits: int | Literal["ternary"]) -> type:
+        return weight_quantizer(bits, self.per_channel, self.scale)
+
+
+def _check(name: str, value: Any, low: int, high: int, also: str = "") -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} is a whole number from {low} to {high}{also}, not {value!r}")
+
+
+def weight_bits(layer: nn.Module) -> int:
+    """Bits of one weight of a layer in memory: 32 for float, 2 for ternary."""
+    if (
+        isinstance(layer, (qnn.QuantConv2d, qnn.QuantLinear))
+        and layer.weight_quant.is_quant_enabled
+    ):
+        return int(layer.weight_quant.bit_width())
+    return 32
+
+
+def size_in_bytes(model: nn.Module) -> float:
+    """Memory of all parameters at their bits: weights at theirs, the rest at 32."""
+    weights = {
+        id(layer.weight): weight_bits(layer)
+        for layer in model.modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    }
+    return sum(p.numel() * weights.get(id(p), 32) for p in model.parameters()) / 8
+
+
+def load_float_state(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
+    """Load fp32 (or differently quantized) weights into `model`; start of QAT from a float network.
+
+    Parameters of quantizers that `state` does not have keep their initial values; those that
+    `model` does not have are left out.
+
+    Args:
+        model: The network to fill.
+        state: State dictionary of the same architecture at any precision.
+
+    Returns:
+        The keys of `model` that kept their initial values, all of quantizers.
+
+    Raises:
+        ValueError: If the architectures differ: weights missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    given = {k: v for k, v in state.items() if not _is_quantizer_key(k) or k in own}
+    missing = [k for k in own if k not in given and not _is_quantizer_key(k)]
+    unknown = [k for k in given if k not in own]
+    shapes = [k for k in given if k in own and given[k].shape != own[k].shape]
+    if missing or unknown or shapes:
+        differing = missing + unknown + shapes
+        raise ValueError(
+            f"the weights are of another architecture: they differ in {len(differing)} entries, "
+            f"the first of which is '{differing[0]}'"
+        )
+    model.load_state_dict({**own, **given})
+    return [k for k in own if k not in given]
+
+
+def _is_quantizer_key(key: str) -> bool:
+    return any(part.endswith("_quant") for part in key.split("."))

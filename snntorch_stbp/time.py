@@ -1,0 +1,133 @@
+"""Time: layers without state over whole sequences, coding of still images, population votes."""
+
+from __future__ import annotations
+
+import snntorch as snn
+from snntorch import spikegen
+from torch import Tensor, nn
+
+from .norm import NeuNorm, _TDBatchNorm, normalize
+
+
+class TimeDistributed(nn.Module):
+    """A layer without state over `[T, B, ...]`: time is folded into the batch, the layer runs once.
+
+    Args:
+        layer: Any stateless module (or `nn.Sequential` of them) over a batch `[N, ...]`.
+        norm: A normalisation of the result: one of this package (tdBN, NeuNorm), which sees the
+            sequence, or a batch normalisation of torch, which sees time folded into the batch.
+
+    Shapes:
+        input `[T, B, ...]`; output `[T, B, ...]` with what `layer` makes of one sample.
+
+    Raises:
+        TypeError: If `layer` holds a spiking neuron or a normalisation over sequences: those need
+            the steps in order.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        for name, module in layer.named_modules():
+            if isinstance(module, (snn.SpikingNeuron, TimeDistributed, _TDBatchNorm, NeuNorm)):
+                raise TypeError(
+                    f"TimeDistributed folds time into the batch, but {type(module).__name__} "
+                    f"{f'({name}) ' if name else ''}needs the sequence [T, B, ...]: put it behind, "
+                    f"not inside"
+                )
+        self.layer = layer
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer, then the normalisation, to the sequence `x`."""
+        if x.dim() < 2:
+            raise ValueError(
+                f"TimeDistributed takes a sequence [T, B, ...], not the shape {tuple(x.shape)}"
+            )
+        y = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return y if self.norm is None else normalize(self.norm, y)
+
+
+class _Coding(nn.Module):
+    """A still batch `[B, C, H, W]` (or `[B, F]`) -> a sequence; sequences pass through.
+
+    Args:
+        num_steps: Number of time steps `T`, at least 1.
+        still_dims: Dimensions of a still batch: 4 for images, 2 for features.
+
+    Raises:
+        ValueError: If `num_steps` is below 1, or a sequence of another length comes in.
+    """
+
+    def __init__(self, num_steps: int, still_dims: int = 4) -> None:
+        super().__init__()
+        if num_steps < 1:
+            raise ValueError(f"a network runs for at least 1 time step, not {num_steps}")
+        self.num_steps, self.still_dims = num_steps, still_dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sequence `[T, B, ...]` of `x`."""
+        if x.dim() == self.still_dims:
+            return self.encode(x)
+        if x.dim() != self.still_dims + 1 or x.shape[0] != self.num_steps:
+            raise ValueError(
+                f"expected a still batch of {self.still_dims} dimensions or a sequence of "
+                f"{self.num_steps} steps, not the shape {tuple(x.shape)}"
+            )
+        return x
+
+    def encode(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"num_steps={self.num_steps}"
+
+
+class DirectCoding(_Coding):
+    """Present the same image at every step (Wu 2019's encoding layer learns the spikes)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """`[B, ...]` -> `[T, B, ...]`, without copying."""
+        return x.expand(self.num_steps, *x.shape)
+
+
+class RateCoding(_Coding):
+    """Bernoulli spikes whose probability is the intensity in [0, 1] (`snntorch.spikegen.rate`)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """`[B, ...]` -> random spikes `[T, B, ...]`."""
+        return spikegen.rate(x, num_steps=self.num_steps)
+
+
+class LatencyCoding(_Coding):
+    """One spike per input, the earlier the brighter (`snntorch.spikegen.latency`, linear)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """`[B, ...]` -> spikes `[T, B, ...]`, at most one per input."""
+        return spikegen.latency(x, num_steps=self.num_steps, linear=True, normalize=True)
+
+
+class PopulationVote(nn.Module):
+    """Each class is the mean of its own group of output neurons (Wu 2019, section on decoding).
+
+    Args:
+        num_classes: Number of classes; the neurons are split into as many equal groups.
+
+    Shapes:
+        `[T, B, K * num_classes]` -> `[T, B, num_classes]`.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, record: Tensor) -> Tensor:
+        """Mean over each class's neurons."""
+        return record.unflatten(-1, (self.num_classes, -1)).mean(-1)
+
+
+def readout(record: Tensor) -> Tensor:
+    """Scores `[B, classes]` of a record `[T, B, classes]`: its mean over time.
+
+    Of spikes this is the firing rate; of currents it is the accumulated current over `T`.
+    """
+    return record.mean(0)

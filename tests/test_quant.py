@@ -1,0 +1,174 @@
+"""Precision gives Brevitas layers whose weights are integers of the stated range times a scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp import quant
+
+ALL_BITS = [1, "ternary", 2, 3, 4, 5, 6, 7, 8]
+LEVELS = {1: {-1, 1}, "ternary": {-1, 0, 1}}
+
+
+def integers(layer: nn.Module) -> torch.Tensor:
+    weight = layer.quant_weight()
+    steps = weight.value / weight.scale
+    assert (steps - steps.round()).abs().max() < 1e-3
+    return steps.round()
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("scale", ["float", "po2"])
+def test_weights_are_integers_of_their_range(bits: Any, per_channel: bool, scale: str) -> None:
+    precision = stbp.Precision(bits, per_channel=per_channel, scale=scale)
+    for layer in (precision.conv2d(3, 16, 3), precision.linear(27, 16)):
+        allowed = LEVELS.get(
+            bits, set(range(-(2 ** (7 if bits == "ternary" else bits - 1)) + 1, 128))
+        )
+        largest = 1 if bits in (1, "ternary") else 2 ** (bits - 1) - 1
+        values = set(integers(layer).unique().int().tolist())
+        assert values <= allowed
+        assert max(values) <= largest
+        scales = layer.quant_weight().scale
+        assert scales.numel() == (16 if per_channel else 1)
+        if scale == "po2":
+            exponents = scales.log2()
+            assert torch.equal(exponents, exponents.round())
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_gradients_flow_to_the_weights(bits: Any) -> None:
+    layer = stbp.Precision(bits).conv2d(2, 4, 3)
+    layer(torch.rand(2, 2, 5, 5)).square().sum().backward()
+    assert torch.isfinite(layer.weight.grad).all()
+    assert (layer.weight.grad != 0).float().mean() > 0.5
+
+
+def test_ternary_follows_the_paper() -> None:
+    layer = stbp.Precision("ternary").linear(50, 8)
+    w = layer.weight.detach()
+    mean = w.abs().mean(1, keepdim=True)
+    expected = torch.where(w.abs() > 0.7 * mean, w.sign() * mean, torch.zeros(()))
+    torch.testing.assert_close(layer.quant_weight().value, expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_low_bit_scales_are_optimal_for_normal_weights(bits: int) -> None:
+    """No uniform quantizer of as many levels has a smaller mean squared error (Max 1960)."""
+    x = np.linspace(-8, 8, 400_001)
+    density = np.exp(-(x**2) / 2)
+    top = max(2 ** (bits - 1) - 1, 1)
+
+    def error(largest: float) -> float:
+        step = largest / top
+        if bits == 1:
+            return float(((x - np.sign(x) * largest) ** 2 * density).sum())
+        return float(((x - np.clip(np.round(x / step), -top, top) * step) ** 2 * density).sum())
+
+    chosen = quant.GAUSSIAN_LOADING[bits]
+    assert error(chosen) < min(error(0.99 * chosen), error(1.01 * chosen))
+
+
+def test_four_bits_of_normal_weights_keep_most_of_them() -> None:
+    layer = stbp.Precision(4).linear(4096, 4)
+    nn.init.normal_(layer.weight)
+    error = (layer.quant_weight().value - layer.weight).square().mean().sqrt()
+    assert error < 0.115  # 15 levels: 0.1087 times the standard deviation in theory
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_boundary_layers_keep_their_own_bits(bits: int | None) -> None:
+    precision = stbp.Precision(bits, boundary_bits=8)
+    boundary = precision.conv2d(1, 4, 3, boundary=True)
+    assert quant.weight_bits(boundary) == (8 if bits else 32)
+    assert quant.weight_bits(precision.linear(4, 4)) == (bits or 32)
+
+
+def test_input_quantizer_is_exact_on_eight_bit_images() -> None:
+    pixels = torch.arange(256) / 255
+    quantized = stbp.Precision().input_quant()(pixels)
+    torch.testing.assert_close(quantized, pixels, rtol=2e-7, atol=0)
+    coarse = stbp.Precision(input_bits=2).input_quant()
+    torch.testing.assert_close(coarse(torch.tensor([0.1, 0.4, 2.0])), torch.tensor([0, 1 / 3, 1.0]))
+    assert isinstance(stbp.Precision(input_bits=None).input_quant(), nn.Identity)
+
+
+def test_current_and_membrane_quantizers_are_put_into_the_neuron() -> None:
+    neuron = stbp.Precision(4, act_bits=8, membrane_bits=4, scale="po2").neuron(output=True)
+    x = torch.randn(3, 4, 5)
+    spikes, membrane = neuron(x)
+    spikes.sum().backward()
+    scale = neuron.current_quant.act_quant.scale()
+    assert scale.item() == 2.0 ** round(torch.log2(scale).item())
+    assert len(membrane.unique()) <= 16
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_membrane_grid_is_centred_on_the_threshold(bits: int) -> None:
+    grid = quant.membrane_quantizer(bits, 0.4)
+    levels = grid(torch.linspace(-4, 4, 20_001)).unique()
+    above = levels[levels > 0.4]
+    below = levels[levels < 0.4].max()
+    assert len(levels) == 2**bits
+    assert len(above) == 1
+    torch.testing.assert_close((above[0] + below) / 2, torch.tensor(0.4))
+
+
+def test_pool_quantizer_has_the_range_of_averaged_spikes() -> None:
+    pool = stbp.Precision(4, act_bits=2).pool_quant()
+    torch.testing.assert_close(pool(torch.tensor([0, 0.4, 1.0])), torch.tensor([0, 1 / 3, 1.0]))
+
+
+def test_size_counts_every_parameter_at_its_bits() -> None:
+    precision = stbp.Precision(4)
+    net = nn.Sequential(precision.conv2d(1, 8, 3), nn.Flatten(), precision.linear(8, 2))
+    assert quant.size_in_bytes(net) == (8 * 9 + 16) * 0.5 + (8 + 2) * 4
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_float_weights_load_into_a_quantized_network(bits: Any) -> None:
+    def net(precision: stbp.Precision) -> nn.Module:
+        return nn.Sequential(precision.linear(4, 3), precision.neuron(), precision.linear(3, 2))
+
+    floats = net(stbp.Precision())
+    quantized = net(stbp.Precision(bits, act_bits=8))
+    kept = quant.load_float_state(quantized, floats.state_dict())
+    assert torch.equal(quantized[0].weight, floats[0].weight)
+    assert kept
+    assert all("_quant" in key for key in kept)
+    quant.load_float_state(floats, quantized.state_dict())
+
+
+def test_weights_of_another_architecture_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"another architecture: .* the first of which is '0.weight'"
+    ):
+        quant.load_float_state(
+            nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(5, 3)).state_dict()
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight_bits": 0}, "weight_bits is a whole number from 1 to 8 or 'ternary', not 0"),
+        ({"weight_bits": 9}, "not 9"),
+        ({"weight_bits": "four"}, "not 'four'"),
+        ({"act_bits": 1}, "act_bits is a whole number from 2 to 16, not 1"),
+        ({"input_bits": 9}, "input_bits is a whole number from 1 to 8, not 9"),
+        ({"membrane_bits": 1}, "membrane_bits is a whole number from 2 to 16, not 1"),
+        ({"boundary_bits": 1}, "boundary_bits is a whole number from 2 to 8, not 1"),
+        ({"scale": "log"}, "scale is 'float' or 'po2', not 'log'"),
+        ({"input_max": 0.0}, "input_max is positive, not 0.0"),
+    ],
+)
+def test_refuses_impossible_precisions(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stbp.Precision(**values)

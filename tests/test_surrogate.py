@@ -1,0 +1,86 @@
+"""The four surrogate gradients equal the formulas of Wu 2018 and serve any snnTorch neuron."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import snntorch as snn
+import torch
+
+from snntorch_stbp import surrogate
+
+CURVES = {
+    "rectangular": lambda v, a: (1 / a) * (abs(v) < a / 2),
+    "polynomial": lambda v, a: max(0.0, math.sqrt(a) / 2 - a / 4 * abs(v)),
+    "sigmoid": lambda v, a: 1 / a * math.exp(v / a) / (1 + math.exp(v / a)) ** 2,
+    "gaussian": lambda v, a: math.exp(-(v**2) / (2 * a)) / math.sqrt(2 * math.pi * a),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("a", [0.25, 1.0, 3.0])
+def test_gradient_equals_the_formula(name: str, a: float) -> None:
+    v = torch.linspace(-3, 3, 121, dtype=torch.float64, requires_grad=True)
+    spikes = getattr(surrogate, name)(a)(v)
+    spikes.sum().backward()
+    expected = [CURVES[name](x, a) for x in v.tolist()]
+    torch.testing.assert_close(v.grad, torch.tensor(expected, dtype=torch.float64))
+    assert torch.equal(spikes, (v > 0).double())
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("a", [0.25, 1.0, 3.0])
+def test_curve_has_unit_area(name: str, a: float) -> None:
+    v = torch.linspace(-60, 60, 1_200_001, dtype=torch.float64)
+    area = torch.trapezoid(getattr(surrogate, name)(a).derivative(v), v)
+    assert area.item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_spikes_and_gradients_keep_the_type(name: str, dtype: torch.dtype) -> None:
+    v = torch.randn(10, dtype=dtype, requires_grad=True)
+    spikes = getattr(surrogate, name)()(v)
+    spikes.sum().backward()
+    assert spikes.dtype == v.grad.dtype == dtype
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", CURVES)
+def test_on_cuda(name: str) -> None:
+    v = torch.linspace(-3, 3, 121, device="cuda", requires_grad=True)
+    spikes = getattr(surrogate, name)()(v)
+    spikes.sum().backward()
+    assert spikes.is_cuda
+    expected = getattr(surrogate, name)().derivative(v.detach().cpu())
+    torch.testing.assert_close(v.grad.cpu(), expected)
+
+
+def test_autocast_keeps_the_type() -> None:
+    layer = torch.nn.Linear(4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        current = layer(torch.randn(2, 4))
+        assert surrogate.gaussian()(current).dtype == current.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_serves_a_snntorch_neuron(name: str) -> None:
+    neuron = snn.Leaky(beta=0.5, spike_grad=getattr(surrogate, name)())
+    x = torch.rand(3, 4, requires_grad=True)
+    spikes, _ = neuron(x * 2)
+    spikes.sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_is_a_value_that_prints_compares_and_pickles() -> None:
+    curve = surrogate.rectangular(0.5)
+    assert curve == pickle.loads(pickle.dumps(curve)) != surrogate.rectangular(1.0)
+    assert repr(curve) == "Surrogate(curve='rectangular', parameter=0.5)"
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.inf, math.nan])
+def test_refuses_a_width_that_is_not_positive(width: float) -> None:
+    with pytest.raises(ValueError, match="positive number, not"):
+        surrogate.rectangular(width)

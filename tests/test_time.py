@@ -1,0 +1,101 @@
+"""Stateless layers run once for all steps; still images become sequences; votes are counted."""
+
+from __future__ import annotations
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+import snntorch_stbp as stbp
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return 2 * x
+
+
+def test_equals_the_layer_at_every_step() -> None:
+    layer = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2))
+    x = torch.randn(4, 5, 2, 8, 8)
+    expected = torch.stack([layer(step) for step in x])
+    torch.testing.assert_close(stbp.TimeDistributed(layer)(x), expected)
+
+
+def test_calls_the_layer_once() -> None:
+    layer = Counting()
+    stbp.TimeDistributed(layer)(torch.zeros(4, 5, 2))
+    assert layer.calls == 1
+
+
+def test_normalisations_see_the_sequence_or_the_folded_batch() -> None:
+    x = torch.randn(3, 4, 2, 6, 6)
+    conv = nn.Conv2d(2, 3, 3, bias=False)
+    ours = stbp.TimeDistributed(conv, stbp.TDBatchNorm2d(3, threshold=1.0))(x)
+    torchs = stbp.TimeDistributed(conv, nn.BatchNorm2d(3))(x)
+    torch.testing.assert_close(ours, torchs)
+    group = stbp.TimeDistributed(conv, nn.GroupNorm(1, 3))(x)
+    torch.testing.assert_close(group[0], nn.GroupNorm(1, 3)(conv(x[0])))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        snn.Leaky(0.5),
+        nn.Sequential(nn.Linear(2, 2), snn.Synaptic(0.5, 0.5)),
+        stbp.Leaky(),
+        nn.Sequential(stbp.TDBatchNorm1d(2)),
+    ],
+)
+def test_refuses_layers_that_need_the_steps_in_order(inside: nn.Module) -> None:
+    with pytest.raises(TypeError, match=r"needs the sequence \[T, B, \.\.\.\]: put it behind"):
+        stbp.TimeDistributed(inside)
+
+
+def test_refuses_what_is_no_sequence() -> None:
+    with pytest.raises(
+        ValueError, match=r"takes a sequence \[T, B, \.\.\.\], not the shape \(3,\)"
+    ):
+        stbp.TimeDistributed(nn.Identity())(torch.zeros(3))
+
+
+def test_direct_coding_repeats_images_and_passes_sequences() -> None:
+    coding = stbp.DirectCoding(3)
+    images = torch.rand(2, 1, 4, 4)
+    sequence = coding(images)
+    assert sequence.shape == (3, 2, 1, 4, 4)
+    assert all(torch.equal(step, images) for step in sequence)
+    assert coding(sequence) is sequence
+    with pytest.raises(ValueError, match=r"a sequence of 3 steps, not the shape \(4, 2, 1, 4, 4\)"):
+        coding(torch.zeros(4, 2, 1, 4, 4))
+    with pytest.raises(ValueError, match="at least 1 time step, not 0"):
+        stbp.DirectCoding(0)
+
+
+def test_rate_coding_spikes_as_often_as_the_image_is_bright() -> None:
+    images = torch.tensor([0.0, 0.3, 1.0]).reshape(1, 1, 1, 3)
+    rate = stbp.RateCoding(4000)(images).mean(0).flatten()
+    torch.testing.assert_close(rate, torch.tensor([0.0, 0.3, 1.0]), atol=0.04, rtol=0)
+
+
+def test_latency_coding_spikes_once_and_earlier_for_brighter_pixels() -> None:
+    images = torch.tensor([[0.2, 0.6, 1.0]])
+    spikes = stbp.LatencyCoding(10, still_dims=2)(images)
+    assert spikes.sum(0).le(1).all()
+    when = spikes.argmax(0).flatten()
+    assert when[2] < when[1] < when[0]
+
+
+def test_population_vote_is_the_mean_of_each_group() -> None:
+    record = torch.rand(2, 5, 12)
+    votes = stbp.PopulationVote(3)(record)
+    assert votes.shape == (2, 5, 3)
+    torch.testing.assert_close(votes[..., 1], record[..., 4:8].mean(-1))
+
+
+def test_readout_is_the_mean_over_time() -> None:
+    record = torch.rand(4, 2, 3)
+    torch.testing.assert_close(stbp.readout(record), record.mean(0))
