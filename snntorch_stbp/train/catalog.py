@@ -1,0 +1,156 @@
+"""The data sets and augmentations by name: pure data, read without importing torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import UsageError, suggest
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+        name: what `--dataset` takes; sets that live in the user's files take `name:PATH`.
+        kind: "image" (batches `[B, C, H, W]`) or "event" (frames `[T, B, 2, H, W]`).
+        classes, channels, size, train, test: number of classes, of channels, `(height, width)`,
+            number of training and of test samples; None where the user's files decide.
+        source: where the data come from.
+        licence: terms under which their authors publish them, where they state any.
+        note: one line on how they are found or split.
+    """
+
+    name: str
+    kind: Literal["image", "event"]
+    classes: int | None
+    channels: int | None
+    size: tuple[int, int] | None
+    train: int | None
+    test: int | None
+    source: str
+    licence: str
+    note: str
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether the name is followed by `:PATH`."""
+        return self.classes is None
+
+
+_DOWNLOAD = "looked for under --data-dir; --download fetches it"
+_TONIC = "through tonic (extra 'events'), frames by time bins; " + _DOWNLOAD
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            "digits", "image", 10, 1, (8, 8), 1442, 355,
+            "scikit-learn's load_digits (UCI optical recognition of handwritten digits)",
+            "CC BY 4.0", "embedded; every fifth image of each class is test",
+        ),
+        DatasetInfo(
+            "mnist", "image", 10, 1, (28, 28), 60000, 10000,
+            "torchvision MNIST (LeCun, Cortes, Burges)", "CC BY-SA 3.0", _DOWNLOAD,
+        ),
+        DatasetInfo(
+            "fashionmnist", "image", 10, 1, (28, 28), 60000, 10000,
+            "torchvision FashionMNIST (Xiao 2017, arXiv 1708.07747)", "MIT", _DOWNLOAD,
+        ),
+        DatasetInfo(
+            "cifar10", "image", 10, 3, (32, 32), 50000, 10000,
+            "torchvision CIFAR10 (Krizhevsky 2009)", "none stated", _DOWNLOAD,
+        ),
+        DatasetInfo(
+            "cifar100", "image", 100, 3, (32, 32), 50000, 10000,
+            "torchvision CIFAR100 (Krizhevsky 2009)", "none stated", _DOWNLOAD,
+        ),
+        DatasetInfo(
+            "nmnist", "event", 10, 2, (34, 34), 60000, 10000,
+            "N-MNIST (Orchard 2015)", "CC BY-SA 4.0", _TONIC,
+        ),
+        DatasetInfo(
+            "dvsgesture", "event", 11, 2, (128, 128), 1077, 264,
+            "IBM DVS Gesture (Amir 2017)", "CC BY 4.0", _TONIC,
+        ),
+        DatasetInfo(
+            "cifar10dvs", "event", 10, 2, (128, 128), 9000, 1000,
+            "CIFAR10-DVS (Li 2017)", "CC BY 4.0",
+            "no official split: the first 90 % of each class train, the rest test; " + _TONIC,
+        ),
+        DatasetInfo(
+            "folder", "image", None, None, None, None, None,
+            "your image folder", "yours", "folder:PATH with train/CLASS/* and test/CLASS/*",
+        ),
+        DatasetInfo(
+            "npz", "image", None, None, None, None, None,
+            "your numpy arrays", "yours", "npz:FILE with x_train, y_train, x_test, y_test",
+        ),
+    )
+}  # fmt: skip
+
+AUGMENTATIONS: dict[str, str] = {
+    "crop": "pad with zeros by an eighth of the image (4 pixels at 32x32), crop a random window",
+    "shift": "translate by up to an eighth of the image in any direction, between pixels too",
+    "rotate": "rotate by up to 15 degrees either way",
+    "flip": "mirror left and right, half of the time",
+    "cutout": "blank a random square of half the image's side (DeVries 2017, arXiv 1708.04552)",
+}
+
+
+def parse(spec: str) -> tuple[str, str | None]:
+    """Split what `--dataset` was given into a name of `DATASETS` and a path.
+
+    Args:
+        spec: a name ("digits"), or a name and a path ("npz:data/mnist.npz", "folder:images").
+
+    Returns:
+        The name, and the path of "npz" and "folder" (None for every other data set).
+
+    Raises:
+        UsageError: the name is unknown, or a path is missing or not expected.
+    """
+    name, colon, path = spec.partition(":")
+    if name not in DATASETS:
+        names = [n + ":PATH" if i.takes_path else n for n, i in DATASETS.items()]
+        hint = suggest(name, DATASETS)
+        if name.endswith(".npz"):
+            hint = f" Did you mean 'npz:{spec}'?"
+        raise UsageError(f"Unknown data set '{spec}'; choose one of {', '.join(names)}.{hint}")
+    if DATASETS[name].takes_path:
+        if not path:
+            raise UsageError(f"Data set '{name}' needs a path: {DATASETS[name].note}.")
+        return name, path
+    if colon:
+        raise UsageError(
+            f"Data set '{name}' takes no path, but '{spec}' gives one; write '{name}'."
+        )
+    return name, None
+
+
+def run_name(spec: str) -> str:
+    """A short name for run folders, of letters, digits and underscores only.
+
+    `npz:../x/mnist.npz` becomes `npz_mnist`, `folder:/d/cifar10` becomes `folder_cifar10`.
+    """
+    name, path = parse(spec)
+    if path is None:
+        return name
+    place = Path(path).expanduser().resolve()
+    stem = place.stem if name == "npz" else place.name
+    safe = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[:40].strip("_")
+    return f"{name}_{safe}" if safe else name
+
+
+def check_augmentations(names: Iterable[str]) -> None:
+    """Raise UsageError, with the closest name, unless all are known to `AUGMENTATIONS`."""
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise UsageError(
+                f"Unknown augmentation '{name}'; choose among {', '.join(AUGMENTATIONS)}."
+                f"{suggest(name, AUGMENTATIONS)}"
+            )

@@ -1,0 +1,155 @@
+"""The configuration of a run: everything that is needed to repeat it, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from .. import __version__, zoo
+from ..errors import StbpError, UsageError, suggest
+from . import catalog
+
+Bits = int | Literal["ternary"] | None
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("adamw", "adam", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "loss": ("cross_entropy", "tet", "mse_rate"),
+    "readout": ("current", "rate", "population"),
+    "surrogate": ("rectangular", "polynomial", "sigmoid", "gaussian"),
+    "scale": ("float", "po2"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("32", "bf16-mixed", "16-mixed"),
+}
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10_000),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 10_000_000),
+    "devices": (1, 10_000),
+    "num_nodes": (1, 10_000),
+    "workers": (0, 1_000),
+    "warmup_epochs": (0, 1_000_000),
+    "seed": (0, 2**32 - 1),
+    "beta": (0.0, 1.0),
+    "weight_decay": (0.0, 1e6),
+    "label_smoothing": (0.0, 0.999),
+    "val_fraction": (0.01, 0.9),
+    "act_bits": (2, 16),
+    "membrane_bits": (2, 16),
+    "input_bits": (1, 8),
+    "boundary_bits": (2, 8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that defines a run. Fields are named as the options of the command line."""
+
+    model: str
+    dataset: str
+    bits: Bits
+    steps: int
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str
+    weight_decay: float
+    warmup_epochs: int
+    schedule: str
+    loss: str
+    readout: str
+    augment: tuple[str, ...]
+    label_smoothing: float
+    image_size: int | None
+    beta: float
+    threshold: float
+    surrogate: str
+    clip_grad: float | None
+    act_bits: int | None = None
+    membrane_bits: int | None = None
+    input_bits: int | None = 8
+    boundary_bits: int | None = None
+    per_channel: bool = True
+    scale: str = "float"
+    seed: int = 0
+    data_dir: str = "data"
+    download: bool = False
+    validate_on_test: bool = False
+    val_fraction: float = 0.1
+    device: str = "auto"
+    precision: str = "32"
+    devices: int = 1
+    num_nodes: int = 1
+    workers: int = 0
+    compile: bool = False
+    init_from: str | None = None
+    version: str = __version__
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise UsageError(
+                    f"{name} is one of {', '.join(choices)}, not '{value}'."
+                    + suggest(str(value), choices)
+                )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{name} lies between {low:g} and {high:g}, not {value}.")
+        for name in ("lr", "threshold"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name} is a positive number, not {value}.")
+        if self.bits not in (None, "ternary") and self.bits not in range(1, 9):
+            raise UsageError(
+                f"bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
+                f"1 is binary, 2 to 8 are integers."
+            )
+
+    @classmethod
+    def from_recipe(cls, model: str, dataset: str, **overrides: Any) -> RunConfig:
+        """The recipe of `model` on `dataset`, with `overrides` that are not `None` in its place.
+
+        Raises:
+            UsageError: For an unknown model, data set or option, or a value out of range.
+        """
+        zoo.info(model)
+        name, _ = catalog.parse(dataset)
+        values = asdict(zoo.recipe(model, name))
+        values["steps"] = values.pop("num_steps")
+        values["bits"] = None
+        unknown = set(overrides) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
+        values.update({k: v for k, v in overrides.items() if v is not None})
+        if "augment" in values:
+            values["augment"] = tuple(values["augment"])
+        return cls(model=model, dataset=dataset, **values)
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder, without its number."""
+        bits = 32 if self.bits is None else self.bits
+        return f"{self.model}-{catalog.run_name(self.dataset)}-w{bits}-T{self.steps}"
+
+    def to_json(self) -> str:
+        """All fields as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            StbpError: If the text is not the configuration of a run.
+        """
+        try:
+            values = json.loads(text)
+            values["augment"] = tuple(values["augment"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            raise StbpError(f"this is not the configuration of a run ({error}).") from error

@@ -1,0 +1,120 @@
+"""Images that live in memory as 8-bit pixels and leave it as batches of floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
+
+_RESIZE_CHUNK = 1024  # images turned to float at a time
+
+
+class Samples(Protocol):
+    """What loaders and splits need of a data set."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 `[N]`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...
+
+    def subset(self, indices: Tensor) -> Samples:
+        """The samples at `indices` (int64 `[M]`), sharing storage with this set."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A data set as its authors split it, before a validation part is taken from `train`.
+
+    Attributes:
+        train, test: the two parts.
+        classes: names of the classes, in the order of the labels.
+        source: one line that says where the data came from.
+    """
+
+    train: Samples
+    test: Samples
+    classes: list[str]
+    source: str
+
+
+class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images in memory, one byte a value.
+
+    Args:
+        images: uint8 `[N, C, H, W]`.
+        labels: int64 `[N]`.
+        index: int64 `[M]`, the rows that belong to this set (all by default). Subsets share the
+            images and differ in their index.
+
+    A sample is a float32 image `[C, H, W]`, exactly pixel / 255, and its label; a list of
+    indices fetches the batch `[B, C, H, W]`, `[B]` at once.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(
+                "images must be a uint8 tensor [N, C, H, W], "
+                f"not {images.dtype} of shape {list(images.shape)}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise TypeError(
+                f"labels must be an int64 tensor [{len(images)}], "
+                f"not {labels.dtype} of shape {list(labels.shape)}"
+            )
+        self.images = images
+        self.all_labels = labels
+        self.index = torch.arange(len(labels)) if index is None else index
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 `[N]`."""
+        return self.all_labels[self.index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = self.index[index]
+        return self.images[row].to(torch.float32).div_(255), self.all_labels[row]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = self.index[torch.as_tensor(indices, dtype=torch.int64)]
+        return self.images[rows].to(torch.float32).div_(255), self.all_labels[rows]
+
+    def subset(self, indices: Tensor) -> ArrayDataset:
+        """The samples at `indices` (int64 `[M]`), sharing the images with this set."""
+        return ArrayDataset(self.images, self.all_labels, self.index[indices])
+
+    def resized(self, size: tuple[int, int]) -> ArrayDataset:
+        """The same set with images of `size` (height, width); see `resize`."""
+        return ArrayDataset(resize(self.images, size), self.all_labels, self.index)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 images `[N, C, H, W]` by antialiased bilinear interpolation, rounded to uint8.
+
+    Args:
+        images: uint8 `[N, C, H, W]`.
+        size: (height, width) wanted.
+
+    Returns:
+        uint8 `[N, C, height, width]`; `images` itself where the size is right already.
+    """
+    if tuple(images.shape[-2:]) == size:
+        return images
+    out = torch.empty((*images.shape[:2], *size), dtype=torch.uint8)
+    for start in range(0, len(images), _RESIZE_CHUNK):
+        chunk = images[start : start + _RESIZE_CHUNK].to(torch.float32)
+        chunk = interpolate(chunk, size, mode="bilinear", antialias=True)
+        out[start : start + _RESIZE_CHUNK] = chunk.round_().clamp_(0, 255).to(torch.uint8)
+    return out

@@ -1,0 +1,128 @@
+"""From the name of a data set to its training, validation and test parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...errors import UsageError
+from ..catalog import DATASETS, parse
+from .arrays import ArrayDataset, Parts, Samples
+from .events import load_events
+from .folder import load_folder
+from .npz import load_npz
+from .split import hold_out
+from .standard import load_digits, load_torchvision
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """A data set, ready for training.
+
+    Attributes:
+        train, val, test: the parts; `part[i]` is a sample `(x, y)`, `part.__getitems__(list)` a
+            batch.
+        classes: names of the classes, in the order of the labels.
+        channels, image_size: of a sample; image_size is (height, width).
+        input_max: largest value a sample can hold: 1.0 for images, 255.0 for event counts.
+        kind: "image" (samples `[C, H, W]`) or "event" (samples `[T, 2, H, W]`).
+        source: one line that says where the data came from.
+        val_name: one phrase that says what `val` is.
+    """
+
+    train: Samples
+    val: Samples
+    test: Samples
+    classes: list[str]
+    channels: int
+    image_size: tuple[int, int]
+    input_max: float
+    kind: Literal["image", "event"]
+    source: str
+    val_name: str
+
+
+def load(
+    spec: str,
+    *,
+    data_dir: str | Path,
+    download: bool = False,
+    num_steps: int = 2,
+    image_size: int | tuple[int, int] | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    validate_on_test: bool = False,
+) -> DataBundle:
+    """Load a data set and hold out a validation part.
+
+    Images are float32 pixel / 255 with no further standardisation, so that hardware can be fed
+    the raw pixels.
+
+    Args:
+        spec: a name of `catalog.DATASETS`, with `:PATH` for "npz" and "folder".
+        data_dir: where the standard sets are looked for, and downloaded to.
+        download: fetch what is missing; nothing is ever fetched without it.
+        num_steps: time bins of event frames; images do not depend on it.
+        image_size: resize to this side, or (height, width); None keeps the size.
+        val_fraction: share of the training part held out for validation, class by class.
+        seed: decides which samples are held out. The test part never depends on it.
+        validate_on_test: hold nothing out and take the test part for validation.
+
+    Raises:
+        UsageError: unknown data set, or an option out of range.
+        StbpError: the data are missing, damaged or malformed; the message says what would help.
+    """
+    name, path = parse(spec)
+    kind = DATASETS[name].kind
+    root = Path(data_dir).expanduser()
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and min(size) < 1:
+        raise UsageError(f"The image size must be at least 1 pixel, not {image_size}.")
+
+    parts: Parts
+    if kind == "event":
+        parts = load_events(name, root, num_steps=num_steps, size=size, download=download)
+    elif name == "folder":
+        parts = load_folder(Path(str(path)).expanduser(), size)
+    elif name == "npz":
+        parts = load_npz(Path(str(path)).expanduser())
+    elif name == "digits":
+        parts = load_digits()
+    else:
+        parts = load_torchvision(name, root, download=download)
+    if size is not None:
+        parts = _resized(parts, size)
+
+    train, val, val_name = parts.train, parts.test, "test set"
+    if not validate_on_test:
+        kept, held = hold_out(train.labels, val_fraction, seed)
+        train, val = train.subset(kept), train.subset(held)
+        val_name = f"held-out {100 * val_fraction:g} % of train"
+    shape = train[0][0].shape
+    return DataBundle(
+        train=train,
+        val=val,
+        test=parts.test,
+        classes=parts.classes,
+        channels=shape[-3],
+        image_size=(shape[-2], shape[-1]),
+        input_max=255.0 if kind == "event" else 1.0,
+        kind=kind,
+        source=parts.source,
+        val_name=val_name,
+    )
+
+
+def _resized(parts: Parts, size: tuple[int, int]) -> Parts:
+    """Resize the parts that keep images in memory; digits share theirs, which are resized once."""
+    train, test = parts.train, parts.test
+    if isinstance(train, ArrayDataset) and isinstance(test, ArrayDataset):
+        shared = train.images is test.images
+        train = train.resized(size)
+        test = (
+            ArrayDataset(train.images, test.all_labels, test.index)
+            if shared
+            else test.resized(size)
+        )
+    return Parts(train, test, parts.classes, parts.source)

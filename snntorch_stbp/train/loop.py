@@ -1,0 +1,329 @@
+"""The training loop, on Lightning Fabric (device, mixed precision, several processes).
+
+Nothing in it depends on anything but the configuration and the state that a checkpoint holds: the
+order of the samples follows from (seed, epoch), the augmentation of a batch from (seed, epoch,
+step), the learning rate from the position. A run that was killed and resumed therefore ends with
+the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from ..errors import Interrupted, StbpError
+from ..losses import LOSSES
+from ..quant import size_in_bytes
+from ..time import readout
+from . import augment, build
+from .config import RunConfig
+from .data import DataBundle, make_loader, seeded_generator
+from .evaluate import all_sum, measure
+from .metrics import Means, plot_curves
+from .reporter import Reporter
+from .rundir import RunDir
+from .state import TrainState, read_last
+from .stop import asked_to_stop
+
+LOOK_EVERY = 20
+"""Steps between looks at the loss on an accelerator, where a look waits for the device."""
+
+
+def fit(
+    config: RunConfig, *, out: Path, reporter: Reporter, resume: RunDir | None = None
+) -> dict[str, Any]:
+    """Train a network as configured, or go on with a run.
+
+    Args:
+        config: What to do. With `resume`, the configuration of that run, possibly with other
+            `epochs`, `device`, `devices`, `num_nodes`, `workers` or `data_dir`.
+        out: Folder in which the folder of a new run is made.
+        reporter: Receives what happens (on the first process only).
+        resume: The run to go on with.
+
+    Returns:
+        `status`, `test_accuracy` (`None` where the test set chose the checkpoint), `test_loss`,
+        `best_val_accuracy`, `best_epoch`, `val_name`, `epochs`, `seconds`, `run`, `next`.
+
+    Raises:
+        StbpError: If data, checkpoint or folder cannot be used, or the loss diverges.
+        Interrupted: If SIGINT or SIGTERM asked the run to stop; its state is saved.
+    """
+    fabric = _launch(config)
+    if fabric.global_rank != 0:
+        reporter = Reporter()
+    bundle = build.build_data(config)
+    path = resume.path if resume else None
+    if path is None and fabric.global_rank == 0:
+        path = RunDir.create(Path(out), config).path
+    run = RunDir(Path(str(fabric.broadcast(path))), config)
+    with run.locked() if fabric.global_rank == 0 else nullcontext():
+        return _Trainer(
+            fabric, config, bundle, run, reporter, resuming=resume is not None
+        ).run_all()
+
+
+def _launch(config: RunConfig) -> Fabric:
+    """Start the processes of the run; under torchrun they exist already."""
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    several = devices * config.num_nodes > 1
+    try:
+        fabric = Fabric(
+            accelerator=config.device,
+            devices=devices,
+            num_nodes=config.num_nodes,
+            precision=config.precision,  # type: ignore[arg-type]
+            strategy="ddp" if several else "auto",
+        )
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise StbpError(
+            f"cannot train on {devices} device(s) of kind '{config.device}' at precision "
+            f"{config.precision}: {str(error).splitlines()[0]}"
+        ) from error
+    if several:
+        fabric.launch()
+    return fabric
+
+
+class _Trainer:
+    """The state of a run in this process: what a checkpoint holds, and what it is built from."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: RunConfig,
+        bundle: DataBundle,
+        run: RunDir,
+        reporter: Reporter,
+        resuming: bool,
+    ) -> None:
+        self.fabric, self.config, self.bundle = fabric, config, bundle
+        self.run, self.reporter = run, reporter
+        torch.manual_seed(config.seed)
+        self.model = build.build_model(config, bundle)
+        last = read_last(run, self.model) if resuming else None
+        if config.init_from and last is None:
+            build.init_from(self.model, config.init_from, config)
+        # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
+        # learning rate and the state go through the optimizer itself.
+        self.optimizer = build.build_optimizer(config, self.model)
+        net: Any = torch.compile(self.model) if config.compile else self.model
+        self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
+        torch.manual_seed(config.seed + fabric.global_rank)
+        self.loss = LOSSES[config.loss]
+        self.augment = augment.make(config.augment, bundle.image_size)
+        steps = len(self._loader(epoch=1, start=0))
+        self.state = TrainState(fabric, run, self.model, self.optimizer, bundle.classes, steps)
+        if last is not None:
+            self.state.restore(last)
+
+    def run_all(self) -> dict[str, Any]:
+        """All epochs that are left, then the test set."""
+        start = time.perf_counter()
+        self.reporter.started(self._summary())
+        self._log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
+        with asked_to_stop() as stop, self._tensorboard() as board:
+            while self.state.epoch <= self.config.epochs:
+                if not self._train_epoch(stop):
+                    self.state.save()
+                    raise self._interrupted()
+                self._end_epoch(board)
+        return self._finish(time.perf_counter() - start)
+
+    def _train_epoch(self, stop: list[int]) -> bool:
+        """The steps of this epoch that are left; `False` if asked to stop before its end."""
+        state, device = self.state, self.fabric.device
+        self.reporter.epoch_started(state.epoch, self.config.epochs, state.steps - state.step)
+        earlier, start = state.seconds, time.perf_counter()
+        self.net.train()
+        for x, y in self._loader(state.epoch, state.step):
+            x, y = x.to(device), y.to(device)
+            loss, scores = self._train_step(x, y)
+            state.means.update(loss, scores, y)
+            state.step += 1
+            state.seconds = earlier + time.perf_counter() - start
+            last = state.step == state.steps
+            if state.step % LOOK_EVERY == 0 or last or device.type == "cpu":
+                self._look()
+            if self._anyone_asked(stop) and not last:
+                return False
+        return True
+
+    def _look(self) -> None:
+        """Report the running means of the epoch, and stop if the loss is no number."""
+        value, accuracy, count = self.state.means.read()
+        if not math.isfinite(value):
+            raise self._diverged(value)
+        speed = count * self.fabric.world_size / max(self.state.seconds, 1e-9)
+        self.reporter.step(self.state.step, value, accuracy, speed)
+
+    def _train_step(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of the optimizer; the loss and the scores `[B, classes]`."""
+        config, state, fabric = self.config, self.state, self.fabric
+        generator = seeded_generator(config.seed, state.epoch, state.step)
+        x = self.augment(x, generator, rank=fabric.global_rank, world_size=fabric.world_size)
+        progress = state.epoch - 1 + state.step / state.steps
+        build.set_learning_rate(self.optimizer.param_groups, build.learning_rate(config, progress))
+        self.wrapped_optimizer.zero_grad(set_to_none=True)
+        record = self.net(x).float()
+        loss = self.loss(record, y, config.label_smoothing)
+        fabric.backward(loss)
+        if config.clip_grad is not None:
+            fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)
+        self.wrapped_optimizer.step()
+        return loss.detach(), readout(record.detach())
+
+    def _end_epoch(self, board: Any) -> None:
+        """Validate, write the row and the checkpoints, go on to the next epoch."""
+        state, sums = self.state, all_sum(self.fabric, self.state.means.sums)
+        loss, accuracy, count = Means(torch.device("cpu"), sums.tolist()).read()
+        val = measure(self.fabric, self.net, self.config, self.bundle.val, self.config.batch_size)
+        best = all(val["accuracy"] > row["val_accuracy"] for row in state.history)
+        row = {
+            "epoch": state.epoch,
+            "train_loss": round(loss, 6),
+            "train_accuracy": round(accuracy, 6),
+            "val_loss": round(val["loss"], 6),
+            "val_accuracy": round(val["accuracy"], 6),
+            "lr": float(f"{self.optimizer.param_groups[0]['lr']:.4g}"),
+            "seconds": round(state.seconds, 2),
+            "images_per_second": round(count / max(state.seconds, 1e-9), 1),
+            "spike_rate": round(val["spike_rate"], 5),
+            "best": int(best),
+        }
+        state.next_epoch(row)
+        state.save(best=best)
+        if self.fabric.global_rank == 0:
+            self.run.write_history(state.history)
+            plot_curves(state.history, self.run.path / "curves.png", self.run.path.name)
+            for key in row.keys() - {"epoch", "best"}:
+                board.add_scalar(key, row[key], row["epoch"])
+            board.flush()
+            self._log(", ".join(f"{k} {v}" for k, v in row.items()))
+        self.reporter.epoch_ended(row)
+
+    def _finish(self, seconds: float) -> dict[str, Any]:
+        """Test the best weights and write how the run ended."""
+        best = max(self.state.history, key=lambda row: row["val_accuracy"])
+        result: dict[str, Any] = {
+            "status": "finished",
+            "test_accuracy": None,
+            "test_loss": None,
+            "best_val_accuracy": best["val_accuracy"],
+            "best_epoch": best["epoch"],
+            "val_name": self.bundle.val_name,
+            "epochs": self.config.epochs,
+            "seconds": round(seconds, 1),
+        }
+        if not self.config.validate_on_test:
+            self.state.load_best()
+            test = measure(
+                self.fabric, self.net, self.config, self.bundle.test, self.config.batch_size
+            )
+            result |= {"test_accuracy": test["accuracy"], "test_loss": round(test["loss"], 6)}
+            result |= {"test_spike_rate": round(test["spike_rate"], 5)}
+        if self.fabric.global_rank == 0:
+            self.run.write_text("result.json", json.dumps(result, indent=2) + "\n")
+            self._log(f"finished: {result}")
+        result |= {
+            "run": str(self.run.path),
+            "next": f"snntorch-stbp evaluate {shlex.quote(str(self.run.path))}",
+        }
+        self.reporter.finished(result)
+        return result
+
+    def _diverged(self, loss: float) -> StbpError:
+        state, lr = self.state, self.optimizer.param_groups[0]["lr"]
+        kept = "no checkpoint was written yet"
+        if state.history:
+            kept = f"the checkpoints up to epoch {state.history[-1]['epoch']} are kept"
+        text = (
+            f"the loss became {loss} in epoch {state.epoch} at learning rate {lr:.3g}; {kept} in "
+            f"'{self.run.path}': try again with a lower --lr."
+        )
+        if self.fabric.global_rank == 0:
+            result = {"status": "diverged", "epoch": state.epoch, "lr": lr}
+            self.run.write_text("result.json", json.dumps(result, indent=2) + "\n")
+        self._log(text)
+        return StbpError(text)
+
+    def _interrupted(self) -> Interrupted:
+        state = self.state
+        command = f"snntorch-stbp train --resume {shlex.quote(str(self.run.path))}"
+        self._log(f"interrupted in epoch {state.epoch} after step {state.step} of {state.steps}")
+        self.reporter.interrupted(str(self.run.path), state.epoch, state.step, command)
+        return Interrupted(f"stopped in epoch {state.epoch}; go on with `{command}`")
+
+    def _loader(self, epoch: int, start: int) -> Any:
+        return make_loader(
+            self.bundle.train,
+            batch_size=self.config.batch_size,
+            shuffle=True,
+            seed=self.config.seed,
+            epoch=epoch,
+            start_step=start,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            workers=self.config.workers,
+            drop_last=True,
+        )
+
+    def _anyone_asked(self, stop: list[int]) -> bool:
+        return bool(all_sum(self.fabric, torch.tensor(float(bool(stop)))))
+
+    def _summary(self) -> dict[str, Any]:
+        config, bundle = self.config, self.bundle
+        return {
+            "model": config.model,
+            "dataset": config.dataset,
+            "source": bundle.source,
+            "classes": len(bundle.classes),
+            "image_size": list(bundle.image_size),
+            "train": len(bundle.train),
+            "val": len(bundle.val),
+            "test": len(bundle.test),
+            "val_name": bundle.val_name,
+            "bits": config.bits,
+            "act_bits": config.act_bits,
+            "membrane_bits": config.membrane_bits,
+            "input_bits": config.input_bits,
+            "steps": config.steps,
+            "device": str(self.fabric.device),
+            "devices": self.fabric.world_size,
+            "precision": config.precision,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "size_kb": size_in_bytes(self.model) / 1024,
+            "run": str(self.run.path),
+            "epochs": config.epochs,
+            "start_epoch": self.state.epoch,
+            "lr": config.lr,
+            "optimizer": config.optimizer,
+            "batch_size": config.batch_size,
+        }
+
+    def _log(self, text: str) -> None:
+        if self.fabric.global_rank == 0:
+            self.run.log(text)
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[Any]:
+        if self.fabric.global_rank != 0:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.state.epoch)
+        try:
+            yield writer
+        finally:
+            writer.close()

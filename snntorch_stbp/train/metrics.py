@@ -1,0 +1,86 @@
+"""What is measured while training: running means, spike rates, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..neuron import Leaky
+from .rundir import atomic_write
+
+
+class Means:
+    """Sums of loss and correct predictions over samples, kept on the device in float64."""
+
+    def __init__(self, device: torch.device, sums: list[float] | None = None) -> None:
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.tensor(sums or [0.0, 0.0, 0.0], dtype=kind, device=device)
+
+    def update(self, loss: Tensor, scores: Tensor, target: Tensor) -> None:
+        """Add a batch: its mean loss, its scores `[B, classes]` and targets `[B]`."""
+        correct = (scores.argmax(1) == target).sum()
+        batch = torch.stack([loss.detach() * len(target), correct, torch.tensor(len(target))])
+        self.sums += batch.to(self.sums)
+
+    def read(self) -> tuple[float, float, int]:
+        """Mean loss, accuracy in [0, 1] and number of samples so far."""
+        loss, correct, count = self.sums.tolist()
+        return loss / max(count, 1), correct / max(count, 1), int(count)
+
+
+@contextmanager
+def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
+    """While active, collects `[spikes, neurons x steps x samples]` of every `Leaky` of `model`."""
+    totals: list[Tensor] = []
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        spikes = output[0] if isinstance(output, tuple) else output
+        number = torch.tensor(float(spikes.numel()))
+        totals.append(torch.stack([(spikes > 0).sum().float().cpu(), number]))
+
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, Leaky)]
+    try:
+        yield totals
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Loss and accuracy per epoch as a PNG at `path`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] for row in rows]
+    loss, accuracy = figure.subplots(1, 2)
+    for part, style in (("train", "--"), ("val", "-")):
+        loss.plot(epochs, [r[f"{part}_loss"] for r in rows], style, marker=".", label=part)
+        percent = [100 * r[f"{part}_accuracy"] for r in rows]
+        accuracy.plot(epochs, percent, style, marker=".", label=part)
+    best = max(rows, key=lambda r: r["val_accuracy"])
+    accuracy.annotate(
+        f"best {100 * best['val_accuracy']:.2f} %",
+        (best["epoch"], 100 * best["val_accuracy"]),
+        xytext=(0, -28),
+        textcoords="offset points",
+        ha="center",
+        arrowprops={"arrowstyle": "->", "lw": 0.8},
+    )
+    loss.set_ylabel("loss")
+    accuracy.set_ylabel("accuracy (%)")
+    for axes in (loss, accuracy):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(title)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -1,0 +1,205 @@
+"""The folder of a run: its number, what lies in it, and files that are never half written.
+
+- config.json    everything needed to repeat the run
+- metrics.csv    one row per epoch
+- curves.png     the same as a picture
+- last.pt        complete state after the last epoch (or interruption)
+- best.pt        the network with the best validation accuracy
+- result.json    how the run ended
+- log.txt        what was said, with times
+- tensorboard/   the same figures as events
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from ..errors import StbpError
+from .config import RunConfig
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of `path` once it is complete and on disk.
+
+    Raises:
+        StbpError: If the file cannot be written; what `path` held before stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        kept = " (the file from before is kept)" if path.exists() else ""
+        raise StbpError(f"cannot write '{path}': {error}{kept}.") from error
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """An existing run folder and its configuration."""
+
+    path: Path
+    config: RunConfig
+
+    @classmethod
+    def create(cls, out: Path, config: RunConfig) -> RunDir:
+        """Make a new folder `out/NAME-NUMBER` that no other run has or gets.
+
+        Raises:
+            StbpError: If the folder cannot be made.
+        """
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            number = 1 + max(
+                (int(m[1]) for p in out.iterdir() if (m := _numbered(config.name).match(p.name))),
+                default=0,
+            )
+            while True:
+                path = out / f"{config.name}-{number}"
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            raise StbpError(
+                f"cannot make a run folder in '{out}': {error.strerror or error}; "
+                f"choose another with --out."
+            ) from error
+        run = cls(path, config)
+        run.write_text("config.json", config.to_json())
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """Open a run folder (or one of the files in it).
+
+        Raises:
+            StbpError: If there is none, or it is not the folder of a run.
+        """
+        path = Path(path)
+        if path.is_file():
+            path = path.parent
+        if not path.is_dir():
+            raise StbpError(f"there is no run folder '{path}'; `snntorch-stbp runs` lists them.")
+        file = path / "config.json"
+        if not file.is_file():
+            raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
+        try:
+            return cls(path, RunConfig.from_json(file.read_text(encoding="utf-8")))
+        except (StbpError, UnicodeDecodeError) as error:
+            raise StbpError(f"cannot read '{file}': {error}") from error
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.csv`, numbers as numbers."""
+        file = self.path / "metrics.csv"
+        if not file.is_file():
+            return []
+        with open(file, newline="", encoding="utf-8") as stream:
+            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended, or `None` while it has not."""
+        file = self.path / "result.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except ValueError:
+            return None
+
+    @property
+    def status(self) -> str:
+        """`"new"`, `"interrupted"`, `"finished"` or `"diverged"`."""
+        if self.result is not None:
+            return str(self.result.get("status", "finished"))
+        return "interrupted" if (self.path / "last.pt").is_file() else "new"
+
+    def changed(self, **changes: Any) -> RunConfig:
+        """The configuration with those of `changes` that are not `None`."""
+        return replace(self.config, **{k: v for k, v in changes.items() if v is not None})
+
+    def continued(self, **changes: Any) -> RunConfig:
+        """The configuration with `changes` that are not `None`: what may differ in a later sitting.
+
+        Raises:
+            StbpError: If the run is finished and no more epochs are asked for.
+        """
+        config, rows = self.changed(**changes), self.history
+        if self.status == "finished" and rows and rows[-1]["epoch"] >= config.epochs:
+            raise StbpError(
+                f"'{self.path}' has all its {config.epochs} epochs already: train on with "
+                f"--epochs {config.epochs + 10}, or evaluate it."
+            )
+        return config
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the run, all of it or nothing."""
+        with atomic_write(self.path / name) as file:
+            file.write(text.encode())
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write `metrics.csv` from all rows."""
+        if rows:
+            lines = [",".join(rows[0]), *(",".join(str(v) for v in row.values()) for row in rows)]
+            self.write_text("metrics.csv", "\n".join(lines) + "\n")
+
+    def log(self, text: str) -> None:
+        """Append a line with the time to `log.txt`."""
+        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing.
+
+        Raises:
+            StbpError: If another process trains in this folder.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise StbpError(f"another process is training in '{self.path}'.") from error
+
+
+def list_runs(out: str | Path) -> list[RunDir]:
+    """All readable run folders in `out`, by time of creation."""
+    out = Path(out)
+    if not out.is_dir():
+        return []
+    runs = []
+    for path in sorted(out.iterdir(), key=lambda p: p.stat().st_mtime):
+        try:
+            runs.append(RunDir.open(path))
+        except StbpError:
+            continue
+    return runs
+
+
+def _numbered(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name) + r"-(\d+)$")
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,144 @@
+"""The state of a run: what `last.pt` holds, and what a resumed run takes up again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from ..errors import StbpError
+from . import checkpoint
+from .metrics import Means
+from .rundir import RunDir
+
+
+def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
+    """Read `last.pt` and load its weights into `model`; `None` for a run that never saved.
+
+    To be called before the optimizer is made: Brevitas replaces the parameters of quantizers by
+    new ones when it loads a state dictionary.
+
+    Raises:
+        StbpError: If the checkpoint cannot be read or is of another network.
+    """
+    file = run.path / "last.pt"
+    if not file.is_file():
+        return None
+    state = checkpoint.load(file, run.config.model)
+    try:
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
+    return state
+
+
+class TrainState:
+    """Position, weights, optimizer, random states and history of a run in this process.
+
+    Args:
+        fabric: The run's devices and processes.
+        run: The run's folder.
+        model: The network, not wrapped.
+        optimizer: Its optimizer.
+        classes: Names of the classes, kept with the weights.
+        steps: Steps per epoch.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        run: RunDir,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        classes: list[str],
+        steps: int,
+    ) -> None:
+        self.fabric, self.run = fabric, run
+        self.model, self.optimizer = model, optimizer
+        self.classes, self.steps = classes, steps
+        self.epoch, self.step = 1, 0  # the next step to take
+        self.means = Means(fabric.device)  # of this epoch, in this process
+        self.seconds = 0.0  # spent on this epoch so far
+        self.history: list[dict[str, Any]] = []
+
+    def next_epoch(self, row: dict[str, Any]) -> None:
+        """Close the epoch with its row of the history."""
+        self.history.append(row)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.means = Means(self.fabric.device)
+
+    def save(self, best: bool = False) -> None:
+        """Write `last.pt`, and before it `best.pt` if the last epoch was the best so far.
+
+        In this order a run killed in between repeats the epoch and writes both again.
+        """
+        mine = {"sums": self.means.sums.tolist(), "cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            mine["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        everyone = [mine]
+        if self.fabric.world_size > 1:
+            everyone = [{} for _ in range(self.fabric.world_size)]
+            torch.distributed.all_gather_object(everyone, mine)
+        if self.fabric.global_rank == 0:
+            common = {
+                "name": self.run.config.model,
+                "classes": self.classes,
+                "config": self.run.config.to_json(),
+                "model": self.model.state_dict(),
+            }
+            if best:
+                row = self.history[-1]
+                file = self.run.path / "best.pt"
+                checkpoint.save(file, {**common, "epoch": row["epoch"], "row": row})
+            state = {
+                **common,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self._scaler.state_dict() if self._scaler else None,
+                "processes": everyone,
+                "epoch": self.epoch,
+                "step": self.step,
+                "steps": self.steps,
+                "seconds": self.seconds,
+                "history": self.history,
+            }
+            checkpoint.save(self.run.path / "last.pt", state)
+        self.fabric.barrier()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `read_last` gave, except the weights.
+
+        Raises:
+            StbpError: If it does not fit this run.
+        """
+        file = self.run.path / "last.pt"
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self._scaler and state["scaler"]:
+                self._scaler.load_state_dict(state["scaler"])
+            self.epoch, self.step = state["epoch"], state["step"]
+            self.seconds, self.history = state["seconds"], state["history"]
+            processes = state["processes"]
+            mine = processes[self.fabric.global_rank % len(processes)]
+            self.means = Means(self.fabric.device, mine["sums"])
+            torch.set_rng_state(mine["cpu"])
+            if "cuda" in mine and self.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(mine["cuda"], self.fabric.device)
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
+        if self.step and state["steps"] != self.steps:
+            raise StbpError(
+                f"'{file}' stopped at step {self.step} of {state['steps']}, but an epoch has "
+                f"{self.steps} steps now: the data differ from those of the interrupted run."
+            )
+
+    def load_best(self) -> None:
+        """Put the weights of `best.pt` into the network."""
+        state = checkpoint.load(self.run.path / "best.pt", self.run.config.model)
+        self.model.load_state_dict(state["model"])
+
+    @property
+    def _scaler(self) -> Any:
+        """The loss scaler of 16-bit mixed precision, if there is one."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)

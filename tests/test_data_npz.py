@@ -1,0 +1,135 @@
+"""Numpy archives: every layout read alike, every fault named in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from snntorch_stbp.errors import StbpError
+from snntorch_stbp.train.data import load
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
+
+
+def arrays(**changes):
+    random = np.random.default_rng(0)
+    good = {
+        "x_train": random.integers(0, 256, (20, 6, 7), dtype=np.uint8),
+        "y_train": np.arange(20) % 2,
+        "x_test": random.integers(0, 256, (4, 6, 7), dtype=np.uint8),
+        "y_test": np.array([0, 1, 1, 0]),
+    }
+    return {k: v for k, v in (good | changes).items() if v is not None}
+
+
+def read(tmp_path, **changes):
+    np.savez(tmp_path / "set.npz", **arrays(**changes))
+    return load(f"npz:{tmp_path / 'set.npz'}", data_dir=tmp_path, validate_on_test=True)
+
+
+def test_grey_images(tmp_path):
+    bundle = read(tmp_path)
+    x, y = bundle.train.__getitems__([3, 0])
+    assert (bundle.channels, bundle.image_size, bundle.classes) == (1, (6, 7), ["0", "1"])
+    assert (bundle.kind, bundle.input_max, bundle.val_name) == ("image", 1.0, "test set")
+    assert len(bundle.train) == 20
+    assert len(bundle.test) == len(bundle.val) == 4
+    expected = torch.from_numpy(arrays()["x_train"][[3, 0]]).unsqueeze(1).float() / 255
+    assert torch.equal(x, expected)
+    assert y.tolist() == [1, 0]
+    sample, label = bundle.train[3]
+    assert torch.equal(sample, expected[0])
+    assert label == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_layouts_agree(tmp_path, channels):
+    random = np.random.default_rng(1)
+    train, test = (random.integers(0, 256, (n, channels, 6, 7), dtype=np.uint8) for n in (20, 4))
+    first = read(tmp_path, x_train=train, x_test=test)
+    last = read(tmp_path, x_train=train.transpose(0, 2, 3, 1), x_test=test.transpose(0, 2, 3, 1))
+    rows = list(range(20))
+    assert first.channels == last.channels == channels
+    assert torch.equal(first.train.__getitems__(rows)[0], last.train.__getitems__(rows)[0])
+
+
+def test_floats_give_the_same_pixels(tmp_path):
+    whole = arrays()
+    same = read(tmp_path, **{k: (whole[k] / 255).astype(np.float32) for k in ("x_train", "x_test")})
+    expected = read(tmp_path).train.__getitems__([0, 1])[0]
+    assert torch.equal(same.train.__getitems__([0, 1])[0], expected)
+
+
+def test_column_of_labels_is_accepted(tmp_path):
+    assert len(read(tmp_path, y_train=(np.arange(20) % 2)[:, None]).train) == 20
+
+
+BAD = {
+    "missing": ({"y_test": None}, "lacks y_test: it must hold x_train, y_train, x_test, y_test"),
+    "dimensions": ({"x_train": np.zeros((20, 6), np.uint8)}, r"x_train has shape \[20, 6\]"),
+    "empty": ({"x_test": np.zeros((0, 6, 7), np.uint8)}, r"x_test has shape \[0, 6, 7\]"),
+    "channels": ({"x_train": np.zeros((20, 6, 7, 8), np.uint8)}, "does not tell where the chan"),
+    "ambiguous": ({"x_train": np.zeros((20, 3, 9, 3), np.uint8)}, "does not tell where the chan"),
+    "sizes": ({"x_test": np.zeros((4, 5, 7), np.uint8)}, r"x_test \[1, 5, 7\]"),
+    "integers": ({"x_train": np.zeros((20, 6, 7), np.int64)}, "type int64; they must be uint8"),
+    "nan": ({"x_train": np.full((20, 6, 7), np.nan)}, "x_train holds values that are NaN"),
+    "range": ({"x_train": np.full((20, 6, 7), 255.0)}, "floats from 255 to 255; floats must lie"),
+    "lengths": ({"y_train": np.zeros(19, int)}, "y_train holds 19 labels for 20 images"),
+    "fractions": ({"y_train": np.full(20, 0.5)}, "y_train has type float64; labels must be int"),
+    "one-hot": ({"y_train": np.zeros((20, 2), int)}, r"y_train has shape \[20, 2\]"),
+    "negative": ({"y_train": np.full(20, -1)}, "label -1, which is out of range"),
+    "gap": ({"y_train": np.arange(20) % 2 + 1}, "none is 0; labels must be 0 to classes - 1"),
+    "unseen": ({"y_test": np.array([0, 1, 2, 0])}, "label 2, which is out of range: .* 0 to 1"),
+    "objects": ({"x_train": np.array([{}] * 20, dtype=object)}, "Python objects, which are refu"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_archives_are_refused_in_one_sentence(tmp_path, case):
+    changes, message = BAD[case]
+    with pytest.raises(StbpError, match=message) as caught:
+        read(tmp_path, **changes)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_archives(tmp_path):
+    for name, content, message in (
+        ("text.npz", b"hello", "is not a readable numpy archive"),
+        ("empty.npz", b"", "is not a readable numpy archive"),
+        ("cut.npz", None, "is not a readable numpy archive"),
+    ):
+        if content is None:
+            np.savez(tmp_path / "whole.npz", **arrays())
+            content = (tmp_path / "whole.npz").read_bytes()[:-300]
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(StbpError, match=message):
+            load(f"npz:{tmp_path / name}", data_dir=tmp_path)
+    with (tmp_path / "single.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(StbpError, match=r"holds a single array"):
+        load(f"npz:{tmp_path / 'single.npz'}", data_dir=tmp_path)
+    with pytest.raises(StbpError, match=r"No such file: .*absent.npz"):
+        load(f"npz:{tmp_path / 'absent.npz'}", data_dir=tmp_path)
+
+
+def test_damage_inside_an_archive_is_found(tmp_path):
+    np.savez_compressed(tmp_path / "set.npz", **arrays())
+    content = bytearray((tmp_path / "set.npz").read_bytes())
+    content[200:260] = bytes(60)
+    (tmp_path / "set.npz").write_bytes(content)
+    with pytest.raises(StbpError, match=r"x_train is damaged"):
+        load(f"npz:{tmp_path / 'set.npz'}", data_dir=tmp_path)
+
+
+def test_real_mnist(tmp_path):
+    if not MNIST.exists():
+        pytest.skip(f"{MNIST} is missing")
+    bundle = load(f"npz:{MNIST}", data_dir=tmp_path, seed=3)
+    assert (len(bundle.train), len(bundle.val), len(bundle.test)) == (54000, 6000, 10000)
+    assert (bundle.channels, bundle.image_size, len(bundle.classes)) == (1, (28, 28), 10)
+    assert bundle.val_name == "held-out 10 % of train"
+    x, y = bundle.test.__getitems__(list(range(10000)))
+    assert y[:5].tolist() == [7, 2, 1, 0, 4]
+    assert float(x.mean()) == pytest.approx(0.1325, abs=1e-3)

@@ -1,0 +1,151 @@
+"""Run folders never collide, files are whole or absent, and foreign files are refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.train import checkpoint
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.rundir import RunDir, list_runs
+
+CONFIG = RunConfig.from_recipe("mnistnet", "digits", bits=4)
+
+
+def test_folders_are_numbered_and_never_shared(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: RunDir.create(tmp_path, CONFIG), range(16)))
+    names = {run.path.name for run in runs}
+    assert names == {f"mnistnet-digits-w4-T2-{n}" for n in range(1, 17)}
+    assert len(list_runs(tmp_path)) == 16
+
+
+def test_numbers_are_not_used_again(tmp_path: Path) -> None:
+    first, second = RunDir.create(tmp_path, CONFIG), RunDir.create(tmp_path, CONFIG)
+    (first.path / "config.json").unlink()
+    first.path.rmdir()
+    assert RunDir.create(tmp_path, CONFIG).path.name.endswith("-3")
+    assert second.path.name.endswith("-2")
+
+
+def test_the_configuration_survives_its_file(tmp_path: Path) -> None:
+    assert RunDir.open(RunDir.create(tmp_path, CONFIG).path).config == CONFIG
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StbpError, match="cannot make a run folder in .*choose another with --out"):
+        RunDir.create(tmp_path / "file", CONFIG)
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, CONFIG)
+    with (
+        run.locked(),
+        pytest.raises(StbpError, match="another process is training in"),
+        RunDir.open(run.path).locked(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "there is no run folder"),
+        (lambda p: p.mkdir(), "is not the folder of a run: it has no config.json"),
+        (lambda p: (p.mkdir(), (p / "config.json").write_text("{}")), "not the configuration"),
+        (lambda p: (p.mkdir(), (p / "config.json").write_text("{")), "not the configuration"),
+        (lambda p: (p.mkdir(), (p / "config.json").write_bytes(b"\xff")), "cannot read"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, make: object, message: str) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(StbpError, match=message):
+        RunDir.open(tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_checkpoint_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "last.pt"
+    checkpoint.save(file, {"epoch": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StbpError, match=r"No space left on device \(the file from before is kept\)"):
+        checkpoint.save(file, {"epoch": 2})
+    assert checkpoint.load(file)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo harm",)
+
+
+def test_damaged_foreign_and_dangerous_checkpoints_are_refused(tmp_path: Path) -> None:
+    good = tmp_path / "good.pt"
+    checkpoint.save(good, {"name": "mnistnet", "model": {"w": torch.rand(100, 100)}})
+    assert checkpoint.load(good, "mnistnet")["model"]["w"].shape == (100, 100)
+
+    files = {
+        "missing.pt": (None, "there is no checkpoint"),
+        "truncated.pt": (good.read_bytes()[:5000], "damaged, or not a checkpoint at all"),
+        "empty.pt": (b"", "damaged, or not a checkpoint at all"),
+        "text.pt": (b"hello, this is no checkpoint", "damaged, or not a checkpoint at all"),
+        "old.pt": (pickle.dumps(Malicious()), "could run code: refused"),
+    }
+    for name, (content, message) in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(StbpError, match=message):
+            checkpoint.load(tmp_path / name)
+
+    torch.save({"model": Malicious()}, tmp_path / "new.pt")
+    with pytest.raises(StbpError, match="could run code: refused"):
+        checkpoint.load(tmp_path / "new.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(StbpError, match="is not a checkpoint of snntorch-stbp"):
+        checkpoint.load(tmp_path / "foreign.pt")
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with pytest.raises(StbpError, match="damaged, or not a checkpoint at all"):
+        checkpoint.load(tmp_path / "zip.pt")
+    with pytest.raises(StbpError, match="is a checkpoint of mnistnet, not of vgg11"):
+        checkpoint.load(good, "vgg11")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 0}, "bits is 32 .*, 1 to 8, or 'ternary', not 0"),
+        ({"bits": 9}, "not 9"),
+        ({"steps": 0}, "steps lies between 1 and 10000, not 0"),
+        ({"lr": 0.0}, "lr is a positive number, not 0.0"),
+        ({"lr": float("nan")}, "lr is a positive number, not nan"),
+        ({"optimizer": "adamx"}, "optimizer is one of .*not 'adamx'. Did you mean 'adam'"),
+        ({"precision": "8"}, "precision is one of 32, bf16-mixed, 16-mixed, not '8'"),
+        ({"learning": 1}, "unknown option 'learning'"),
+        ({"act_bits": 1}, "act_bits lies between 2 and 16, not 1"),
+    ],
+)
+def test_impossible_configurations_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        RunConfig.from_recipe("mnistnet", "digits", **options)
+
+
+def test_names_of_models_and_data_sets_are_checked() -> None:
+    with pytest.raises(UsageError, match="no model 'resnet81'. Did you mean 'resnet19'"):
+        RunConfig.from_recipe("resnet81", "digits")
+    with pytest.raises(UsageError, match="digits"):
+        RunConfig.from_recipe("resnet18", "digit")

@@ -1,0 +1,237 @@
+"""Training: interrupted runs end with the same weights, and nothing is ever lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from snntorch_stbp import losses
+from snntorch_stbp.errors import Interrupted, StbpError
+from snntorch_stbp.train import checkpoint
+from snntorch_stbp.train.build import learning_rate
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.evaluate import evaluate
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir
+
+
+@pytest.fixture(scope="module")
+def small_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """320 training and 80 test images of the digits, as an npz data set."""
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x_train=x[:320], y_train=y[:320], x_test=x[320:400], y_test=y[320:400])
+    return f"npz:{path}"
+
+
+def make_config(dataset: str, **changes: Any) -> RunConfig:
+    options = {"epochs": 3, "batch_size": 32, "bits": 4, "act_bits": 8, "device": "cpu"}
+    return RunConfig.from_recipe("mnistnet_bn", dataset, **options | changes)
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    return checkpoint.load(run / "last.pt")
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    """Weights, statistics and optimizer are equal in every bit."""
+    first, second = last_state(a), last_state(b)
+    assert first["model"].keys() == second["model"].keys()
+    for key, value in first["model"].items():
+        assert torch.equal(value, second["model"][key]), key
+    for index, entry in first["optimizer"]["state"].items():
+        for key, value in entry.items():
+            assert torch.equal(value, second["optimizer"]["state"][index][key]), (index, key)
+    losses = [[row["train_loss"] for row in state["history"]] for state in (first, second)]
+    assert losses[0] == losses[1]
+
+
+class StopAt(Reporter):
+    """Sends SIGINT, as Ctrl-C does, after a step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.target, self.epoch, self.command = (epoch, step), 0, ""
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        self.epoch = epoch
+
+    def step(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        if (self.epoch, done) == self.target:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(self, run: str, epoch: int, step: int, command: str) -> None:
+        self.command = command
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result = fit(make_config(small_digits), out=tmp_path_factory.mktemp("runs"), reporter=Reporter())
+    return Path(result["run"])
+
+
+def test_a_run_leaves_all_its_files(uninterrupted: Path) -> None:
+    names = {p.name for p in uninterrupted.iterdir()}
+    assert names >= {"config.json", "metrics.csv", "curves.png", "last.pt", "best.pt", "log.txt"}
+    assert any((uninterrupted / "tensorboard").iterdir())
+    run = RunDir.open(uninterrupted)
+    assert run.status == "finished"
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    assert 0 < run.history[-1]["spike_rate"] < 1
+    assert run.result is not None
+    assert run.result["best_val_accuracy"] == max(row["val_accuracy"] for row in run.history)
+
+
+def test_the_same_configuration_gives_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
+    again = fit(RunDir.open(uninterrupted).config, out=tmp_path, reporter=Reporter())
+    assert_same_state(uninterrupted, Path(again["run"]))
+
+
+@pytest.mark.parametrize("where", [(1, 3), (2, 1), (2, 8)])
+def test_ctrl_c_saves_and_a_resumed_run_ends_with_the_same_weights(
+    small_digits: str, uninterrupted: Path, tmp_path: Path, where: tuple[int, int]
+) -> None:
+    reporter = StopAt(*where)
+    with pytest.raises(Interrupted, match=f"stopped in epoch {where[0]}; go on with") as caught:
+        fit(make_config(small_digits), out=tmp_path, reporter=reporter)
+    assert caught.value.exit_code == 130
+    (path,) = tmp_path.iterdir()
+    assert reporter.command == f"snntorch-stbp train --resume {path}"
+    run = RunDir.open(path)
+    assert run.status == "interrupted"
+    torch.manual_seed(1234)
+    fit(run.continued(), out=tmp_path, reporter=Reporter(), resume=run)
+    assert_same_state(uninterrupted, path)
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+fit(RunConfig.from_json(Path(sys.argv[1]).read_text()), out=Path(sys.argv[2]), reporter=Reporter())
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    small_digits: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(make_config(small_digits).to_json())
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(config), str(tmp_path / "runs")],
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/metrics.csv")):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    (path,) = (tmp_path / "runs").iterdir()
+    run = RunDir.open(path)
+    assert run.status == "interrupted"
+    fit(run.continued(), out=tmp_path, reporter=Reporter(), resume=run)
+    assert_same_state(uninterrupted, path)
+
+
+def test_a_finished_run_goes_on_only_with_more_epochs(uninterrupted: Path) -> None:
+    run = RunDir.open(uninterrupted)
+    with pytest.raises(StbpError, match="has all its 3 epochs already: train on with --epochs 13"):
+        run.continued()
+    assert run.continued(epochs=4).epochs == 4
+
+
+def test_evaluate_measures_what_training_measured(uninterrupted: Path) -> None:
+    run = RunDir.open(uninterrupted)
+    assert run.result is not None
+    test = evaluate(run, reporter=Reporter())
+    assert test["accuracy"] == run.result["test_accuracy"]
+    assert test["images"] == 80
+    val = evaluate(run, split="val", reporter=Reporter())
+    assert val["accuracy"] == run.result["best_val_accuracy"]
+
+
+def test_quantized_training_starts_from_a_float_run(small_digits: str, tmp_path: Path) -> None:
+    floats = fit(
+        make_config(small_digits, bits=None, epochs=1), out=tmp_path, reporter=Reporter()
+    )
+    config = make_config(small_digits, epochs=1, lr=1e-12, init_from=floats["run"])
+    result = fit(config, out=tmp_path, reporter=Reporter())
+    start = checkpoint.load(Path(floats["run"]) / "best.pt")["model"]
+    end = checkpoint.load(Path(result["run"]) / "best.pt")["model"]
+    for key, value in start.items():
+        if key.endswith("weight"):
+            torch.testing.assert_close(end[key], value)
+
+
+def test_init_from_another_model_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+    config = RunConfig.from_recipe("mnistnet", "digits", init_from=str(uninterrupted))
+    with pytest.raises(StbpError, match="is a checkpoint of mnistnet_bn, not of mnistnet"):
+        fit(config, out=tmp_path, reporter=Reporter())
+
+
+def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
+    small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def explode_later(record: torch.Tensor, target: torch.Tensor, smoothing: float) -> torch.Tensor:
+        nonlocal steps
+        steps += record.requires_grad
+        return losses.cross_entropy(record, target, smoothing) * (1.0 if steps < 14 else np.nan)
+
+    monkeypatch.setitem(losses.LOSSES, "cross_entropy", explode_later)
+    with pytest.raises(StbpError, match="the loss became nan in epoch 2 at learning rate 0.00"):
+        fit(make_config(small_digits), out=tmp_path, reporter=Reporter())
+    (path,) = tmp_path.iterdir()
+    assert RunDir.open(path).status == "diverged"
+    assert [row["epoch"] for row in last_state(path)["history"]] == [1]
+    assert all(torch.isfinite(v).all() for v in last_state(path)["model"].values())
+
+
+@pytest.mark.parametrize("readout", ["rate", "population"])
+@pytest.mark.parametrize("loss", ["tet", "mse_rate"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_other_recipes_train(
+    small_digits: str, tmp_path: Path, readout: str, loss: str, optimizer: str
+) -> None:
+    options = {"readout": readout, "loss": loss, "optimizer": optimizer, "surrogate": "gaussian"}
+    config = make_config(small_digits, epochs=1, clip_grad=1.0, membrane_bits=4, **options)
+    result = fit(config, out=tmp_path, reporter=Reporter())
+    assert 0 <= result["test_accuracy"] <= 1
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = RunConfig.from_recipe("mnistnet", "digits", epochs=10, warmup_epochs=2, lr=0.1)
+    rates = [learning_rate(config, p) for p in (0, 1, 2, 6, 9.999)]
+    assert rates[0] < 1e-3
+    assert rates[1] == pytest.approx(0.05, rel=0.01)
+    assert rates[2] == pytest.approx(0.1)
+    assert rates[3] == pytest.approx(0.05)
+    assert rates[4] < 1e-5
+
+
+@pytest.mark.slow
+def test_torch_compile_trains(small_digits: str, tmp_path: Path) -> None:
+    config = make_config(small_digits, bits=None, act_bits=None, epochs=1, compile=True)
+    result = fit(config, out=tmp_path, reporter=Reporter())
+    plain = fit(
+        make_config(small_digits, bits=None, act_bits=None, epochs=1),
+        out=tmp_path,
+        reporter=Reporter(),
+    )
+    assert result["best_val_accuracy"] == pytest.approx(plain["best_val_accuracy"], abs=0.1)
