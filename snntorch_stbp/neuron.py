@@ -27,8 +27,10 @@ class Leaky(snn.Leaky):
     It equals `snntorch.Leaky(..., reset_delay=False)` stepped by hand through the sequence, in
     spikes and in gradients (with `detach_reset=True` and reset to zero, that of snnTorch's default,
     `reset_delay=True`). Only after reset by subtraction from more than twice the threshold do they
-    part: snnTorch subtracts again in the next step, the formula does not. No state survives a call, and the neuron does not stay in
-    `SpikingNeuron.instances`, so that networks that are dropped are freed.
+    part: snnTorch subtracts again in the next step, the formula does not.
+
+    No state survives a call, and the neuron does not stay in `SpikingNeuron.instances`, so that
+    networks that are dropped are freed.
 
     Half-precision input is integrated in float32; spikes come back in the type of the input.
 

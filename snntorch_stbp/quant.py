@@ -250,6 +250,13 @@ def _check(name: str, value: Any, low: int, high: int, also: str = "") -> None:
         raise ValueError(f"{name} is a whole number from {low} to {high}{also}, not {value!r}")
 
 
+def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """The weights that a layer computes with."""
+    if isinstance(layer, (qnn.QuantConv2d, qnn.QuantLinear)):
+        return layer.quant_weight().value
+    return layer.weight
+
+
 def weight_bits(layer: nn.Module) -> int:
     """Bits of one weight of a layer in memory: 32 for float, 2 for ternary."""
     if (

@@ -42,7 +42,7 @@ def test_the_configuration_survives_its_file(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StbpError, match="cannot make a run folder in .*choose another with --out"):
+    with pytest.raises(StbpError, match=r"cannot make a run folder in .*choose another with --out"):
         RunDir.create(tmp_path / "file", CONFIG)
 
 
@@ -82,7 +82,9 @@ def test_a_full_disk_keeps_the_checkpoint_from_before(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StbpError, match=r"No space left on device \(the file from before is kept\)"):
+    with pytest.raises(
+        StbpError, match=r"No space left on device \(the file from before is kept\)"
+    ):
         checkpoint.save(file, {"epoch": 2})
     assert checkpoint.load(file)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
@@ -145,7 +147,7 @@ def test_impossible_configurations_are_refused(options: dict[str, object], messa
 
 
 def test_names_of_models_and_data_sets_are_checked() -> None:
-    with pytest.raises(UsageError, match="no model 'resnet81'. Did you mean 'resnet19'"):
+    with pytest.raises(UsageError, match=r"no model 'resnet81'\. Did you mean 'resnet19'"):
         RunConfig.from_recipe("resnet81", "digits")
     with pytest.raises(UsageError, match="digits"):
         RunConfig.from_recipe("resnet18", "digit")

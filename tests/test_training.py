@@ -16,7 +16,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from snntorch_stbp import losses
-from snntorch_stbp.errors import Interrupted, StbpError
+from snntorch_stbp.errors import Interrupted, StbpError, UsageError
 from snntorch_stbp.train import checkpoint
 from snntorch_stbp.train.build import learning_rate
 from snntorch_stbp.train.config import RunConfig
@@ -77,7 +77,9 @@ class StopAt(Reporter):
 
 @pytest.fixture(scope="module")
 def uninterrupted(small_digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    result = fit(make_config(small_digits), out=tmp_path_factory.mktemp("runs"), reporter=Reporter())
+    result = fit(
+        make_config(small_digits), out=tmp_path_factory.mktemp("runs"), reporter=Reporter()
+    )
     return Path(result["run"])
 
 
@@ -155,6 +157,26 @@ def test_a_finished_run_goes_on_only_with_more_epochs(uninterrupted: Path) -> No
     assert run.continued(epochs=4).epochs == 4
 
 
+def test_more_epochs_reopen_a_finished_run(small_digits: str, tmp_path: Path) -> None:
+    first = fit(make_config(small_digits, epochs=1), out=tmp_path, reporter=Reporter())
+    run = RunDir.open(first["run"])
+    stop = StopAt(2, 2)
+    with pytest.raises(Interrupted):
+        fit(run.continued(epochs=2), out=tmp_path, reporter=stop, resume=run)
+    again = RunDir.open(first["run"])
+    assert (again.status, again.config.epochs) == ("interrupted", 2)
+    fit(again.continued(), out=tmp_path, reporter=Reporter(), resume=again)
+    assert [row["epoch"] for row in again.history] == [1, 2]
+
+
+def test_what_cannot_train_leaves_no_folder(small_digits: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="larger than the"):
+        fit(make_config(small_digits, batch_size=5000), out=tmp_path, reporter=Reporter())
+    with pytest.raises(UsageError, match="16-mixed needs a GPU"):
+        fit(make_config(small_digits, precision="16-mixed"), out=tmp_path, reporter=Reporter())
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluate_measures_what_training_measured(uninterrupted: Path) -> None:
     run = RunDir.open(uninterrupted)
     assert run.result is not None
@@ -166,9 +188,7 @@ def test_evaluate_measures_what_training_measured(uninterrupted: Path) -> None:
 
 
 def test_quantized_training_starts_from_a_float_run(small_digits: str, tmp_path: Path) -> None:
-    floats = fit(
-        make_config(small_digits, bits=None, epochs=1), out=tmp_path, reporter=Reporter()
-    )
+    floats = fit(make_config(small_digits, bits=None, epochs=1), out=tmp_path, reporter=Reporter())
     config = make_config(small_digits, epochs=1, lr=1e-12, init_from=floats["run"])
     result = fit(config, out=tmp_path, reporter=Reporter())
     start = checkpoint.load(Path(floats["run"]) / "best.pt")["model"]
@@ -195,7 +215,7 @@ def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
         return losses.cross_entropy(record, target, smoothing) * (1.0 if steps < 14 else np.nan)
 
     monkeypatch.setitem(losses.LOSSES, "cross_entropy", explode_later)
-    with pytest.raises(StbpError, match="the loss became nan in epoch 2 at learning rate 0.00"):
+    with pytest.raises(StbpError, match=r"the loss became nan in epoch 2 at learning rate 0\.00"):
         fit(make_config(small_digits), out=tmp_path, reporter=Reporter())
     (path,) = tmp_path.iterdir()
     assert RunDir.open(path).status == "diverged"

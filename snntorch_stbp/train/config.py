@@ -96,6 +96,7 @@ class RunConfig:
                     f"{name} is one of {', '.join(choices)}, not '{value}'."
                     + suggest(str(value), choices)
                 )
+        catalog.check_augmentations(self.augment)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
-from ..errors import Interrupted, StbpError
+from ..errors import Interrupted, StbpError, UsageError
 from ..losses import LOSSES
 from ..quant import size_in_bytes
 from ..time import readout
@@ -63,20 +64,27 @@ def fit(
     if fabric.global_rank != 0:
         reporter = Reporter()
     bundle = build.build_data(config)
+    torch.manual_seed(config.seed)
+    model = build.build_model(config, bundle)
+    if config.init_from and resume is None:
+        build.init_from(model, config.init_from, config)
+    _epoch_loader(fabric, config, bundle)  # refuses a batch size before a folder is made
     path = resume.path if resume else None
     if path is None and fabric.global_rank == 0:
         path = RunDir.create(Path(out), config).path
     run = RunDir(Path(str(fabric.broadcast(path))), config)
     with run.locked() if fabric.global_rank == 0 else nullcontext():
-        return _Trainer(
-            fabric, config, bundle, run, reporter, resuming=resume is not None
-        ).run_all()
+        trainer = _Trainer(fabric, config, bundle, model, run, reporter, resuming=bool(resume))
+        return trainer.run_all()
 
 
 def _launch(config: RunConfig) -> Fabric:
     """Start the processes of the run; under torchrun they exist already."""
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
     several = devices * config.num_nodes > 1
+    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if config.precision == "16-mixed" and on_cpu:
+        raise UsageError("precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32.")
     try:
         fabric = Fabric(
             accelerator=config.device,
@@ -103,17 +111,14 @@ class _Trainer:
         fabric: Fabric,
         config: RunConfig,
         bundle: DataBundle,
+        model: nn.Module,
         run: RunDir,
         reporter: Reporter,
         resuming: bool,
     ) -> None:
         self.fabric, self.config, self.bundle = fabric, config, bundle
-        self.run, self.reporter = run, reporter
-        torch.manual_seed(config.seed)
-        self.model = build.build_model(config, bundle)
-        last = read_last(run, self.model) if resuming else None
-        if config.init_from and last is None:
-            build.init_from(self.model, config.init_from, config)
+        self.model, self.run, self.reporter = model, run, reporter
+        last = read_last(run, model) if resuming else None
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
         # learning rate and the state go through the optimizer itself.
         self.optimizer = build.build_optimizer(config, self.model)
@@ -122,10 +127,12 @@ class _Trainer:
         torch.manual_seed(config.seed + fabric.global_rank)
         self.loss = LOSSES[config.loss]
         self.augment = augment.make(config.augment, bundle.image_size)
-        steps = len(self._loader(epoch=1, start=0))
+        steps = len(_epoch_loader(fabric, config, bundle))
         self.state = TrainState(fabric, run, self.model, self.optimizer, bundle.classes, steps)
         if last is not None:
             self.state.restore(last)
+        if resuming and fabric.global_rank == 0:
+            run.reopen()
 
     def run_all(self) -> dict[str, Any]:
         """All epochs that are left, then the test set."""
@@ -143,10 +150,10 @@ class _Trainer:
     def _train_epoch(self, stop: list[int]) -> bool:
         """The steps of this epoch that are left; `False` if asked to stop before its end."""
         state, device = self.state, self.fabric.device
-        self.reporter.epoch_started(state.epoch, self.config.epochs, state.steps - state.step)
+        self.reporter.epoch_started(state.epoch, self.config.epochs, state.steps)
         earlier, start = state.seconds, time.perf_counter()
         self.net.train()
-        for x, y in self._loader(state.epoch, state.step):
+        for x, y in _epoch_loader(self.fabric, self.config, self.bundle, state.epoch, state.step):
             x, y = x.to(device), y.to(device)
             loss, scores = self._train_step(x, y)
             state.means.update(loss, scores, y)
@@ -264,20 +271,6 @@ class _Trainer:
         self.reporter.interrupted(str(self.run.path), state.epoch, state.step, command)
         return Interrupted(f"stopped in epoch {state.epoch}; go on with `{command}`")
 
-    def _loader(self, epoch: int, start: int) -> Any:
-        return make_loader(
-            self.bundle.train,
-            batch_size=self.config.batch_size,
-            shuffle=True,
-            seed=self.config.seed,
-            epoch=epoch,
-            start_step=start,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-            workers=self.config.workers,
-            drop_last=True,
-        )
-
     def _anyone_asked(self, stop: list[int]) -> bool:
         return bool(all_sum(self.fabric, torch.tensor(float(bool(stop)))))
 
@@ -327,3 +320,21 @@ class _Trainer:
             yield writer
         finally:
             writer.close()
+
+
+def _epoch_loader(
+    fabric: Fabric, config: RunConfig, bundle: DataBundle, epoch: int = 1, start: int = 0
+) -> Any:
+    """The training batches of `epoch` for this process, from step `start` on."""
+    return make_loader(
+        bundle.train,
+        batch_size=config.batch_size,
+        shuffle=True,
+        seed=config.seed,
+        epoch=epoch,
+        start_step=start,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        workers=config.workers,
+        drop_last=True,
+    )

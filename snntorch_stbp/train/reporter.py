@@ -12,10 +12,10 @@ class Reporter:
         """The run is set up: model, data, precision, device, sizes, folder."""
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Epoch `epoch` of `epochs` begins; `steps` batches of it are left."""
+        """Epoch `epoch` of `epochs`, of `steps` batches in all, begins or goes on."""
 
     def step(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """`done` batches of this epoch are through; running means of the epoch."""
+        """`done` batches of this epoch are through, with these means over them."""
 
     def epoch_ended(self, row: dict[str, Any]) -> None:
         """The row of `metrics.csv` of the epoch."""

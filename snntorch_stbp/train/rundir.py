@@ -148,6 +148,11 @@ class RunDir:
             )
         return config
 
+    def reopen(self) -> None:
+        """Note that the run goes on: it has this configuration now and has not ended."""
+        self.write_text("config.json", self.config.to_json())
+        (self.path / "result.json").unlink(missing_ok=True)
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the run, all of it or nothing."""
         with atomic_write(self.path / name) as file:
@@ -179,12 +184,12 @@ class RunDir:
 
 
 def list_runs(out: str | Path) -> list[RunDir]:
-    """All readable run folders in `out`, by time of creation."""
+    """All readable run folders in `out`, the one that was written to last at the end."""
     out = Path(out)
     if not out.is_dir():
         return []
     runs = []
-    for path in sorted(out.iterdir(), key=lambda p: p.stat().st_mtime):
+    for path in sorted(out.iterdir(), key=lambda p: p.lstat().st_mtime):
         try:
             runs.append(RunDir.open(path))
         except StbpError:

@@ -1,0 +1,65 @@
+"""`snntorch-stbp evaluate`: measure a trained run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from snntorch_stbp.train import catalog
+from snntorch_stbp.train.config import CHOICES
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir
+
+from .group import command, json_option
+from .params import Whole
+from .text import duration, percent, to_json
+
+EXAMPLE = """\
+snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1
+snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint last"""
+
+
+@command(
+    EXAMPLE,
+    click.Argument(["run"]),
+    click.Option(["--dataset"], metavar="NAME",
+                 help="Other data than those of the run, with the same classes."),
+    click.Option(["--data-dir"], metavar="DIR", help="Where data sets are found."),
+    click.Option(["--split"], type=click.Choice(["test", "val"]), default="test",
+                 show_default=True, help="The test set, or the held-out part of training."),
+    click.Option(["--checkpoint"], type=click.Choice(["best", "last"]), default="best",
+                 show_default=True, help="The best epoch by validation, or the last one."),
+    click.Option(["--batch-size"], type=Whole(1), help="Images per step."),
+    click.Option(["--device"], type=click.Choice(CHOICES["device"]), default="auto",
+                 show_default=True),
+    json_option(),
+)  # fmt: skip
+def evaluate(run: str, as_json: bool, **options: Any) -> None:
+    """Measure the accuracy of RUN, the folder of a training run."""
+    folder = RunDir.open(run)
+    if options["dataset"] is not None:
+        catalog.parse(options["dataset"])
+
+    from .quiet import hush
+
+    hush()
+    from snntorch_stbp.train.evaluate import evaluate as measure_run
+
+    result = measure_run(folder, reporter=Reporter(), **options)
+    if as_json:
+        click.echo(to_json(result))
+        return
+    correct = round(result["accuracy"] * result["images"])
+    kind = "test" if result["split"] == "test" else "validation"
+    lines = {
+        "run": f"{folder.path}, {result['checkpoint']} checkpoint (epoch {result['epoch']})",
+        "data": f"{result['dataset']}, {result['source']}",
+        f"{kind} accuracy": f"{percent(result['accuracy'])} ({correct:,} of {result['images']:,})",
+        "loss": f"{result['loss']:.4f}",
+        "spike rate": f"{result['spike_rate']:.3f} spikes per neuron and step",
+        "took": duration(result["seconds"]),
+    }
+    width = max(map(len, lines)) + 2
+    for name, text in lines.items():
+        click.echo(f"{name:<{width}}{text}")

@@ -1,0 +1,126 @@
+"""`snntorch-stbp models`: the networks of the zoo, and the recipes of one of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from snntorch_stbp import zoo
+from snntorch_stbp.train.catalog import DATASETS
+
+from .group import command, json_option
+from .text import Column, print_table, to_json
+
+MODELS = (
+    Column("model"),
+    Column("parameters", right=True),
+    Column("layers", right=True),
+    Column("input", right=True),
+    Column("pixels", right=True),
+    Column("paper"),
+    Column("description", spare=1),
+    Column("reference", spare=2),
+)
+RECIPES = (
+    Column("data set"),
+    Column("pixels", right=True),
+    Column("steps", right=True),
+    Column("epochs", right=True),
+    Column("batch", right=True),
+    Column("optimizer", spare=1),
+    Column("lr", right=True, spare=2),
+    Column("loss"),
+    Column("augmentation"),
+)
+
+
+@command(
+    "snntorch-stbp models\nsnntorch-stbp models resnet18",
+    click.Argument(["model"], required=False),
+    json_option(),
+)
+def models(model: str | None, as_json: bool) -> None:
+    """List the networks that can be trained, or the recipes of one MODEL.
+
+    Parameters are counted for 10 classes (trainable ones, at any bit width); layers are those
+    with weights. `pixels` is the least height and width.
+    """
+    names = zoo.list_models() if model is None else [zoo.info(model).name]
+    rows = [_describe(name) for name in names]
+    if as_json:
+        click.echo(to_json(rows if model is None else rows[0]))
+    elif model is None:
+        print_table(MODELS, [_model_cells(row) for row in rows])
+        click.echo("\nEach has a recipe for each data set: snntorch-stbp models MODEL")
+    else:
+        _print_one(rows[0])
+
+
+def _describe(name: str) -> dict[str, Any]:
+    """Everything about one model, as data."""
+    info = zoo.info(name)
+    reference = next((key for key in DATASETS if name.startswith(key)), "cifar10")
+    channels, size = DATASETS[reference].channels or 3, DATASETS[reference].size or (32, 32)
+    parameters, layers = _count(name, channels, size)
+    return {
+        "name": name,
+        "parameters": parameters,
+        "layers": layers,
+        "input": [channels, *size],
+        "min_size": info.min_size,
+        "description": info.description,
+        "paper": info.paper,
+        "recipes": {key: asdict(zoo.recipe(name, key)) for key in DATASETS},
+    }
+
+
+def _count(name: str, channels: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Build the network; count its parameters and its layers with weights."""
+    from .quiet import hush
+
+    hush()
+    from torch import nn
+
+    net = zoo.create(name, in_channels=channels, image_size=size)
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return sum(p.numel() for p in net.parameters() if p.requires_grad), len(layers)
+
+
+def _model_cells(row: dict[str, Any]) -> list[str]:
+    paper, _, reference = row["paper"].partition(", ")
+    return [
+        row["name"],
+        f"{row['parameters']:,}",
+        str(row["layers"]),
+        "x".join(map(str, row["input"])),
+        str(row["min_size"]),
+        paper,
+        row["description"],
+        reference,
+    ]
+
+
+def _print_one(row: dict[str, Any]) -> None:
+    size, least = "x".join(map(str, row["input"])), row["min_size"]
+    click.secho(f"{row['name']}: {row['description']}", bold=True)
+    click.echo(row["paper"])
+    click.echo(f"{row['parameters']:,} parameters in {row['layers']} layers (10 classes, {size})")
+    click.echo(f"images of at least {least}x{least} pixels\n")
+    cells = []
+    for dataset, recipe in row["recipes"].items():
+        cells.append(
+            [
+                dataset,
+                str(recipe["image_size"] or "own"),
+                str(recipe["num_steps"]),
+                str(recipe["epochs"]),
+                str(recipe["batch_size"]),
+                recipe["optimizer"],
+                f"{recipe['lr']:g}",
+                recipe["loss"],
+                ", ".join(recipe["augment"]) or "-",
+            ]
+        )
+    print_table(RECIPES, cells)

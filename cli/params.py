@@ -1,0 +1,119 @@
+"""Parameter types whose errors name the wrong value and what would be right."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class BitsType(click.ParamType):
+    """A bit width, from `low` to `high`.
+
+    Args:
+        low: The least width.
+        high: The greatest width.
+        ternary: Whether the word `ternary` is one.
+        floating: Whether 32, floating point, is one. It stays 32 here, so that it can be told from
+            an option that was not given.
+    """
+
+    name = "bits"
+
+    def __init__(
+        self, low: int, high: int, *, ternary: bool = False, floating: bool = True
+    ) -> None:
+        self.low, self.high = low, high
+        self.words = ["ternary"] * ternary + ["32"] * floating
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the widths in the help."""
+        return f"[{'|'.join([f'{self.low}-{self.high}', *self.words])}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a width; fail with the widths there are."""
+        text = str(value).strip().lower()
+        if text in self.words:
+            return int(text) if text.isdecimal() else text
+        if text.isdecimal() and self.low <= int(text) <= self.high:
+            return int(text)
+        words = [f"{self.low} to {self.high}", *self.words]
+        right = " or ".join([", ".join(words[:-1]), words[-1]]) if self.words else words[0]
+        right += " (floating point)" if "32" in self.words else ""
+        return self.fail(f"'{value}' is no bit width here; use {right}.", param, ctx)
+
+
+class Whole(click.ParamType):
+    """A whole number of at least `low`."""
+
+    name = "integer"
+
+    def __init__(self, low: int, metavar: str = "N") -> None:
+        self.low, self.metavar = low, metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show a letter in the help."""
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number; fail with the least one allowed."""
+        try:
+            number = int(str(value))
+        except ValueError:
+            self.fail(f"'{value}' is no whole number.", param, ctx)
+        if number < self.low:
+            self.fail(f"{number} is too small; use {self.low} or more.", param, ctx)
+        return number
+
+
+class Real(click.ParamType):
+    """A finite number between `low` and `high`.
+
+    Args:
+        low: The least value.
+        high: The greatest value, or None.
+        above: Whether `low` itself is too small.
+    """
+
+    name = "number"
+
+    def __init__(self, low: float, high: float | None = None, *, above: bool = False) -> None:
+        self.low, self.high, self.above = low, high, above
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show a letter in the help."""
+        return "X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number; fail with the range."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"'{value}' is no number.", param, ctx)
+        above_low = number > self.low if self.above else number >= self.low
+        if not (above_low and math.isfinite(number) and number <= (self.high or math.inf)):
+            self.fail(f"{value} is out of range; use a number {self._range()}.", param, ctx)
+        return number
+
+    def _range(self) -> str:
+        if self.high is not None:
+            return f"from {self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+
+
+class Names(click.ParamType):
+    """Names separated by commas, or `none` for an empty tuple; checked where they are used."""
+
+    name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the form in the help."""
+        return "A,B|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split at commas."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip().lower() for part in str(value).split(",") if part.strip())
+        return () if names == ("none",) else names

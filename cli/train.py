@@ -1,0 +1,197 @@
+"""`snntorch-stbp train`: train a network of the zoo, or go on with a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snntorch_stbp.errors import UsageError
+from snntorch_stbp.train import catalog
+from snntorch_stbp.train.config import CHOICES, RunConfig
+from snntorch_stbp.train.rundir import RunDir
+
+from .group import Option, command, json_option
+from .output import make_reporter
+from .params import BitsType, Names, Real, Whole
+
+# Options under which a run may go on with other values than it began with.
+FREE = {"epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile"}
+
+
+def _choice(name: str) -> click.Choice[str]:
+    return click.Choice(CHOICES[name])
+
+
+OPTIONS = [
+    Option(["--bits"], section="Precision", type=BitsType(1, 8, ternary=True),
+           help="Weights; default: 32, which is floating point."),
+    Option(["--act-bits"], section="Precision", type=BitsType(2, 16),
+           help="Neuron inputs and pooled averages; default: 32."),
+    Option(["--membrane-bits"], section="Precision", type=BitsType(2, 16),
+           help="Membrane potentials; default: 32."),
+    Option(["--input-bits"], section="Precision", type=BitsType(1, 8),
+           help="Images; default: 8."),
+    Option(["--boundary-bits"], section="Precision", type=BitsType(2, 8, floating=False),
+           help="Weights of the first and last layer, where these should differ."),
+    Option(["--per-tensor"], section="Precision", is_flag=True,
+           help="One weight scale per layer, not per output channel."),
+    Option(["--scale"], section="Precision", type=_choice("scale"),
+           help="Any scales (float, default) or powers of two."),
+    Option(["--dataset"], section="Data", metavar="NAME",
+           help="digits (default) or a name that `datasets` lists."),
+    Option(["--data-dir"], section="Data", metavar="DIR",
+           help="Folder of downloaded data sets; default: data."),
+    Option(["--download"], section="Data", is_flag=True, help="Fetch a missing data set."),
+    Option(["--image-size"], section="Data", type=Whole(0, "PIXELS"),
+           help="Resize to this height and width; 0 keeps them."),
+    Option(["--augment"], section="Data", type=Names(),
+           help="Augmentations, such as crop,flip."),
+    Option(["--val-fraction"], section="Data", type=Real(0.01, 0.9),
+           help="Part of the training data held out; default: 0.1."),
+    Option(["--validate-on-test"], section="Data", is_flag=True,
+           help="Hold nothing out; the test set picks the best epoch."),
+    Option(["--steps"], section="Neuron", type=Whole(1, "T"), help="Time steps."),
+    Option(["--beta"], section="Neuron", type=Real(0, 1),
+           help="Part of a membrane potential left after a step."),
+    Option(["--threshold"], section="Neuron", type=Real(0, above=True),
+           help="Membrane potential above which a neuron fires."),
+    Option(["--surrogate"], section="Neuron", type=_choice("surrogate"), metavar="CURVE",
+           help="rectangular, polynomial, sigmoid or gaussian."),
+    Option(["--readout"], section="Neuron", type=_choice("readout"), metavar="KIND",
+           help="current, rate or population."),
+    Option(["--epochs"], section="Training", type=Whole(1), help="Passes over the data."),
+    Option(["--batch-size"], section="Training", type=Whole(1),
+           help="Images per step, over all devices."),
+    Option(["--lr"], section="Training", type=Real(0, above=True), help="Highest learning rate."),
+    Option(["--optimizer"], section="Training", type=_choice("optimizer"), metavar="NAME",
+           help="adamw, adam or sgd."),
+    Option(["--weight-decay"], section="Training", type=Real(0), help="Decay of the weights."),
+    Option(["--schedule"], section="Training", type=_choice("schedule"), metavar="KIND",
+           help="Learning rate after warm-up: cosine or constant."),
+    Option(["--warmup-epochs"], section="Training", type=Whole(0),
+           help="Epochs in which the learning rate rises."),
+    Option(["--loss"], section="Training", type=_choice("loss"), metavar="NAME",
+           help="cross_entropy, tet or mse_rate."),
+    Option(["--label-smoothing"], section="Training", type=Real(0, 0.999),
+           help="Part of a label that all classes share."),
+    Option(["--clip-grad"], section="Training", type=Real(0),
+           help="Largest norm of the gradient; 0 for no limit."),
+    Option(["--init-from"], section="Training", metavar="RUN",
+           help="Start from the weights of another run."),
+    Option(["--seed"], section="Training", type=Whole(0),
+           help="Of weights, order and augmentation; default: 0."),
+    Option(["--device"], section="Device", type=_choice("device"), metavar="KIND",
+           help="auto (default), cpu, cuda or mps."),
+    Option(["--precision"], section="Device", type=_choice("precision"), metavar="KIND",
+           help="Arithmetic: 32 (default), bf16-mixed or 16-mixed."),
+    Option(["--devices"], section="Device", type=Whole(1),
+           help="GPUs, or processes on a CPU; default: 1."),
+    Option(["--num-nodes"], section="Device", type=Whole(1), help="Machines; default: 1."),
+    Option(["--workers"], section="Device", type=Whole(0),
+           help="Processes that load data; default: 0."),
+    Option(["--compile"], section="Device", is_flag=True, help="Use torch.compile."),
+    Option(["--out"], section="Run", metavar="DIR", default="runs", show_default=True,
+           help="Where the run's folder is made."),
+    Option(["--resume"], section="Run", metavar="RUN",
+           help="Go on with a run; a higher --epochs prolongs it."),
+    Option(["--quiet"], is_flag=True,
+           help="Print the run's folder only, at the end."),
+]  # fmt: skip
+
+EXAMPLE = """\
+snntorch-stbp train resnet18 --bits 4
+snntorch-stbp train mnistnet --bits ternary --epochs 3
+snntorch-stbp train mnistnet --dataset mnist --download
+snntorch-stbp train --resume runs/resnet18-digits-w4-T2-1"""
+
+
+@command(EXAMPLE, click.Argument(["model"], required=False), *OPTIONS, json_option())
+def train(**values: Any) -> None:
+    """Train MODEL (`snntorch-stbp models` lists them) and write the run into a folder.
+
+    Options that are not given are as the recipe of the model and the data set says
+    (`snntorch-stbp models MODEL`), or as the help says below. Widths are in bits; 32 is floating
+    point everywhere.
+    """
+    out, resume = Path(values.pop("out")), values.pop("resume")
+    quiet, as_json = values.pop("quiet"), values.pop("as_json")
+    if quiet and as_json:
+        raise UsageError("--quiet and --json exclude each other; give one of them.")
+    given = _given(values)
+    catalog.check_augmentations(given.get("augment", ()))
+    if resume is None:
+        run, config = None, _new_config(given)
+    else:
+        run = RunDir.open(resume)
+        config = _resumed_config(run, given)
+    reporter = make_reporter(quiet, as_json)
+
+    from .quiet import hush
+
+    hush()
+    from snntorch_stbp.train.loop import fit
+
+    try:
+        fit(config, out=out, reporter=reporter, resume=run)
+    finally:
+        reporter.close()
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, as fields of a configuration: 32 bits and 0 for "none" become `None`."""
+    given = {n: value for n, value in values.items() if value is not None and value is not False}
+    if given.pop("per_tensor", False):
+        given["per_channel"] = False
+    for name, value in given.items():
+        off = 32 if name.endswith("bits") else 0
+        if name in ("image_size", "clip_grad") or name.endswith("bits"):
+            given[name] = None if value == off else value
+    return given
+
+
+def _new_config(given: dict[str, Any]) -> RunConfig:
+    """The recipe with what was typed in its place."""
+    given = dict(given)
+    model, dataset = given.pop("model", None), given.pop("dataset", "digits")
+    if model is None:
+        raise UsageError(
+            "name the model to train, such as `snntorch-stbp train resnet18`;"
+            " `snntorch-stbp models` lists them."
+        )
+    config = RunConfig.from_recipe(model, dataset, **given)
+    absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
+    return replace(config, **absent)
+
+
+def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:
+    """The configuration of the run, with the changes that a run may go on with."""
+    for name, value in given.items():
+        stored = getattr(run.config, name)
+        if name not in FREE and value != stored:
+            raise UsageError(
+                f"'{run.path}' was begun with {_words(name, stored)}, which cannot change to"
+                f" {_words(name, value)}; leave that out, or begin a new run without --resume."
+            )
+    done = run.history[-1]["epoch"] if run.history else 0
+    if given.get("epochs", done) < done:
+        raise UsageError(
+            f"'{run.path}' has {done} epochs already; give --epochs a higher number, or none."
+        )
+    return replace(run.config, **{name: given[name] for name in FREE & given.keys()})
+
+
+def _words(name: str, value: Any) -> str:
+    """A field and its value as they are typed."""
+    if name == "model":
+        return f"the model {value}"
+    if name in ("validate_on_test", "per_channel"):
+        option = "--per-tensor" if name == "per_channel" else "--validate-on-test"
+        return option if value != (name == "per_channel") else f"no {option}"
+    if value is None:
+        value = 32 if name.endswith("bits") else 0
+    if isinstance(value, tuple):
+        value = ",".join(value) or "none"
+    return f"--{name.replace('_', '-')} {value}"

@@ -1,0 +1,203 @@
+"""Bad input on the command line gives one sentence, the right exit code and no traceback."""
+
+from dataclasses import replace
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from snntorch_stbp.cli import evaluate as evaluate_module
+from snntorch_stbp.cli import main
+from snntorch_stbp.errors import Interrupted, StbpError, UsageError
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.rundir import RunDir
+
+
+def fail(*args: str, code: int = 2) -> str:
+    """The last line on stderr of a command line that fails with `code`; stdout stays empty."""
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = RunConfig.from_recipe("mnistnet", "digits", bits=4, epochs=3)
+    folder = RunDir.create(tmp_path / "runs", config)
+    folder.write_history([{"epoch": n, "val_accuracy": 0.5} for n in (1, 2)])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["trian", "resnet18"], "'trian' is no command. Did you mean 'train'?"),
+        (["xyz"], "'xyz' is no command. Choose one of train, evaluate, models, datasets, runs,"),
+        (["train", "resnt18"], "'resnt18'"),
+        (["train", "resnt18"], "Did you mean 'resnet18'?"),
+        (["train", "resnet18", "--dataset", "mnits"], "'mnits'"),
+        (["train", "resnet18", "--dataset", "mnits"], "Did you mean 'mnist'?"),
+        (["train", "resnet18", "--dataset", "npz"], "'npz' needs a path"),
+        (["train", "resnet18", "--augment", "flop"], "Did you mean 'flip'?"),
+        (["train"], "name the model to train, such as `snntorch-stbp train resnet18`"),
+        (["train", "resnet18", "--quiet", "--json"], "--quiet and --json exclude each other"),
+        (["train", "resnet18", "--bit", "4"], "No such option"),
+        (["evaluate"], "Missing argument 'RUN'"),
+        (["models", "vgg12"], "'vgg12'"),
+        (["evaluate", "x", "--split", "all"], "'all' is not one of 'test', 'val'"),
+    ],
+)
+def test_usage_errors_name_the_value_and_what_is_right(args, sentence):
+    assert sentence in fail(*args)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--bits", "0", "'0' is no bit width here; use 1 to 8, ternary or 32 (floating point)."),
+        ("--bits", "9", "'9' is no bit width here; use 1 to 8, ternary or 32 (floating point)."),
+        ("--bits", "four", "'four' is no bit width here; use 1 to 8, ternary or 32"),
+        ("--bits", "-4", "'-4' is no bit width here"),
+        ("--act-bits", "1", "'1' is no bit width here; use 2 to 16 or 32 (floating point)."),
+        ("--membrane-bits", "ternary", "'ternary' is no bit width here; use 2 to 16 or 32"),
+        ("--input-bits", "9", "'9' is no bit width here; use 1 to 8 or 32"),
+        ("--boundary-bits", "32", "'32' is no bit width here; use 2 to 8."),
+        ("--steps", "0", "0 is too small; use 1 or more."),
+        ("--steps", "two", "'two' is no whole number."),
+        ("--epochs", "0", "0 is too small; use 1 or more."),
+        ("--batch-size", "-1", "-1 is too small; use 1 or more."),
+        ("--workers", "-1", "-1 is too small; use 0 or more."),
+        ("--devices", "0", "0 is too small; use 1 or more."),
+        ("--seed", "1.5", "'1.5' is no whole number."),
+        ("--lr", "0", "0 is out of range; use a number above 0."),
+        ("--lr", "nan", "nan is out of range; use a number above 0."),
+        ("--lr", "fast", "'fast' is no number."),
+        ("--weight-decay", "-1", "-1 is out of range; use a number of at least 0."),
+        ("--beta", "1.5", "1.5 is out of range; use a number from 0 to 1."),
+        ("--threshold", "inf", "inf is out of range; use a number above 0."),
+        ("--optimizer", "adamv", "'adamv' is not one of 'adamw', 'adam', 'sgd'"),
+        ("--device", "gpu", "'gpu' is not one of 'auto', 'cpu', 'cuda', 'mps'"),
+        ("--precision", "16", "'16' is not one of '32', 'bf16-mixed', '16-mixed'"),
+        ("--scale", "log", "'log' is not one of 'float', 'po2'"),
+    ],
+)
+def test_values_of_train_are_checked(option, value, sentence):
+    assert f"Invalid value for '{option}': {sentence}" in fail("train", "resnet18", option, value)
+
+
+@pytest.mark.parametrize("command", [["show"], ["evaluate"], ["train", "--resume"]])
+def test_a_missing_run_is_a_failure(command):
+    assert "there is no run folder 'runs/x'" in fail(*command, "runs/x", code=1)
+
+
+@pytest.mark.parametrize("command", [["show"], ["evaluate"], ["train", "--resume"]])
+def test_a_folder_that_is_no_run_is_a_failure(command, tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert "'photos' is not the folder of a run" in fail(*command, "photos", code=1)
+
+
+@pytest.mark.parametrize("command", [["show"], ["evaluate"], ["train", "--resume"]])
+def test_a_damaged_configuration_is_a_failure(command, run):
+    (run.path / "config.json").write_text('{"model": ')
+    assert "config.json" in fail(*command, str(run.path), code=1)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--bits", "2"], "was begun with --bits 4, which cannot change to --bits 2"),
+        (["--bits", "32"], "was begun with --bits 4, which cannot change to --bits 32"),
+        (["--steps", "4"], "was begun with --steps 2, which cannot change to --steps 4"),
+        (["--dataset", "mnist"], "with --dataset digits, which cannot change to --dataset mnist"),
+        (["vgg11"], "with the model mnistnet, which cannot change to the model vgg11"),
+        (["--input-bits", "32"], "--input-bits 8, which cannot change to --input-bits 32"),
+        (["--augment", "none"], "--augment shift, which cannot change to --augment none"),
+        (["--image-size", "16"], "--image-size 0, which cannot change to --image-size 16"),
+        (["--per-tensor"], "with no --per-tensor, which cannot change to --per-tensor"),
+        (["--validate-on-test"], "with no --validate-on-test, which cannot change to"),
+        (["--epochs", "1"], "has 2 epochs already; give --epochs a higher number, or none."),
+    ],
+)
+def test_a_resumed_run_keeps_its_configuration(run, args, sentence):
+    assert sentence in fail("train", "--resume", str(run.path), *args)
+
+
+@pytest.fixture
+def failing(monkeypatch, run):
+    """A function that makes `evaluate` on a run raise an error and returns the result."""
+
+    def invoke(error: BaseException, *args: str, before: tuple[str, ...] = ()) -> object:
+        def raise_it(path: str) -> None:
+            raise error
+
+        monkeypatch.setattr(evaluate_module.RunDir, "open", raise_it)
+        return CliRunner().invoke(main, [*before, "evaluate", str(run.path), *args])
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StbpError("this is wrong."), 1), (UsageError("this is wrong."), 2)]
+)
+def test_an_error_is_one_line(failing, error, code):
+    result = failing(error)
+    assert (result.stderr, result.stdout) == ("Error: this is wrong.\n", "")
+    assert result.exit_code == code
+
+
+def test_an_interruption_was_reported_already(failing):
+    result = failing(Interrupted("stopped"))
+    assert (result.output, result.exit_code) == ("", 130)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ZeroDivisionError("by zero\nmore"), "ZeroDivisionError: by zero"),
+        (AssertionError(), "AssertionError"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (MemoryError(), "out of memory; a smaller --batch-size needs less."),
+    ],
+)
+def test_an_unexpected_error_is_one_line_too(failing, error, sentence):
+    result = failing(error)
+    hint = " (run again with --debug for the traceback)"
+    assert (result.stderr, result.stdout) == (f"Error: {sentence}{hint}\n", "")
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_debug_shows_the_traceback(failing, where):
+    error = ZeroDivisionError("by zero")
+    after = where == "after"
+    result = failing(error, "--debug") if after else failing(error, before=("--debug",))
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.endswith("Error: ZeroDivisionError: by zero\n")
+    assert result.exit_code == 1
+
+
+def test_other_processes_do_not_repeat_an_error(failing, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    result = failing(StbpError("this is wrong."))
+    assert (result.output, result.exit_code) == ("", 1)
+
+
+def test_a_click_error_inside_a_command_keeps_its_code(failing):
+    result = failing(click.UsageError("not so."))
+    assert result.stderr.endswith("Error: not so.\n")
+    assert result.exit_code == 2
+
+
+def test_options_that_agree_with_the_run_are_accepted(run):
+    from snntorch_stbp.cli.train import _resumed_config
+
+    given = {"model": "mnistnet", "bits": 4, "epochs": 5, "device": "cpu", "data_dir": "d"}
+    expected = replace(run.config, epochs=5, device="cpu", data_dir="d")
+    assert _resumed_config(run, given) == expected

@@ -1,0 +1,54 @@
+"""Noise is dropped by name; everything else is still heard."""
+
+import logging
+import warnings
+
+import pytest
+
+from snntorch_stbp.cli.quiet import hush
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    """Take the rules away again: other tests want to hear everything."""
+    names = (
+        "torch.utils.cpp_extension", "matplotlib.font_manager", "lightning_fabric.utilities",
+        "lightning_utilities",
+    )  # fmt: skip
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(list(logger.filters), logger.level) for logger in loggers]
+    with warnings.catch_warnings():
+        yield
+    for logger, (filters, level) in zip(loggers, before, strict=True):
+        logger.filters[:] = filters
+        logger.setLevel(level)
+
+
+def heard(caplog, name: str, level: int, message: str) -> bool:
+    caplog.clear()
+    logging.getLogger(name).log(level, message)
+    return message in caplog.messages
+
+
+def test_known_noise_is_dropped(caplog):
+    hush()
+    warnings.warn("fast_hadamard_transform package not found, using ...", stacklevel=1)
+    noise = "No CUDA runtime is found, using CUDA_HOME='/usr/local'"
+    assert not heard(caplog, "torch.utils.cpp_extension", logging.WARNING, noise)
+    banner = "Initializing distributed: GLOBAL_RANK: 0, MEMBER: 1/2"
+    assert not heard(caplog, "lightning_fabric.utilities.distributed", logging.INFO, banner)
+
+
+def test_real_warnings_are_heard(caplog):
+    hush()
+    with pytest.warns(UserWarning, match="something else"):
+        warnings.warn("something else", stacklevel=1)
+    assert heard(caplog, "torch.utils.cpp_extension", logging.WARNING, "your compiler is old")
+    assert heard(caplog, "lightning_fabric.utilities.rank_zero", logging.WARNING, "mind this")
+    assert heard(caplog, "torch", logging.ERROR, "broken")
+
+
+def test_hushing_twice_is_hushing_once():
+    hush()
+    hush()
+    assert len(logging.getLogger("torch.utils.cpp_extension").filters) == 1

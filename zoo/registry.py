@@ -1,0 +1,150 @@
+"""The table of models, and `create`, which builds one of them (torch is imported only there)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from snntorch_stbp.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from snntorch_stbp.quant import Precision
+
+READOUTS = ("current", "rate", "population")
+
+STBP = "Wu 2018, doi:10.3389/fnins.2018.00331"
+DIRECT = "Wu 2019, arXiv:1809.05793"
+TDBN = "Zheng 2021, arXiv:2011.05280"
+VGG = "Simonyan 2015, arXiv:1409.1556"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model before it is built.
+
+    Args:
+        name: Name for `create`.
+        family: Module of this package that builds it: `convnets`, `resnet` or `vgg`.
+        paper: Where the structure or its training comes from.
+        min_size: Smallest height and width of an image, in pixels.
+        description: One line.
+    """
+
+    name: str
+    family: str
+    paper: str
+    min_size: int
+    description: str
+
+
+MODELS = {
+    row[0]: ModelInfo(*row)
+    for row in (
+        ("mnistnet", "convnets", STBP, 4, "2 convolutions 5x5 (15, 40), 2 linear layers"),
+        ("mnistnet_bn", "convnets", TDBN, 4, "mnistnet with tdBN"),
+        ("nmnistnet", "convnets", STBP, 10, "2 convolutions 3x3 (20, 50), 2 linear layers"),
+        ("nmnistnet_bn", "convnets", TDBN, 10, "nmnistnet with tdBN"),
+        ("cifarnet", "convnets", DIRECT, 4, "5 convolutions (128 to 1024), 3 linear layers, tdBN"),
+        ("cifarnet_neunorm", "convnets", DIRECT, 4, "cifarnet with NeuNorm in place of tdBN"),
+        ("resnet18", "resnet", TDBN, 4, "residual, stem 64, stages 128-256-512, blocks 3-3-2"),
+        ("resnet19", "resnet", TDBN, 4, "residual, stem 128, stages 128-256-512, blocks 3-3-2"),
+        ("resnet34", "resnet", TDBN, 32, "residual for large images, stages 64 to 512, 3-4-6-3"),
+        *(
+            (f"vgg{depth}{suffix}", "vgg", paper, 32, f"{depth - 3} convolutions, 3 linear{norm}")
+            for depth in (11, 13, 16, 19)
+            for suffix, paper, norm in (("", VGG, " layers"), ("_bn", VGG, " layers, tdBN"))
+        ),
+    )
+}
+
+
+def list_models() -> list[str]:
+    """Names of all models."""
+    return list(MODELS)
+
+
+def info(name: str) -> ModelInfo:
+    """The table's row for `name`.
+
+    Raises:
+        UsageError: If there is no such model; the message names the closest one.
+    """
+    try:
+        return MODELS[name]
+    except KeyError:
+        hint = suggest(name, MODELS) or f" Choose one of {', '.join(MODELS)}."
+        raise UsageError(f"There is no model '{name}'.{hint}") from None
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int] = (32, 32),
+    num_steps: int = 2,
+    precision: Precision | None = None,
+    beta: float = 0.25,
+    threshold: float = 0.4,
+    spike_grad: Callable[[Any], Any] | None = None,
+    readout: str = "current",
+) -> nn.Module:
+    """Build a network that maps images `[B, C, H, W]` or frames `[T, B, C, H, W]` to a record.
+
+    Args:
+        name: One of `list_models()`.
+        num_classes: Number of classes `K`, at least 1.
+        in_channels: Channels `C` of the input.
+        image_size: Height and width of the input in pixels (one number: square).
+        num_steps: Time steps `T`; still images are repeated `T` times.
+        precision: Bit widths of weights, activations and membranes; float32 if `None`.
+        beta: Decay of the membrane potential per step, in [0, 1].
+        threshold: Firing threshold, positive.
+        spike_grad: Surrogate gradient; `surrogate.rectangular()` if `None`.
+        readout: `"current"` records the output of the last linear layer, `"rate"` the spikes of
+            a neuron behind it, `"population"` the mean spikes of 10 neurons per class (Wu 2019).
+
+    Returns:
+        A module whose output is the record `[T, B, K]`.
+
+    Raises:
+        UsageError: For an unknown model or readout, or a number that is too small.
+    """
+    model = info(name)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < model.min_size:
+        raise UsageError(
+            f"{name} needs images of at least {model.min_size}x{model.min_size} pixels, "
+            f"not {height}x{width}."
+        )
+    for label, value in (
+        ("num_classes", num_classes),
+        ("in_channels", in_channels),
+        ("num_steps", num_steps),
+    ):
+        if value < 1:
+            raise UsageError(f"{label} must be at least 1, not {value}.")
+    if readout not in READOUTS:
+        raise UsageError(f"There is no readout '{readout}': choose one of {', '.join(READOUTS)}.")
+
+    from snntorch_stbp.quant import Precision
+
+    from .parts import Parts
+
+    parts = Parts(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=(height, width),
+        num_steps=num_steps,
+        precision=Precision() if precision is None else precision,
+        beta=beta,
+        threshold=threshold,
+        spike_grad=spike_grad,
+        readout=readout,
+    )
+    net: nn.Module = import_module(f".{model.family}", __package__).build(name, parts)
+    return net
