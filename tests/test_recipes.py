@@ -61,5 +61,7 @@ def test_particular_rows_win_over_general_ones():
 
 
 def test_a_recipe_of_no_model():
-    with pytest.raises(UsageError, match=r"There is no model 'resnet_18'\. Did you mean 'resnet18'\?"):
+    with pytest.raises(
+        UsageError, match=r"There is no model 'resnet_18'\. Did you mean 'resnet18'\?"
+    ):
         zoo.recipe("resnet_18", "digits")

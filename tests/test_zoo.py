@@ -1,4 +1,4 @@
-"""The registry: names, errors, readouts, and that listing models does not cost the import of torch."""
+"""The registry: names, errors, readouts, and that listing models does not import torch."""
 
 import subprocess
 import sys

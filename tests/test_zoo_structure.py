@@ -1,5 +1,7 @@
 """Layers and parameter counts against the papers, written out or computed here by formula."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -70,9 +72,7 @@ def test_cifarnet():
         "128C3 BN . 256C3 BN . AP2 . 512C3 BN . AP2 . 1024C3 BN . 512C3 BN . 1024FC . 512FC . 10FC"
     )
     widths = [3, 128, 256, 512, 1024, 512]
-    expected = sum(
-        conv(a, b, 3) + norm(b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-    )
+    expected = sum(conv(a, b, 3) + norm(b) for a, b in pairwise(widths))
     expected += linear(8 * 8 * 512, 1024) + linear(1024, 512) + linear(512, 10)
     assert count(net) == expected
 
@@ -80,8 +80,7 @@ def test_cifarnet():
 def test_cifarnet_neunorm():
     net = zoo.cifarnet_neunorm(readout="population")
     assert structure(net) == (
-        "128C3 . NN 256C3 . AP2 . NN 512C3 . AP2 . NN 1024C3 . NN 512C3 . "
-        "1024FC . 512FC . 100FC ."
+        "128C3 . NN 256C3 . AP2 . NN 512C3 . AP2 . NN 1024C3 . NN 512C3 . 1024FC . 512FC . 100FC ."
     )
 
 
@@ -122,9 +121,7 @@ def test_resnet19():
 def test_resnet34_is_torchvisions_but_for_one_projection():
     torchvision = pytest.importorskip("torchvision")
     net = zoo.resnet34(num_classes=1000, image_size=224)
-    assert count(net) == residual(
-        64, 7, (64, 128, 256, 512), (3, 4, 6, 3), (2, 2, 2, 2), (), 1000
-    )
+    assert count(net) == residual(64, 7, (64, 128, 256, 512), (3, 4, 6, 3), (2, 2, 2, 2), (), 1000)
     theirs = torchvision.models.resnet34(weights=None)
     assert count(net) == count(theirs) + conv(64, 64, 1) + norm(64)
     assert net.pool[0].layer.kernel_size == (7, 7)

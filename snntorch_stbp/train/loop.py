@@ -122,6 +122,8 @@ class _Trainer:
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
         # learning rate and the state go through the optimizer itself.
         self.optimizer = build.build_optimizer(config, self.model)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         net: Any = torch.compile(self.model) if config.compile else self.model
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)

@@ -1,0 +1,236 @@
+r"""The numbers of deployment arithmetic, folded from the modules of a trained network.
+
+Of each branch of a stage only integers remain, `a = sum w s` over integer weights `w` and spikes
+(or 8-bit pixels) `s`, and per channel one multiplier and one bias on a dyadic grid:
+
+    x = clip(round(sum over branches of m_b * a_b + c))
+
+is the input current in units of a step `delta`: an integer of `act_bits`. Normalisation, weight
+scales, pooling counts and the step are all merged into `m` and `c`. Every `m_b a_b` and `c` is a
+multiple of `2^-F` with `F` chosen, per channel, such that the largest sum that can occur stays
+below `2^24` of them: float32 holds each of these numbers exactly, whatever order a library adds
+them in.
+
+Roundings are straight-through: gradients pass, so the same code serves training in this arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import StbpError
+from ..norm import _Gain, _TDBatchNorm
+from ..quant import quantized_weight, weight_bits
+from .graph import Branch, Stage, count
+
+EXACT_BITS = 24
+"""Bits of the significand of a float32: integers up to 2^24 are exact."""
+
+CURRENT_STEPS = 4
+"""Range of an unquantized current on either side, in thresholds."""
+
+FLOAT_WEIGHT_BITS = 16
+"""Most bits that the weights of a float network get on their grid."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Widths of deployment arithmetic.
+
+    Args:
+        act_bits: Bits of input currents where training did not quantize them.
+        multiplier_bits: Most significant bits of a multiplier, with sign.
+    """
+
+    act_bits: int = 10
+    multiplier_bits: int = 12
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("act_bits", self.act_bits, 4, 12),
+            ("multiplier_bits", self.multiplier_bits, 4, 16),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} of a frozen network is {low} to {high}, not {value}")
+
+
+@dataclass(frozen=True)
+class FrozenBranch:
+    """A branch in integers.
+
+    Attributes:
+        weight: Integer weights in a float tensor, or `None` for a shortcut.
+        bits: Bits of one weight, with sign.
+        multiplier: `m` per channel `[C]`, or `[1]` for a shortcut.
+        largest: Largest magnitude of the accumulator per channel.
+    """
+
+    weight: Tensor | None
+    bits: int
+    multiplier: Tensor
+    largest: Tensor
+
+
+@dataclass(frozen=True)
+class FrozenCurrent:
+    """The input current of a stage.
+
+    Attributes:
+        branches: Its branches.
+        bias: `c` per channel `[C]`.
+        fraction: `F` per channel `[C]`, binary digits behind the point.
+    """
+
+    branches: tuple[FrozenBranch, ...]
+    bias: Tensor
+    fraction: Tensor
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even; the gradient passes straight through."""
+    return x + (x.round() - x).detach()
+
+
+def on_grid(x: Tensor, fraction: Tensor) -> Tensor:
+    """Round `x` to multiples of `2^-fraction`."""
+    scale = torch.exp2(fraction)
+    return round_ste(x * scale) / scale
+
+
+def fold_current(
+    stage: Stage, step: Tensor | float, input_scale: float, input_max: int, settings: Settings
+) -> FrozenCurrent:
+    """Fold the branches of `stage` into integers, multipliers and a bias, in units of `step`.
+
+    Args:
+        stage: The stage.
+        step: `delta`, scalar.
+        input_scale: Value of one unit of the network's integer input.
+        input_max: Largest integer of that input.
+        settings: Widths.
+
+    Raises:
+        StbpError: If an accumulator needs more bits than float32 holds exactly.
+    """
+    folded = [_fold(branch, step, input_scale, input_max) for branch in stage.branches]
+    bias = torch.stack(torch.broadcast_tensors(*(f.bias for f in folded))).sum(0)
+    parts = [f.integers(settings) for f in folded]
+
+    with torch.no_grad():
+        total = bias.abs() + sum(p.largest * p.multiplier.abs() for p in parts) + 1
+        room = EXACT_BITS - torch.ceil(torch.log2(total))
+        digits = [_digits(p.multiplier, settings.multiplier_bits) for p in parts]
+        fraction = torch.stack(torch.broadcast_tensors(*digits)).amax(0)
+        fraction = torch.minimum(fraction.clamp(min=0), room)
+        if fraction.min() < 0:
+            raise StbpError(
+                f"the input current of '{stage.name}' needs more than {EXACT_BITS} bits: use "
+                f"fewer weight bits."
+            )
+    branches = tuple(
+        FrozenBranch(p.weight, p.bits, on_grid(p.multiplier, torch.minimum(d, fraction)), p.largest)
+        for p, d in zip(parts, digits, strict=True)
+    )
+    return FrozenCurrent(branches, on_grid(bias, fraction), fraction)
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """A branch as `scale * (weight (*) s) + bias`, not yet on grids."""
+
+    weight: Tensor | None
+    weight_scale: Tensor | None  # per channel, None for float weights
+    bits: int
+    scale: Tensor
+    bias: Tensor
+    largest_input: int
+    name: str
+
+    def integers(self, settings: Settings) -> FrozenBranch:
+        """The same with integer weights; float weights take the scale into them."""
+        if self.weight is None:
+            largest = torch.full_like(self.scale, float(self.largest_input))
+            return FrozenBranch(None, 1, self.scale, largest)
+        shape = (-1, *[1] * (self.weight.dim() - 1))
+        if self.weight_scale is not None:
+            scale = self.weight_scale.reshape(-1).expand(len(self.weight)).detach()
+            weight = self.weight / scale.reshape(shape)
+            weight = weight + (weight.round() - weight).detach()
+            multiplier = self.scale * scale
+            bits = self.bits
+        else:
+            real = self.weight * self.scale.reshape(shape)
+            with torch.no_grad():
+                flat = real.flatten(1)
+                top = FLOAT_WEIGHT_BITS - 2 - torch.floor(_log2(flat.abs().amax(1)))
+                total = _largest(flat, self.largest_input) + self.bias.abs() + 1
+                room = EXACT_BITS - 1 - torch.ceil(torch.log2(total))
+                fraction = torch.minimum(top, room).clamp(max=30)
+            weight = round_ste(real * torch.exp2(fraction).reshape(shape))
+            multiplier = torch.exp2(-fraction)
+            bits = 1 + math.ceil(math.log2(weight.detach().abs().max().item() + 1))
+        largest = _largest(weight.detach().flatten(1), self.largest_input)
+        if largest.max() >= 2**EXACT_BITS:
+            raise StbpError(
+                f"the accumulator of '{self.name}' reaches {largest.max().item():.3g}, more than "
+                f"the 2^{EXACT_BITS} that float32 holds exactly: use fewer weight bits."
+            )
+        return FrozenBranch(weight, bits, multiplier, largest)
+
+
+def _fold(branch: Branch, step: Tensor | float, input_scale: float, input_max: int) -> _Folded:
+    """Merge scales, normalisation and bias of one branch."""
+    from_input = branch.source == "input"
+    largest = input_max if from_input else 1
+    unit = input_scale if from_input else 1.0
+    for pool in branch.pools:
+        if isinstance(pool, nn.AvgPool2d):
+            largest *= count(pool)
+            unit /= count(pool)
+    if branch.layer is None:
+        one = torch.ones(1)
+        return _Folded(None, None, 1, one * unit / step, 0 * one, largest, branch.name)
+
+    layer, channels = branch.layer, branch.layer.weight.shape[0]
+    gain, shift = _affine(branch.norm, channels)
+    bias = shift if layer.bias is None else shift + gain * layer.bias
+    bits = weight_bits(layer)
+    scale = layer.quant_weight().scale if bits < 32 else None  # type: ignore[operator]
+    return _Folded(
+        quantized_weight(layer), scale, bits, gain * unit / step, bias / step, largest, branch.name
+    )
+
+
+def _affine(norm: nn.modules.batchnorm._BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:
+    """A normalisation in evaluation mode as `gain * x + shift` per channel."""
+    if norm is None:
+        return torch.ones(channels), torch.zeros(channels)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = torch.rsqrt(norm.running_var + norm.eps)
+    td = norm.gain if isinstance(norm, _TDBatchNorm) else norm._modules.get("gain")
+    if isinstance(td, _Gain):
+        gain = gain * td.value
+    shift = -gain * norm.running_mean
+    if norm.affine:
+        gain, shift = norm.weight * gain, norm.weight * shift + norm.bias
+    return gain, shift
+
+
+def _largest(weight: Tensor, largest_input: int) -> Tensor:
+    """Largest magnitude of any partial sum of `weight [C, N]` times inputs in [0, largest]."""
+    positive, negative = weight.clamp(min=0).sum(1), (-weight).clamp(min=0).sum(1)
+    return torch.maximum(positive, negative) * largest_input
+
+
+def _log2(x: Tensor) -> Tensor:
+    return torch.log2(x.clamp(min=2.0**-60))
+
+
+def _digits(multiplier: Tensor, bits: int) -> Tensor:
+    """Digits behind the point of a multiplier with `bits` significant bits, one for its sign."""
+    return bits - 2 - torch.floor(_log2(multiplier.abs()))

@@ -1,0 +1,274 @@
+"""What a network computes between its neurons, read off its forward pass.
+
+A network built from the modules of this package is a sequence of stages. A stage is a layer of
+neurons with the branches whose sum is its input current; a branch takes the spikes of an earlier
+stage (or the input) through pooling, one layer with weights, and a normalisation, each of them
+optional. The last stage may have no neurons: its current is the record.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import brevitas.nn as qnn
+import torch
+from torch import fx, nn
+
+from ..errors import StbpError
+from ..neuron import Leaky
+from ..norm import NeuNorm, _TDBatchNorm
+from ..time import DirectCoding, PopulationVote, TimeDistributed, _Coding
+
+INPUT = "input"
+Pool = nn.AvgPool2d | nn.MaxPool2d
+Layer = nn.Conv2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One term of an input current.
+
+    Attributes:
+        source: Name of the stage whose spikes it takes, or `INPUT`.
+        name: Name of the layer with weights; of a shortcut without one, its source.
+        pools: Poolings in front of the layer.
+        flatten: Whether features are flattened in front of the layer.
+        layer: Convolution or linear layer, or `None` for a shortcut.
+        norm: Batch normalisation behind the layer, or `None`.
+    """
+
+    source: str
+    name: str
+    pools: tuple[Pool, ...] = ()
+    flatten: bool = False
+    layer: Layer | None = None
+    norm: nn.modules.batchnorm._BatchNorm | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A layer of neurons and what drives it.
+
+    Attributes:
+        name: Name of the neuron module; of a readout without neurons, of its layer.
+        branches: The terms of its input current.
+        neuron: The neurons, or `None` for a readout of currents.
+    """
+
+    name: str
+    branches: tuple[Branch, ...]
+    neuron: Leaky | None
+
+
+@dataclass
+class Graph:
+    """The stages of a network, in an order in which they can be computed.
+
+    Attributes:
+        stages: The stages; the last one gives the record.
+        num_steps: Time steps `T`.
+        input_quant: Quantizer of the input, or `None` if the network has none.
+        votes: Classes of a population vote over the last stage's spikes, or `None`.
+    """
+
+    stages: list[Stage] = field(default_factory=list)
+    num_steps: int | None = None
+    input_quant: qnn.QuantIdentity | None = None
+    votes: int | None = None
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward pass down to the modules that this package knows."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        known = (Leaky, TimeDistributed, _TDBatchNorm, NeuNorm, _Coding, PopulationVote)
+        foreign = type(module).__module__.partition(".")[0] in ("torch", "brevitas", "snntorch")
+        return isinstance(module, known) or (foreign and not isinstance(module, nn.Sequential))
+
+
+def read_graph(model: nn.Module) -> Graph:
+    """Read the stages of `model`.
+
+    Raises:
+        StbpError: If the network does something that has no counterpart in hardware; the message
+            names the module or operation and what would be right.
+    """
+    try:
+        traced = _Tracer().trace(model)
+    except Exception as error:  # whatever the forward pass of a user's network raises
+        raise StbpError(
+            f"cannot follow the forward pass of {type(model).__name__}: {error}; it must be a "
+            f"fixed sequence of modules, additions and flattenings."
+        ) from error
+    return _Reader(dict(model.named_modules())).read(traced)
+
+
+class _Reader:
+    """Interprets traced nodes; a value is the tuple of branches whose sum it is."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self.modules = modules
+        self.graph = Graph()
+        self.values: dict[fx.Node, tuple[Branch, ...]] = {}
+
+    def read(self, traced: fx.Graph) -> Graph:
+        for node in traced.nodes:
+            if node.op == "placeholder":
+                if INPUT in (b.source for value in self.values.values() for b in value):
+                    raise StbpError("a network for export has one input, this one has more.")
+                self.values[node] = (Branch(INPUT, INPUT),)
+            elif node.op == "output":
+                self._output(node.args[0])
+            elif node.op == "call_module":
+                value = self._value(node.args[0], node)
+                module = self.modules[str(node.target)]
+                self.values[node] = self._module(str(node.target), module, value)
+            else:
+                self.values[node] = self._function(node)
+        return self.graph
+
+    def _value(self, argument: Any, node: fx.Node) -> tuple[Branch, ...]:
+        if isinstance(argument, fx.Node) and argument in self.values:
+            return self.values[argument]
+        raise StbpError(f"cannot export the operation '{node.target}' on {argument!r}.")
+
+    def _function(self, node: fx.Node) -> tuple[Branch, ...]:
+        additions: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+        if node.target in additions and len(node.args) == 2:
+            a, b = (self._value(argument, node) for argument in node.args)
+            return a + b
+        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+        if node.target in (torch.flatten, "flatten") and start == 2:
+            return self._flatten(self._value(node.args[0], node))
+        name = getattr(node.target, "__name__", node.target)
+        raise StbpError(
+            f"cannot export the operation '{name}': between neurons there are layers, poolings, "
+            f"normalisations, additions, and flatten(2)."
+        )
+
+    def _module(
+        self, name: str, module: nn.Module, value: tuple[Branch, ...]
+    ) -> tuple[Branch, ...]:
+        if isinstance(module, Leaky):
+            return self._neuron(name, module, value)
+        if isinstance(module, TimeDistributed):
+            value = self._layer(name, module.layer, value)
+            return value if module.norm is None else self._norm(name, module.norm, value)
+        if isinstance(module, DirectCoding):
+            self.graph.num_steps = module.num_steps
+            return value
+        if isinstance(module, PopulationVote):
+            self.graph.votes = module.num_classes
+            return value
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return self._norm(name, module, value)
+        return self._layer(name, module, value)
+
+    def _layer(self, name: str, layer: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        if isinstance(layer, nn.Sequential):
+            for child in layer:
+                value = self._layer(name, child, value)
+            return value
+        if isinstance(layer, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            return value
+        if isinstance(layer, qnn.QuantIdentity):
+            return self._quantizer(layer, value)
+        if isinstance(layer, nn.Flatten):
+            return self._flatten(value)
+        branch = self._single(name, layer, value)
+        if branch.layer is not None:
+            raise StbpError(
+                f"'{name}' ({type(layer).__name__}) follows '{branch.name}' without a neuron "
+                f"between them; put a Leaky there."
+            )
+        if isinstance(layer, Pool):
+            _check_pool(name, layer)
+            return (replace(branch, pools=(*branch.pools, layer)),)
+        if isinstance(layer, Layer):
+            _check_layer(name, layer)
+            return (replace(branch, layer=layer, name=name),)
+        raise StbpError(
+            f"cannot export '{name}': {type(layer).__name__} has no counterpart in integer "
+            f"arithmetic here; known are Conv2d, Linear, AvgPool2d, MaxPool2d, Flatten, batch "
+            f"normalisation and Leaky."
+        )
+
+    def _norm(self, name: str, norm: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        branch = self._single(name, norm, value)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise StbpError(
+                f"cannot export '{name}': {type(norm).__name__} depends on other neurons at run "
+                f"time; only batch normalisation folds into a multiplier and a bias."
+            )
+        if branch.layer is None or branch.norm is not None or norm.running_mean is None:
+            raise StbpError(
+                f"the normalisation '{name}' must follow a convolution or linear layer directly, "
+                f"and have running statistics."
+            )
+        return (replace(branch, norm=norm),)
+
+    def _quantizer(
+        self, quantizer: qnn.QuantIdentity, value: tuple[Branch, ...]
+    ) -> tuple[Branch, ...]:
+        """The input's quantizer counts; one of pooled spikes is not needed: their sum is exact."""
+        if value == (Branch(INPUT, INPUT),):
+            self.graph.input_quant = quantizer
+        return value
+
+    def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        if len(value) != 1 or value[0].layer is not None:
+            raise StbpError("features are flattened in front of a linear layer, behind a neuron.")
+        return (replace(value[0], flatten=True),)
+
+    def _neuron(self, name: str, neuron: Leaky, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        if neuron.output:
+            raise StbpError(f"'{name}' returns its membrane (output=True), which export does not.")
+        if neuron.graded_spikes_factor.numel() != 1 or neuron.graded_spikes_factor.item() != 1:
+            raise StbpError(f"'{name}' has graded spikes; hardware spikes are 0 or 1.")
+        used = sum(s.name == name or s.name.startswith(f"{name}#") for s in self.graph.stages)
+        name = f"{name}#{used + 1}" if used else name
+        self.graph.stages.append(Stage(name, value, neuron))
+        return (Branch(name, name),)
+
+    def _single(self, name: str, module: nn.Module, value: tuple[Branch, ...]) -> Branch:
+        if len(value) == 1:
+            return value[0]
+        raise StbpError(
+            f"'{name}' ({type(module).__name__}) takes a sum; a sum is the input of a Leaky only."
+        )
+
+    def _output(self, argument: Any) -> None:
+        if not isinstance(argument, fx.Node):
+            raise StbpError("a network for export returns one record, not several values.")
+        value = self.values[argument]
+        if len(value) == 1 and value[0].layer is None:
+            last = self.graph.stages[-1].name if self.graph.stages else ""
+            if value[0] != Branch(last, last):
+                raise StbpError("the record must be the spikes or currents of the last layer.")
+            return
+        self.graph.stages.append(Stage(value[0].name, value, None))
+
+
+def _check_pool(name: str, pool: Pool) -> None:
+    if pool.ceil_mode or pool.padding not in (0, (0, 0)):
+        raise StbpError(f"the pooling '{name}' has padding or ceil_mode, which export has not.")
+
+
+def _check_layer(name: str, layer: Layer) -> None:
+    if isinstance(layer, nn.Conv2d) and (
+        layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+    ):
+        raise StbpError(f"the convolution '{name}' must be padded by a number of zeros.")
+
+
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """A size of one or two numbers as two."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def count(pool: Pool) -> int:
+    """How many values an average pooling adds up."""
+    height, width = pair(pool.kernel_size)
+    return height * width
