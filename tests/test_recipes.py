@@ -57,6 +57,7 @@ def test_particular_rows_win_over_general_ones():
     assert zoo.recipe("resnet18", "digits").image_size is None
     assert zoo.recipe("vgg16", "digits").image_size == 32
     assert zoo.recipe("vgg16", "digits").batch_size == zoo.recipe("resnet18", "digits").batch_size
+    assert zoo.recipe("vgg16", "digits").lr < zoo.recipe("vgg16_bn", "digits").lr
     assert zoo.recipe("resnet18", "unheard-of") == zoo.Recipe()
 
 

@@ -15,7 +15,7 @@ from snntorch_stbp.norm import TDBatchNorm1d, TDBatchNorm2d
 from snntorch_stbp.quant import Precision, quantized_weight
 from snntorch_stbp.time import DirectCoding, PopulationVote, TimeDistributed
 
-GAIN = 3.0  # see Parts._initialise
+GAIN = 2.0  # see Parts._initialise
 POPULATION = 10  # neurons per class of the population readout (Wu 2019)
 
 
@@ -108,10 +108,10 @@ class Parts:
 
         A neuron whose `n` inputs spike at rate `r` through weights of variance `v` is driven by a
         current of standard deviation `sqrt(n v r)`, so it fires at the rate
-        `r' = Q(threshold / sqrt(n v r))`. With `n v = GAIN (threshold / 0.4)^2` rates approach
-        the stable fixed point `r = r' = 0.35`: no layer falls silent, however deep the network,
-        and the surrogate gradient keeps its size from layer to layer. torch's default
-        (`n v = 1/3`) has no fixed point but 0. `v` is that of the weights after quantization.
+        `r' = Q(threshold / sqrt(n v r))`. With `n v = GAIN (threshold / 0.4)^2`, rates above 0.02
+        approach the stable fixed point `r = r' = 0.3`: no layer falls silent, however deep the
+        network. torch's default (`n v = 1/3`) has no fixed point but 0. `v` is the variance after
+        quantization, which at 1 or 2 bits would take enough of it to silence deep networks.
         """
         if norm:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -65,6 +65,7 @@ PHOTOS: dict[str, Any] = {
 # Deng 2022 for CIFAR10-DVS: 150 epochs, frames of 48x48, T = 10, loss at every step, shifts and
 # flips. Zheng 2021 (arXiv:2011.05280) also trains on DVS Gesture in frames of 32x32.
 EVENTS: dict[str, Any] = {"num_steps": 10, "loss": "tet", "augment": ("shift",)}
+WIDE_WITHOUT_NORM = ("cifarnet_neunorm", "vgg11", "vgg13", "vgg16", "vgg19")
 SMALL_IMAGES = ("digits", "mnist", "fashionmnist", "npz")
 
 # (model, family or "*", data set or "*") -> what differs from the rows before.
@@ -83,6 +84,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     # Five halvings need 32 pixels; images of 8x8 or 28x28 are enlarged.
     **{("vgg", name): {"image_size": 32} for name in SMALL_IMAGES},
     **{("resnet34", name): {"image_size": 32} for name in SMALL_IMAGES},
+    # Without tdBN a step of 1e-3 is too large for the small weights of wide layers.
+    **{(name, "*"): {"lr": 3e-4} for name in WIDE_WITHOUT_NORM},
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
     **{
         (name, "digits"): {"epochs": 40, "lr": 5e-3, "image_size": 16}

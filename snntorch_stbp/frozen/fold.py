@@ -6,10 +6,11 @@ Of each branch of a stage only integers remain, `a = sum w s` over integer weigh
     x = clip(round(sum over branches of m_b * a_b + c))
 
 is the input current in units of a step `delta`: an integer of `act_bits`. Normalisation, weight
-scales, pooling counts and the step are all merged into `m` and `c`. Every `m_b a_b` and `c` is a
-multiple of `2^-F` with `F` chosen, per channel, such that the largest sum that can occur stays
-below `2^24` of them: float32 holds each of these numbers exactly, whatever order a library adds
-them in.
+scales, pooling counts and the step are all merged into `m` and `c`. Every `m_b` is a multiple of
+`2^-F` and `c` an odd multiple of `2^-(F+1)`, with `F` chosen, per channel, such that the largest
+sum that can occur stays below `2^24` of the latter: float32 holds each of these numbers exactly,
+whatever order a library adds them in; and the sum never lies half way between two integers, so
+that no library's way to round ties matters.
 
 Roundings are straight-through: gradients pass, so the same code serves training in this arithmetic.
 """
@@ -81,13 +82,15 @@ class FrozenCurrent:
 
     Attributes:
         branches: Its branches.
-        bias: `c` per channel `[C]`.
+        bias: `c` per channel `[C]`, an odd multiple of `2^-(F+1)`.
         fraction: `F` per channel `[C]`, binary digits behind the point.
+        largest: Largest magnitude of `x` before it is clipped, per channel `[C]`.
     """
 
     branches: tuple[FrozenBranch, ...]
     bias: Tensor
     fraction: Tensor
+    largest: Tensor
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -99,6 +102,13 @@ def on_grid(x: Tensor, fraction: Tensor) -> Tensor:
     """Round `x` to multiples of `2^-fraction`."""
     scale = torch.exp2(fraction)
     return round_ste(x * scale) / scale
+
+
+def off_grid(x: Tensor, fraction: Tensor) -> Tensor:
+    """Move `x` half way between two multiples of `2^-fraction`, the nearest."""
+    scale = torch.exp2(fraction)
+    middle = (torch.floor(x * scale) + 0.5) / scale
+    return x + (middle - x).detach()
 
 
 def fold_current(
@@ -122,7 +132,7 @@ def fold_current(
 
     with torch.no_grad():
         total = bias.abs() + sum(p.largest * p.multiplier.abs() for p in parts) + 1
-        room = EXACT_BITS - torch.ceil(torch.log2(total))
+        room = EXACT_BITS - 1 - torch.ceil(torch.log2(total))
         digits = [_digits(p.multiplier, settings.multiplier_bits) for p in parts]
         fraction = torch.stack(torch.broadcast_tensors(*digits)).amax(0)
         fraction = torch.minimum(fraction.clamp(min=0), room)
@@ -135,7 +145,7 @@ def fold_current(
         FrozenBranch(p.weight, p.bits, on_grid(p.multiplier, torch.minimum(d, fraction)), p.largest)
         for p, d in zip(parts, digits, strict=True)
     )
-    return FrozenCurrent(branches, on_grid(bias, fraction), fraction)
+    return FrozenCurrent(branches, off_grid(bias, fraction), fraction, total.expand_as(fraction))
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class _Folded:
                 flat = real.flatten(1)
                 top = FLOAT_WEIGHT_BITS - 2 - torch.floor(_log2(flat.abs().amax(1)))
                 total = _largest(flat, self.largest_input) + self.bias.abs() + 1
-                room = EXACT_BITS - 1 - torch.ceil(torch.log2(total))
+                room = EXACT_BITS - 2 - torch.ceil(torch.log2(total))
                 fraction = torch.minimum(top, room).clamp(max=30)
             weight = round_ste(real * torch.exp2(fraction).reshape(shape))
             multiplier = torch.exp2(-fraction)

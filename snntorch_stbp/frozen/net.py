@@ -1,11 +1,14 @@
-r"""A network in deployment arithmetic: every number a dyadic rational that float32 holds exactly.
+r"""A network in deployment arithmetic: between neurons only integers, no rounding that can differ.
 
-    x[t] = clip(round(sum of m a + c))                 integer of act_bits, see `fold`
-    u[t] = clip(round_g(beta * (u[t-1] after reset) + x[t]))
-    o[t] = 1 if u[t] > theta else 0
+    x[t] = clip(round(sum of m a + c))                         integer of act_bits, see `fold`
+    u[t] = v[t-1] + x[t]                                       v[-1] = 0
+    o[t] = 1 if u[t] > theta else 0                            theta an integer
+    v[t] = round(beta * (u[t] after reset) + 2^-(k+1))         beta a multiple of 2^-k
 
-All in units of the stage's step `delta`. `u` lies on a grid of `2^-g`, `theta` half a step of that
-grid above a grid point: `>` and `>=` agree, and no rounding of another library can flip a spike.
+in units of the stage's step `delta`. All of `x`, `u`, `v` and `theta` are integers, so a spike does
+not depend on how a library compares; and what is rounded lies half a grid step off the grid of
+`beta * u`, so that it is never a tie and does not depend on how a library rounds. With a quantized
+membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import brevitas.nn as qnn
@@ -37,20 +40,25 @@ from .graph import INPUT, Branch, Graph, Stage, pair, read_graph
 BETA_DIGITS = 8
 """Binary digits of a decay `beta` behind the point."""
 
+READOUT_BITS = 16
+"""Bits of one step of a readout of currents, on a grid so fine that the largest one fits."""
+
 
 @dataclass(frozen=True)
 class FrozenNeuron:
-    """A layer of neurons in deployment arithmetic, in units of the step.
+    """A layer of neurons in deployment arithmetic; all numbers in units of `step`.
 
     Attributes:
         step: `delta`, in units of the trained membrane potential; scalar.
         act_bits: Bits of the input current, with sign.
         beta: Decay per channel `[C]` or `[1]`, a multiple of `2^-beta_digits`.
-        beta_digits: See `beta`.
-        threshold: `theta` per channel `[C]` or `[1]`, half a grid step off the grid.
-        reset: Reset mechanism; `subtract` takes off `threshold - 2^-(fraction + 1)`, on the grid.
-        fraction: `g`: binary digits of the membrane potential behind the point (may be negative).
-        membrane_bits: Bits of the membrane potential on its grid, with sign.
+        beta_digits: `k`.
+        threshold: `theta`, integers `[C]` or `[1]`.
+        reset: Reset mechanism.
+        state: Smallest and largest `v` that can occur.
+        potential: Smallest and largest `u` that can occur.
+        membrane_bits: Bits of a quantized `u` on its grid, or `None`.
+        coarse: A quantized `u` is a multiple of `2^coarse`.
     """
 
     step: Tensor
@@ -59,13 +67,10 @@ class FrozenNeuron:
     beta_digits: int
     threshold: Tensor
     reset: str
-    fraction: int
-    membrane_bits: int
-
-    def limits(self) -> tuple[float, float]:
-        """Smallest and largest membrane potential."""
-        top, grid = 2.0 ** (self.membrane_bits - 1), 2.0**-self.fraction
-        return -top * grid, (top - 1) * grid
+    state: tuple[int, int]
+    potential: tuple[int, int]
+    membrane_bits: int | None
+    coarse: int
 
 
 def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNeuron:
@@ -73,36 +78,52 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
 
     Raises:
         StbpError: If its membrane potential needs more bits than float32 holds exactly, or its
-            quantizers are not of this package.
+            quantizers have no grid.
     """
-    threshold, beta = neuron.threshold.reshape(-1), neuron.beta.reshape(-1).clamp(0, 1)
     act_bits, step = _current_step(neuron, settings)
-    beta = on_grid(beta, torch.tensor(float(BETA_DIGITS)))
-    digits = _digits_needed(beta.detach())
+    membrane_bits, coarse = None, 0
     if neuron.state_quant is not None:
         quantizer = _act_quant(neuron.state_quant)
         membrane_bits, grid = int(quantizer.bit_width()), quantizer.scale().detach()
-        coarser = max(0, round(math.log2(grid.item() / step.item())))
-        fraction, step = -coarser, grid / 2**coarser
-    else:
-        growth = min(1 / max(1 - beta.max().item(), 1e-9), float(num_steps))
-        whole = act_bits + math.ceil(math.log2(growth))
-        fraction = min(digits * (num_steps - 1), EXACT_BITS - 1 - digits - whole)
-        if fraction < 0:
-            raise StbpError(
-                f"a membrane potential over {num_steps} steps needs more than {EXACT_BITS} bits: "
-                f"quantize it (--membrane-bits) or use fewer act bits."
-            )
-        membrane_bits = whole + fraction
-    scale = 2.0**fraction
-    half_off = torch.floor(threshold / step * scale) + 0.5
-    if neuron.state_quant is not None:  # the trained grid is centred on the threshold already
-        half_off = torch.round(threshold / step * scale - 0.5) + 0.5
-    half_off = threshold / step * scale + (half_off - threshold / step * scale).detach()
-    return FrozenNeuron(
-        step, act_bits, beta, digits, half_off / scale, neuron.reset_mechanism,
-        fraction, membrane_bits,
+        coarse = max(0, round(math.log2(grid.item() / step.item())))
+        step = grid / 2**coarse
+    beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
+    threshold = neuron.threshold.reshape(-1) / step
+    threshold = threshold + (torch.floor(threshold + 1e-4) - threshold).detach()
+    digits = _digits_needed(beta.detach())
+    frozen = FrozenNeuron(
+        step, act_bits, beta, digits, threshold, neuron.reset_mechanism,
+        (0, 0), (0, 0), membrane_bits, coarse,
     )  # fmt: skip
+    state, potential = _ranges(frozen, num_steps)
+    frozen = replace(frozen, state=state, potential=potential)
+    if max(abs(v) for v in frozen.potential) * 2 ** (digits + 1) >= 2**EXACT_BITS:
+        raise StbpError(
+            f"a membrane potential over {num_steps} steps needs more than {EXACT_BITS} bits: "
+            f"quantize it (--membrane-bits) or use fewer act bits."
+        )
+    return frozen
+
+
+def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Smallest and largest `v` and `u`, by interval arithmetic over the steps."""
+    top, beta = 2 ** (neuron.act_bits - 1), neuron.beta.detach().max().item()
+    theta = neuron.threshold.detach()
+    v_low = v_high = 0
+    u_low, u_high = -top, top - 1
+    for _ in range(num_steps):
+        low, high = v_low - top, v_high + top - 1
+        if neuron.membrane_bits is not None:
+            grid, levels = 2**neuron.coarse, 2 ** (neuron.membrane_bits - 1)
+            low, high = max(low - grid, -levels * grid), min(high + grid, (levels - 1) * grid)
+        u_low, u_high = min(u_low, low), max(u_high, high)
+        kept_high = high
+        if neuron.reset == "zero":
+            kept_high = min(high, max(0, int(theta.max())))
+        elif neuron.reset == "subtract":
+            kept_high = max(min(high, int(theta.max())), high - int(theta.min()))
+        v_low, v_high = math.floor(beta * low), math.ceil(beta * kept_high + 0.5)
+    return (v_low, v_high), (u_low, u_high)
 
 
 def _current_step(neuron: Leaky, settings: Settings) -> tuple[int, Tensor]:
@@ -135,11 +156,17 @@ def _digits_needed(beta: Tensor) -> int:
 
 @dataclass(frozen=True)
 class FrozenStage:
-    """A stage and its numbers."""
+    """A stage and its numbers; a readout of currents has no neuron."""
 
     stage: Stage
     current: FrozenCurrent
     neuron: FrozenNeuron | None
+
+    @property
+    def readout_digits(self) -> int:
+        """Binary digits behind the point of a readout of `READOUT_BITS` (may be negative)."""
+        largest = self.current.largest.detach().max().item()
+        return READOUT_BITS - 1 - math.ceil(math.log2(largest + 1))
 
 
 class FrozenNet(nn.Module):
@@ -225,6 +252,7 @@ class FrozenNet(nn.Module):
             result = self._current(stage, values)
             result = result.expand(steps, *result.shape[1:])
             if stage.neuron is None:
+                result = on_grid(result, torch.tensor(float(stage.readout_digits)))
                 continue
             result, membrane = _integrate(stage, result)
             values[stage.stage.name] = result
@@ -283,23 +311,31 @@ def _integrate(stage: FrozenStage, current: Tensor) -> tuple[Tensor, Tensor]:
     assert module is not None
     top = 2 ** (neuron.act_bits - 1)
     x = round_ste(current).clamp(-top, top - 1)
-    low, high = neuron.limits()
     beta, theta = (_per_channel(v, x)[0] for v in (neuron.beta, neuron.threshold))
-    taken_off = theta - 2.0 ** -(neuron.fraction + 1)
-    digits = torch.tensor(float(neuron.fraction))
+    offset = 2.0 ** -(neuron.beta_digits + 1)
     spikes, membranes = [], []
-    kept: Tensor | None = None
+    v: Tensor | None = None
     for step in x.unbind(0):
-        u = step if kept is None else beta * kept + step
-        u = on_grid(u, digits).clamp(low, high)
-        spike = module.spike_grad((u - theta) * neuron.step)
+        u = step if v is None else v + step
+        if neuron.membrane_bits is not None:
+            u = _quantize_membrane(u, neuron.membrane_bits, 2.0**neuron.coarse)
+        spike = module.spike_grad((u - theta - 0.5) * neuron.step)
+        kept = u
         if neuron.reset == "zero":
             kept = u - spike * u
-        else:
-            kept = u - spike * taken_off if neuron.reset == "subtract" else u
+        elif neuron.reset == "subtract":
+            kept = u - spike * theta
+        v = round_ste(beta * kept + offset)
         spikes.append(spike)
         membranes.append(u)
     return torch.stack(spikes), torch.stack(membranes)
+
+
+def _quantize_membrane(u: Tensor, bits: int, grid: float) -> Tensor:
+    """Round the integer `u` to a multiple of `grid`, ties up, and clip to `bits`."""
+    levels = 2 ** (bits - 1)
+    shift = 0.5 if grid > 1 else 0.0
+    return round_ste((u + shift) / grid).clamp(-levels, levels - 1) * grid
 
 
 def _per_channel(value: Tensor, x: Tensor) -> Tensor:
