@@ -33,6 +33,8 @@ snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint la
     click.Option(["--batch-size"], type=Whole(1), help="Images per step."),
     click.Option(["--device"], type=click.Choice(CHOICES["device"]), default="auto",
                  show_default=True),
+    click.Option(["--frozen"], is_flag=True,
+                 help="Measure in the arithmetic that is exported, and what it changes."),
     json_option(),
 )  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
@@ -58,8 +60,20 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
         f"{kind} accuracy": f"{percent(result['accuracy'])} ({correct:,} of {result['images']:,})",
         "loss": f"{result['loss']:.4f}",
         "spike rate": f"{result['spike_rate']:.3f} spikes per neuron and step",
+        **_frozen_lines(result),
         "took": duration(result["seconds"]),
     }
     width = max(map(len, lines)) + 2
     for name, text in lines.items():
         click.echo(f"{name:<{width}}{text}")
+
+
+def _frozen_lines(result: dict[str, Any]) -> dict[str, str]:
+    """What deployment arithmetic changed, if that was measured."""
+    if "trained_accuracy" not in result:
+        return {}
+    return {
+        "as trained": f"{percent(result['trained_accuracy'])} before freezing",
+        "differing": f"{percent(result['predictions_differ'])} of predictions, "
+        f"{percent(result['spikes_differ'])} of spikes",
+    }

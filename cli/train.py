@@ -81,6 +81,8 @@ OPTIONS = [
            help="Largest norm of the gradient; 0 for no limit."),
     Option(["--init-from"], section="Training", metavar="RUN",
            help="Start from the weights of another run."),
+    Option(["--frozen-aware"], section="Training", is_flag=True,
+           help="Refine an --init-from run in the arithmetic that is exported."),
     Option(["--seed"], section="Training", type=Whole(0),
            help="Of weights, order and augmentation; default: 0."),
     Option(["--device"], section="Device", type=_choice("device"), metavar="KIND",

@@ -202,11 +202,11 @@ def _fold(branch: Branch, step: Tensor | float, input_scale: float, input_max: i
             largest *= count(pool)
             unit /= count(pool)
     if branch.layer is None:
-        one = torch.ones(1)
+        one = torch.ones(1, device=step.device if isinstance(step, Tensor) else None)
         return _Folded(None, None, 1, one * unit / step, 0 * one, largest, branch.name)
 
     layer, channels = branch.layer, branch.layer.weight.shape[0]
-    gain, shift = _affine(branch.norm, channels)
+    gain, shift = _affine(branch.norm, channels, layer.weight.device)
     bias = shift if layer.bias is None else shift + gain * layer.bias
     bits = weight_bits(layer)
     scale = layer.quant_weight().scale if bits < 32 else None  # type: ignore[operator]
@@ -215,10 +215,12 @@ def _fold(branch: Branch, step: Tensor | float, input_scale: float, input_max: i
     )
 
 
-def _affine(norm: nn.modules.batchnorm._BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:
+def _affine(
+    norm: nn.modules.batchnorm._BatchNorm | None, channels: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """A normalisation in evaluation mode as `gain * x + shift` per channel."""
     if norm is None:
-        return torch.ones(channels), torch.zeros(channels)
+        return torch.ones(channels, device=device), torch.zeros(channels, device=device)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     gain = torch.rsqrt(norm.running_var + norm.eps)

@@ -14,8 +14,7 @@ membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -166,15 +165,16 @@ class FrozenStage:
     def readout_digits(self) -> int:
         """Binary digits behind the point of a readout of `READOUT_BITS` (may be negative)."""
         largest = self.current.largest.detach().max().item()
-        return READOUT_BITS - 1 - math.ceil(math.log2(largest + 1))
+        fits = READOUT_BITS - 1 - math.ceil(math.log2(largest + 1))
+        return min(fits, int(self.current.fraction.min()) - 1)  # fewer than the sum has: no ties
 
 
 class FrozenNet(nn.Module):
     """A trained network in deployment arithmetic; still a torch module.
 
-    The numbers are folded from the network's own parameters. By default this happens once; under
-    `training_in_frozen_arithmetic()` it happens in every forward pass, with straight-through
-    gradients to the network's parameters.
+    The numbers are folded from the network's own parameters, once, or again by `refold()`. While
+    `refolds` is set, every forward pass folds them, with straight-through gradients: the network's
+    parameters are then trained in this arithmetic (normalisation with its running statistics).
 
     Args:
         model: A network of the modules of this package, in evaluation mode; it is kept.
@@ -191,6 +191,7 @@ class FrozenNet(nn.Module):
         self.graph: Graph = read_graph(model)
         if not self.graph.stages:
             raise StbpError("the network has no layers of neurons to export.")
+        self.integrate = Integrate()
         self.refolds = False
         self.refold()
 
@@ -254,7 +255,9 @@ class FrozenNet(nn.Module):
             if stage.neuron is None:
                 result = on_grid(result, torch.tensor(float(stage.readout_digits)))
                 continue
-            result, membrane = _integrate(stage, result)
+            assert stage.stage.neuron is not None
+            grad = stage.stage.neuron.spike_grad
+            result, membrane = self.integrate(stage.neuron, grad, result)
             values[stage.stage.name] = result
             if record is not None:
                 record[stage.stage.name] = result
@@ -272,16 +275,6 @@ class FrozenNet(nn.Module):
             total = term if total is None else total + term
         assert total is not None
         return total + _per_channel(stage.current.bias, total)
-
-    @contextmanager
-    def training_in_frozen_arithmetic(self) -> Iterator[None]:
-        """Fold in every forward pass, so that gradients reach the network's parameters."""
-        self.refolds = True
-        try:
-            yield
-        finally:
-            self.refolds = False
-            self.refold()
 
 
 def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor:
@@ -304,31 +297,33 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
     return x.unflatten(0, spikes.shape[:2])
 
 
-def _integrate(stage: FrozenStage, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Spikes and membrane potentials of a sequence of input currents."""
-    neuron, module = stage.neuron, stage.stage.neuron
-    assert neuron is not None
-    assert module is not None
-    top = 2 ** (neuron.act_bits - 1)
-    x = round_ste(current).clamp(-top, top - 1)
-    beta, theta = (_per_channel(v, x)[0] for v in (neuron.beta, neuron.threshold))
-    offset = 2.0 ** -(neuron.beta_digits + 1)
-    spikes, membranes = [], []
-    v: Tensor | None = None
-    for step in x.unbind(0):
-        u = step if v is None else v + step
-        if neuron.membrane_bits is not None:
-            u = _quantize_membrane(u, neuron.membrane_bits, 2.0**neuron.coarse)
-        spike = module.spike_grad((u - theta - 0.5) * neuron.step)
-        kept = u
-        if neuron.reset == "zero":
-            kept = u - spike * u
-        elif neuron.reset == "subtract":
-            kept = u - spike * theta
-        v = round_ste(beta * kept + offset)
-        spikes.append(spike)
-        membranes.append(u)
-    return torch.stack(spikes), torch.stack(membranes)
+class Integrate(nn.Module):
+    """A layer of neurons over a sequence; a module without state, so that hooks can watch it."""
+
+    def forward(
+        self, neuron: FrozenNeuron, spike_grad: Callable[[Tensor], Tensor], current: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Spikes and membrane potentials `[T, B, ...]` of input currents `[T, B, ...]`."""
+        top = 2 ** (neuron.act_bits - 1)
+        x = round_ste(current).clamp(-top, top - 1)
+        beta, theta = (_per_channel(v, x)[0] for v in (neuron.beta, neuron.threshold))
+        offset = 2.0 ** -(neuron.beta_digits + 1)
+        spikes, membranes = [], []
+        v: Tensor | None = None
+        for step in x.unbind(0):
+            u = step if v is None else v + step
+            if neuron.membrane_bits is not None:
+                u = _quantize_membrane(u, neuron.membrane_bits, 2.0**neuron.coarse)
+            spike = spike_grad((u - theta - 0.5) * neuron.step)
+            kept = u
+            if neuron.reset == "zero":
+                kept = u - spike * u
+            elif neuron.reset == "subtract":
+                kept = u - spike * theta
+            v = round_ste(beta * kept + offset)
+            spikes.append(spike)
+            membranes.append(u)
+        return torch.stack(spikes), torch.stack(membranes)
 
 
 def _quantize_membrane(u: Tensor, bits: int, grid: float) -> Tensor:

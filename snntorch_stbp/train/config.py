@@ -86,6 +86,7 @@ class RunConfig:
     workers: int = 0
     compile: bool = False
     init_from: str | None = None
+    frozen_aware: bool = False
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -109,6 +110,11 @@ class RunConfig:
             raise UsageError(
                 f"bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
                 f"1 is binary, 2 to 8 are integers."
+            )
+
+        if self.frozen_aware and self.init_from is None:
+            raise UsageError(
+                "frozen-aware training refines a trained network: name its run with --init-from."
             )
 
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,13 +12,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..errors import StbpError
+from ..frozen import FrozenNet, freeze
 from ..losses import LOSSES
 from ..time import readout
 from . import checkpoint as checkpoints
 from .build import build_data, build_model
 from .config import RunConfig
-from .data import make_loader
-from .metrics import Means, spike_counter
+from .data import DataBundle, make_loader
+from .metrics import Means, spike_counter, spike_record
 from .reporter import Reporter
 from .rundir import RunDir
 
@@ -30,12 +33,10 @@ def all_sum(fabric: Fabric, value: Tensor) -> Tensor:
     return total.cpu()
 
 
-@torch.no_grad()
-def measure(
-    fabric: Fabric, net: nn.Module, config: RunConfig, dataset: Any, batch_size: int
-) -> dict[str, Any]:
-    """Loss, accuracy and spike rate of `net` over all of `dataset`, all ranks together."""
-    means = Means(fabric.device)
+def evaluation_batches(
+    fabric: Fabric, config: RunConfig, dataset: Any, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of `dataset` in order, this process's share of it, on its device."""
     loader = make_loader(
         dataset,
         batch_size=batch_size,
@@ -47,21 +48,97 @@ def measure(
         workers=config.workers,
         drop_last=False,
     )
+    for x, y in loader:
+        yield x.to(fabric.device), y.to(fabric.device)
+
+
+@torch.no_grad()
+def measure(
+    fabric: Fabric, net: nn.Module, config: RunConfig, dataset: Any, batch_size: int
+) -> dict[str, Any]:
+    """Loss, accuracy and spike rate of `net` over all of `dataset`, all ranks together."""
+    means = Means(fabric.device)
     was_training = net.training
     net.eval()
     with spike_counter(net) as spikes:
-        for x, y in loader:
-            x, y = x.to(fabric.device), y.to(fabric.device)
+        for x, y in evaluation_batches(fabric, config, dataset, batch_size):
             record = net(x)
             means.update(LOSSES[config.loss](record.float(), y, 0.0), readout(record), y)
     net.train(was_training)
     counts = torch.stack(spikes).sum(0) if spikes else torch.zeros(2)
-    sums = torch.cat([means.sums.cpu(), counts.to(means.sums.dtype)])
-    sums = all_sum(fabric, sums)
-    means = Means(torch.device("cpu"), sums[:3].tolist())
-    loss, accuracy, images = means.read()
+    sums = all_sum(fabric, torch.cat([means.sums.cpu(), counts.to(means.sums.dtype)]))
+    loss, accuracy, images = Means(torch.device("cpu"), sums[:3].tolist()).read()
     rate = float(sums[3] / sums[4].clamp(min=1))
     return {"loss": loss, "accuracy": accuracy, "images": images, "spike_rate": rate}
+
+
+@torch.no_grad()
+def differences(
+    fabric: Fabric,
+    net: nn.Module,
+    frozen: FrozenNet,
+    config: RunConfig,
+    dataset: Any,
+    batch_size: int,
+) -> dict[str, float]:
+    """What freezing changed: shares of predictions and of spikes that differ over `dataset`."""
+    predictions = spikes = images = total = 0
+    net.eval()
+    for x, _ in evaluation_batches(fabric, config, dataset, batch_size):
+        record: dict[str, Tensor] = {}
+        ours = readout(frozen(x, record)).argmax(1)
+        with spike_record(net) as trained:
+            theirs = readout(net(x)).argmax(1)
+        predictions += int((ours != theirs).sum())
+        images += len(x)
+        for name, value in trained.items():
+            spikes += int((record[name] != value).sum())
+            total += value.numel()
+    return {
+        "predictions_differ": predictions / max(images, 1),
+        "spikes_differ": spikes / max(total, 1),
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained run, loaded: its configuration, data, network and checkpoint."""
+
+    run: RunDir
+    config: RunConfig
+    bundle: DataBundle
+    model: nn.Module
+    state: dict[str, Any]
+
+
+def load_trained(run: RunDir, checkpoint: str = "best", **changes: Any) -> Trained:
+    """Load the network of a run and its data set.
+
+    Args:
+        run: The run.
+        checkpoint: `"best"` or `"last"`.
+        changes: Fields of the configuration to replace, such as `dataset`, where not `None`.
+
+    Raises:
+        StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
+    """
+    config = run.changed(**changes)
+    state = checkpoints.load(run.path / f"{checkpoint}.pt", config.model)
+    bundle = build_data(config)
+    if len(bundle.classes) != len(state["classes"]):
+        raise StbpError(
+            f"the network knows {len(state['classes'])} classes, '{config.dataset}' has "
+            f"{len(bundle.classes)}: evaluate on a data set with the same classes."
+        )
+    model = build_model(config, bundle)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise StbpError(
+            f"the network of '{run.path}' does not fit '{config.dataset}' "
+            f"({bundle.channels} channels, {bundle.image_size[0]}x{bundle.image_size[1]} pixels)."
+        ) from error
+    return Trained(run, config, bundle, model.eval(), state)
 
 
 def evaluate(
@@ -73,6 +150,7 @@ def evaluate(
     checkpoint: str = "best",
     batch_size: int | None = None,
     device: str = "auto",
+    frozen: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the network of a run.
@@ -85,43 +163,36 @@ def evaluate(
         checkpoint: `"best"` or `"last"`.
         batch_size: Images at a time; that of the training run if `None`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+        frozen: Measure in deployment arithmetic, and what it changed.
         reporter: Receives notices.
 
     Returns:
         `loss`, `accuracy` in [0, 1], `images`, `spike_rate`, `dataset`, `split`, `source`,
-        `checkpoint`, `epoch`, `seconds`.
+        `checkpoint`, `epoch`, `seconds`; with `frozen` also `trained_accuracy`,
+        `predictions_differ` and `spikes_differ`.
 
     Raises:
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
-    config = run.changed(dataset=dataset, data_dir=data_dir)
-    state = checkpoints.load(run.path / f"{checkpoint}.pt", config.model)
-    bundle = build_data(config)
-    classes = state["classes"]
-    if len(bundle.classes) != len(classes):
-        raise StbpError(
-            f"the network knows {len(classes)} classes, '{config.dataset}' has "
-            f"{len(bundle.classes)}: evaluate on a data set with the same classes."
-        )
-    net = build_model(config, bundle)
-    try:
-        net.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise StbpError(
-            f"the network of '{run.path}' does not fit '{config.dataset}' "
-            f"({bundle.channels} channels, {bundle.image_size[0]}x{bundle.image_size[1]} pixels)."
-        ) from error
+    trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
+    config, bundle = trained.config, trained.bundle
     fabric = Fabric(accelerator=device, devices=1)
-    net = fabric.setup_module(net) if fabric.device.type != "cpu" else net
+    net = trained.model.to(fabric.device)
+    part, size = getattr(bundle, split), batch_size or config.batch_size
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
     start = time.perf_counter()
-    result = measure(fabric, net, config, getattr(bundle, split), batch_size or config.batch_size)
+    result = measure(fabric, net, config, part, size)
+    if frozen:
+        hard = freeze(net)
+        changed = differences(fabric, net, hard, config, part, size)
+        trained_accuracy = {"trained_accuracy": result["accuracy"]}
+        result = measure(fabric, hard, config, part, size) | trained_accuracy | changed
     return {
         **result,
         "dataset": config.dataset,
         "split": split,
         "source": bundle.source,
         "checkpoint": checkpoint,
-        "epoch": state["epoch"],
+        "epoch": trained.state["epoch"],
         "seconds": time.perf_counter() - start,
     }

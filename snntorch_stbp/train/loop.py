@@ -23,6 +23,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..errors import Interrupted, StbpError, UsageError
+from ..frozen import freeze
 from ..losses import LOSSES
 from ..quant import size_in_bytes
 from ..time import readout
@@ -124,7 +125,12 @@ class _Trainer:
         self.optimizer = build.build_optimizer(config, self.model)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        net: Any = torch.compile(self.model) if config.compile else self.model
+        net: Any = self.model
+        if config.frozen_aware:
+            net = freeze(self.model)
+            net.refolds = True
+        if config.compile:
+            net = torch.compile(net)
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
         self.loss = LOSSES[config.loss]

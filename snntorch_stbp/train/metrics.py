@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..frozen.net import Integrate
 from ..neuron import Leaky
 from .rundir import atomic_write
 
@@ -35,7 +36,10 @@ class Means:
 
 @contextmanager
 def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
-    """While active, collects `[spikes, neurons x steps x samples]` of every `Leaky` of `model`."""
+    """While active, collects `[spikes, neurons x steps x samples]` of every layer of neurons.
+
+    These are the `Leaky` of a network, or the layers of a network in deployment arithmetic.
+    """
     totals: list[Tensor] = []
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -43,9 +47,30 @@ def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
         number = torch.tensor(float(spikes.numel()))
         totals.append(torch.stack([(spikes > 0).sum().float().cpu(), number]))
 
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, Leaky)]
+    layers = [m for m in model.modules() if isinstance(m, (Leaky, Integrate))]
+    handles = [m.register_forward_hook(count) for m in layers]
     try:
         yield totals
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def spike_record(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While active, collects the spikes of every `Leaky` of `model` by its name."""
+    record: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            record[name] = output
+
+        return hook
+
+    neurons = [(n, m) for n, m in model.named_modules() if isinstance(m, Leaky)]
+    handles = [m.register_forward_hook(note(n)) for n, m in neurons]
+    try:
+        yield record
     finally:
         for handle in handles:
             handle.remove()

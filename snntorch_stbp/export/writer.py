@@ -1,0 +1,208 @@
+"""Writing ONNX graphs node by node: names, shapes, and the exact range of every tensor.
+
+The range `(low, high, fraction)` of a tensor says that its values are multiples of `2^-fraction`
+between `low` and `high` of them. It is computed with the graph, and gives each tensor its data type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+QONNX = "qonnx.custom_op.general"
+CHANNELS_LAST = "qonnx.custom_op.channels_last"
+OPSET = 13
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values `k * 2^-fraction` with `low <= k <= high`."""
+
+    low: int
+    high: int
+    fraction: int = 0
+
+    def __add__(self, other: Range) -> Range:
+        a, b, fraction = self._aligned(other)
+        return Range(a[0] + b[0], a[1] + b[1], fraction)
+
+    def __sub__(self, other: Range) -> Range:
+        a, b, fraction = self._aligned(other)
+        return Range(a[0] - b[1], a[1] - b[0], fraction)
+
+    def __mul__(self, other: Range) -> Range:
+        products = [x * y for x in (self.low, self.high) for y in (other.low, other.high)]
+        return Range(min(products), max(products), self.fraction + other.fraction)
+
+    def _aligned(self, other: Range) -> tuple[tuple[int, int], tuple[int, int], int]:
+        fraction = max(self.fraction, other.fraction)
+        up, other_up = fraction - self.fraction, fraction - other.fraction
+        return (
+            (self.low << up, self.high << up),
+            (other.low << other_up, other.high << other_up),
+            fraction,
+        )
+
+    @property
+    def signed(self) -> bool:
+        """Whether there are negative values."""
+        return self.low < 0
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold every value, with sign if there is one."""
+        return bits_of(self.low, self.high)
+
+    @property
+    def datatype(self) -> str:
+        """The QONNX data type."""
+        if self.fraction > 0:
+            width = self.bits + (not self.signed)
+            return f"FIXED<{width},{width - self.fraction}>"
+        if (self.low, self.high) in ((0, 1), (0, 0), (1, 1)):
+            return "BINARY"
+        width = self.bits - self.fraction  # a negative fraction: trailing zeros
+        return f"INT{max(width, 2)}" if self.signed else f"UINT{width}"
+
+
+def bits_of(low: int, high: int) -> int:
+    """Bits of a two's complement (or, without negative values, unsigned) integer in a range."""
+    if low < 0:
+        return 1 + max(high.bit_length(), (-low - 1).bit_length())
+    return max(high.bit_length(), 1)
+
+
+@dataclass
+class Writer:
+    """Collects the nodes, constants and tensors of a graph."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+    def constant(
+        self, name: str, value: float | Array, fraction: int = 0, datatype: str | None = None
+    ) -> str:
+        """A constant whose values are multiples of `2^-fraction`; the same name means the same."""
+        array = np.asarray(value, np.float32)
+        scaled = array.astype(np.float64) * 2.0**fraction
+        if not np.array_equal(scaled, np.rint(scaled)):
+            raise ValueError(f"{name} is not on a grid of 2^-{fraction}")
+        self.constants[name] = array
+        self.shapes[name] = array.shape
+        self.ranges[name] = Range(int(scaled.min()), int(scaled.max()), fraction)
+        if datatype is not None:
+            self.types[name] = datatype
+        elif fraction == 0:
+            self.types[name] = self.ranges[name].datatype
+        return name
+
+    def input(self, name: str, shape: Sequence[int], values: Range) -> str:
+        """A graph input."""
+        self.inputs.append(name)
+        self.shapes[name], self.ranges[name] = tuple(shape), values
+        return name
+
+    def node(
+        self,
+        operator: str,
+        name: str,
+        inputs: Sequence[str],
+        output: str,
+        shape: Sequence[int],
+        values: Range,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """A node with one output, whose shape and range are stated."""
+        self.nodes.append(
+            helper.make_node(operator, inputs, [output], name=name, domain=domain, **attributes)
+        )
+        self.shapes[output], self.ranges[output] = tuple(shape), values
+        return output
+
+    def binary(self, operator: str, name: str, a: str, b: str, output: str | None = None) -> str:
+        """`Add`, `Sub` or `Mul` of two tensors; the range follows."""
+        ra, rb = self.ranges[a], self.ranges[b]
+        values = {"Add": ra.__add__, "Sub": ra.__sub__, "Mul": ra.__mul__}[operator](rb)
+        shape = np.broadcast_shapes(self.shapes[a], self.shapes[b])
+        return self.node(operator, name, [a, b], output or f"{name}_out", shape, values)
+
+    def quant(
+        self,
+        name: str,
+        x: str,
+        output: str,
+        bits: int,
+        signed: bool,
+        scale: float = 1.0,
+        narrow: bool = False,
+    ) -> str:
+        """A QONNX `Quant`: clip(round(x / scale)) * scale in `bits`; `scale` a power of two."""
+        parameters = [
+            self.constant(f"{name}_{key}", value, fraction=16, datatype="FLOAT32")
+            for key, value in (("scale", scale), ("zero_point", 0.0), ("bit_width", float(bits)))
+        ]
+        low = -(1 << (bits - 1)) + narrow if signed else 0
+        high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+        return self.node(
+            "Quant",
+            name,
+            [x, *parameters],
+            output,
+            self.shapes[x],
+            Range(low, high, -int(np.log2(scale))),
+            QONNX,
+            signed=int(signed),
+            narrow=int(narrow),
+            rounding_mode="ROUND",
+        )
+
+    def rename(self, tensor: str, name: str) -> None:
+        """Give a tensor that a node computes another name, wherever it occurs."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for index, old in enumerate(names):
+                    if old == tensor:
+                        names[index] = name
+        self.shapes[name], self.ranges[name] = self.shapes.pop(tensor), self.ranges.pop(tensor)
+        self.outputs = [name if old == tensor else old for old in self.outputs]
+
+    def model(self, name: str, metadata: dict[str, str]) -> ModelProto:
+        """The finished model."""
+
+        def info(tensor: str) -> Any:
+            shape = list(self.shapes[tensor])
+            return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)
+
+        named = {*self.inputs, *self.outputs, *self.constants}
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [info(t) for t in self.inputs],
+            [info(t) for t in self.outputs],
+            [numpy_helper.from_array(a, n) for n, a in self.constants.items()],
+            value_info=[info(t) for t in self.shapes if t not in named],
+        )
+        # The default domain comes first: readers exist that look at the first entry only.
+        domains = ["", QONNX]
+        domains += [CHANNELS_LAST] * any(n.domain == CHANNELS_LAST for n in self.nodes)
+        versions = {"": OPSET, QONNX: 2, CHANNELS_LAST: OPSET}
+        opsets = [helper.make_opsetid(domain, versions[domain]) for domain in domains]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        model.producer_name = "snntorch-stbp"
+        for key, value in metadata.items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value
+        return model
