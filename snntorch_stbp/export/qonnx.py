@@ -15,7 +15,7 @@ the record over time; the `step` form holds one, with the states `v` as inputs a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ..frozen import FrozenNet
 from ..frozen.fold import FrozenBranch
 from ..frozen.graph import INPUT, Branch, pair
 from ..frozen.net import READOUT_BITS, FrozenStage
+from .names import Names
 from .writer import CHANNELS_LAST, QONNX, Array, Range, Writer
 
 Form = Literal["unrolled", "step"]
@@ -44,19 +45,29 @@ class Target:
             `"batchnorm"` nodes per channel.
         separator: Between the parts of a name.
         shared: Whether the steps share constants.
+        quantizers: QONNX's `Quant`, or FINN's `MultiThreshold`, which is the same function.
     """
 
     layout: Literal["nchw", "nhwc", "nhwc_transposed"] = "nchw"
     affine: Literal["integer", "batchnorm"] = "integer"
     separator: str = "/"
     shared: bool = True
+    quantizers: Literal["quant", "multithreshold"] = "quant"
 
 
 TARGETS = {
     "generic": Target(),
-    "finn": Target(layout="nhwc_transposed"),
+    "finn": Target(layout="nhwc_transposed", quantizers="multithreshold"),
     "hls4ml": Target(layout="nhwc", affine="batchnorm", separator="_", shared=False),
 }
+
+
+class Built(NamedTuple):
+    """A graph, its tensors' shapes and ranges, and what a verifier must know of it."""
+
+    model: ModelProto
+    writer: Writer
+    names: Names
 
 
 def build(
@@ -68,7 +79,7 @@ def build(
     batch: int = 1,
     expose_spikes: bool = False,
     metadata: dict[str, str] | None = None,
-) -> tuple[ModelProto, Writer]:
+) -> Built:
     """Write `net` as an ONNX model.
 
     Args:
@@ -78,17 +89,19 @@ def build(
         target: A key of `TARGETS`.
         batch: Static batch size.
         expose_spikes: Make every spike tensor an output, too.
-        metadata: Entries of the model's metadata.
+        metadata: Further entries of the model's metadata.
 
     Returns:
-        The model, and the writer with every tensor's shape and range.
+        The model, every tensor's shape and range, and what a verifier must know.
 
     Raises:
         StbpError: If `net` needs what the target does not have.
     """
     builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes)
     builder.write()
-    return builder.writer.model("snn", metadata or {}), builder.writer
+    names = builder.names()
+    model = builder.writer.model("snn", {"names": names.to_json(), **(metadata or {})})
+    return Built(model, builder.writer, names)
 
 
 class _Builder:
@@ -115,6 +128,7 @@ class _Builder:
         self.writer = Writer()
         self.values: dict[str, str] = {}  # spikes of each stage at this step
         self.states: dict[str, str] = {}
+        self.spikes: dict[str, list[str]] = {}
         self.static: dict[str, str] = {}  # currents that are the same at every step
 
     def write(self) -> None:
@@ -132,12 +146,49 @@ class _Builder:
         self._record(total)
         if self.form == "step":
             self.writer.outputs += self.states.values()
+        self._layouts()
+
+    def _layouts(self) -> None:
+        """Say of every tensor of images where its channels are."""
+        layout = "NCHW" if self.target.layout == "nchw" else "NHWC"
+        for name, shape in self.writer.shapes.items():
+            if len(shape) == 4 and name not in self.writer.constants:
+                self.writer.layouts[name] = layout
+        if self.target.layout == "nhwc_transposed":
+            for node in self.writer.nodes:
+                if node.op_type == "Conv":
+                    for name in (node.input[0], node.output[0]):
+                        self.writer.layouts[name] = "NCHW"
+
+    def names(self) -> Names:
+        """What a verifier must know of the graph."""
+        inputs = [n for n in self.writer.inputs if n != "image"] if self.form == "step" else []
+        outputs = zip(inputs, self.states.values(), strict=True) if inputs else ()
+        return Names(
+            form=self.form,
+            steps=self.steps,
+            batch=self.batch,
+            frames=self.frames,
+            channels_last=self.target.layout != "nchw",
+            separator=self.target.separator,
+            spikes=self.spikes,
+            states={i: (o, self.writer.shapes[i]) for i, o in outputs},
+        )
 
     # -- names and layouts
 
     def _name(self, *parts: str) -> str:
         name = self.target.separator.join(parts)
-        return name if self.target.separator == "/" else name.replace(".", "_").replace("#", "_")
+        if self.target.separator == "/":
+            return name
+        name = name.replace(".", "_").replace("#", "_")  # an identifier of C++
+        return f"n{name}" if name[0].isdigit() else name
+
+    def _quant(self, name: str, x: str, output: str, bits: int, scale: float = 1.0) -> str:
+        """A signed quantizer, as the target writes it."""
+        if self.target.quantizers == "multithreshold":
+            return self.writer.thresholds(name, x, output, bits, True, scale)
+        return self.writer.quant(name, x, output, bits, True, scale)
 
     def _shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """A tensor's shape from its features `(F,)` or `(C, H, W)`."""
@@ -185,7 +236,7 @@ class _Builder:
         return self._neuron(stage, current, t)
 
     def _current(self, stage: FrozenStage, t: int) -> str:
-        name, size, writer = stage.stage.name, self.sizes[stage.stage.name], self.writer
+        name, writer = stage.stage.name, self.writer
         total: str | None = None
         for index, (branch, frozen) in enumerate(
             zip(stage.stage.branches, stage.current.branches, strict=True)
@@ -204,7 +255,7 @@ class _Builder:
         if stage.neuron is not None:
             bits, scale = stage.neuron.act_bits, 1.0
         quant = self._name(name, "current", f"t{t}")
-        return writer.quant(quant, total, f"{quant}_out", bits, True, scale)
+        return self._quant(quant, total, f"{quant}_out", bits, scale)
 
     def _bias_and_scale(self, stage: FrozenStage, total: str, fraction: Array, t: int) -> str:
         """Add the integer bias and scale the integer sum to units of the step."""
@@ -278,7 +329,7 @@ class _Builder:
         values: Range,
     ) -> str:  # fmt: skip
         writer = self.writer
-        attributes = {
+        attributes: dict[str, Any] = {
             "kernel_shape": list(kernel),
             "strides": list(stride),
             "pads": [*padding, *padding],
@@ -350,7 +401,9 @@ class _Builder:
         low = np.minimum(multiplier * writer.ranges[x].low, multiplier * writer.ranges[x].high)
         high = np.maximum(multiplier * writer.ranges[x].low, multiplier * writer.ranges[x].high)
         values = Range(
-            int(((low + bias) * 2.0**digits).min()), int(((high + bias) * 2.0**digits).max()), digits
+            int(((low + bias) * 2.0**digits).min()),
+            int(((high + bias) * 2.0**digits).max()),
+            digits,
         )
         channels = size[0]
         parameters = [
@@ -387,20 +440,36 @@ class _Builder:
             writer.ranges[u] = Range(*neuron.potential)
         if neuron.membrane_bits is not None:
             u = self._quantized_membrane(stage, u, t)
-        theta = _array(neuron.threshold)
-        th = self._constant(name, "threshold", t, self._per_channel(theta, size))
-        over = writer.binary("Sub", label("over"), u, th)
-        top = max(writer.ranges[over].high, 1)
-        positive = writer.node(
-            "Relu", label("relu"), [over], f"{label('relu')}_out", writer.shapes[u], Range(0, top)
-        )
-        spike = writer.quant(label("spike"), positive, f"{label('spike')}_out", 1, False)
+        spike = self._spike(stage, u, t)
         self.values[name] = spike
+        self.spikes.setdefault(name, []).append(spike)
         if self.expose_spikes:
             writer.outputs.append(spike)
         if self.form == "step" or t + 1 < self.steps:
             self.states[name] = self._leak(stage, u, spike, t)
         return spike
+
+    def _spike(self, stage: FrozenStage, u: str, t: int) -> str:
+        """1 where `u > theta`: the positive part of `u - theta`, clipped to one bit."""
+        name, size, writer = stage.stage.name, self.sizes[stage.stage.name], self.writer
+        assert stage.neuron is not None
+        theta = _array(stage.neuron.threshold)
+        node = self._name(name, "spike", f"t{t}")
+        if self.target.quantizers == "multithreshold":
+            channels = size[0] if theta.size > 1 else 1
+            levels = np.broadcast_to(theta.reshape(-1, 1) + 1, (channels, 1))
+            layout = "NHWC" if len(size) == 3 else "NC"
+            return writer.node(
+                "MultiThreshold", node, [u, writer.constant(f"{node}_levels", levels)],
+                f"{node}_out", writer.shapes[u], Range(0, 1), QONNX,
+                out_dtype="BINARY", data_layout=layout,
+            )  # fmt: skip
+        th = self._constant(name, "threshold", t, self._per_channel(theta, size))
+        over = writer.binary("Sub", self._name(name, "over", f"t{t}"), u, th)
+        relu, top = self._name(name, "relu", f"t{t}"), max(writer.ranges[over].high, 1)
+        values = Range(0, top)
+        positive = writer.node("Relu", relu, [over], f"{relu}_out", writer.shapes[u], values)
+        return writer.quant(node, positive, f"{node}_out", 1, False)
 
     def _quantized_membrane(self, stage: FrozenStage, u: str, t: int) -> str:
         name, writer, neuron = stage.stage.name, self.writer, stage.neuron
@@ -411,7 +480,7 @@ class _Builder:
             half = self._constant(name, "half", t, 0.5, fraction=1)
             u = writer.binary("Add", self._name(name, "membrane_shift", f"t{t}"), u, half)
         scale = 2.0**neuron.coarse
-        return writer.quant(node, u, f"{node}_out", neuron.membrane_bits, True, scale)
+        return self._quant(node, u, f"{node}_out", neuron.membrane_bits, scale)
 
     def _leak(self, stage: FrozenStage, u: str, spike: str, t: int) -> str:
         """The state that the next step finds."""
@@ -444,7 +513,7 @@ class _Builder:
         shifted = writer.binary("Add", label("offset"), decayed, half)
         bits = Range(*neuron.state).bits if neuron.state[0] < 0 else Range(-1, neuron.state[1]).bits
         out = self._name(name, "state_out") if self.form == "step" else f"{label('state')}_out"
-        quantized = writer.quant(label("state"), shifted, out, bits, True)
+        quantized = self._quant(label("state"), shifted, out, bits)
         writer.ranges[quantized] = Range(*neuron.state)
         return quantized
 
@@ -453,6 +522,10 @@ class _Builder:
         writer, votes = self.writer, self.net.graph.votes
         if votes is None:
             writer.rename(total, RECORD)
+            self.spikes = {
+                stage: [RECORD if n == total else n for n in names]
+                for stage, names in self.spikes.items()
+            }
         else:
             neurons = writer.shapes[total][1]
             groups = np.kron(np.eye(votes), np.ones((neurons // votes, 1)))

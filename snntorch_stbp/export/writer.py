@@ -1,7 +1,7 @@
 """Writing ONNX graphs node by node: names, shapes, and the exact range of every tensor.
 
 The range `(low, high, fraction)` of a tensor says that its values are multiples of `2^-fraction`
-between `low` and `high` of them. It is computed with the graph, and gives each tensor its data type.
+between `low` and `high` of them. It is computed with the graph and gives each tensor its data type.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from qonnx.core.datatype import DataType
+from qonnx.core.modelwrapper import ModelWrapper
 
 QONNX = "qonnx.custom_op.general"
 CHANNELS_LAST = "qonnx.custom_op.channels_last"
@@ -90,6 +92,7 @@ class Writer:
     types: dict[str, str] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    layouts: dict[str, str] = field(default_factory=dict)
 
     def constant(
         self, name: str, value: float | Array, fraction: int = 0, datatype: str | None = None
@@ -169,6 +172,30 @@ class Writer:
             rounding_mode="ROUND",
         )
 
+    def thresholds(
+        self, name: str, x: str, output: str, bits: int, signed: bool, scale: float = 1.0
+    ) -> str:
+        """The same function as `quant` (away from ties) as a `MultiThreshold`, FINN's own node."""
+        low = -(1 << (bits - 1)) if signed else 0
+        high = low + (1 << bits) - 1
+        levels = (np.arange(low, high) + 0.5)[None] * scale
+        fraction = 1 - int(np.log2(scale))
+        levels_name = self.constant(f"{name}_levels", levels, max(fraction, 0), "FLOAT32")
+        values = Range(low, high, -int(np.log2(scale)))
+        return self.node(
+            "MultiThreshold",
+            name,
+            [x, levels_name],
+            output,
+            self.shapes[x],
+            values,
+            QONNX,
+            out_dtype=Range(low, high).datatype if scale == 1 else "INT32",
+            out_scale=float(scale),
+            out_bias=float(low * scale),
+            data_layout="NHWC" if len(self.shapes[x]) == 4 else "NC",
+        )
+
     def rename(self, tensor: str, name: str) -> None:
         """Give a tensor that a node computes another name, wherever it occurs."""
         for node in self.nodes:
@@ -205,4 +232,14 @@ class Writer:
         for key, value in metadata.items():
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value
-        return model
+        return self._annotated(model)
+
+    def _annotated(self, model: ModelProto) -> ModelProto:
+        """The model with QONNX data types of inputs and constants, from which the rest follows."""
+        wrapped = ModelWrapper(model)
+        types = self.types | {name: self.ranges[name].datatype for name in self.inputs}
+        for name, datatype in types.items():
+            wrapped.set_tensor_datatype(name, DataType[datatype])
+        for name, layout in self.layouts.items():
+            wrapped.set_tensor_layout(name, list(layout))
+        return wrapped.model

@@ -189,7 +189,7 @@ class FrozenNet(nn.Module):
         self.model = model
         self.settings = settings or Settings()
         self.graph: Graph = read_graph(model)
-        if not self.graph.stages:
+        if all(stage.neuron is None for stage in self.graph.stages):
             raise StbpError("the network has no layers of neurons to export.")
         self.integrate = Integrate()
         self.refolds = False

@@ -1,0 +1,124 @@
+"""`snntorch-stbp export`: a trained run as a verified QONNX file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snntorch_stbp.errors import StbpError
+from snntorch_stbp.train.rundir import RunDir
+
+from .group import command, json_option
+from .params import Whole
+from .text import to_json
+
+EXAMPLE = """\
+snntorch-stbp export runs/resnet18-digits-w4-T2-1
+snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml"""
+
+MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
+
+
+@command(
+    EXAMPLE,
+    click.Argument(["run"]),
+    click.Option(["--output"], metavar="FILE",
+                 help="Where the graph goes; default: RUN/export/TARGET-FORM.onnx."),
+    click.Option(["--form"], type=click.Choice(["unrolled", "step"]), default="unrolled",
+                 show_default=True, help="All time steps in one graph, or one step with states."),
+    click.Option(["--target"], type=click.Choice(["generic", "finn", "hls4ml"]),
+                 default="generic", show_default=True, help="The reader it is written for."),
+    click.Option(["--verify"], type=Whole(1, "N"), default=32, show_default=True,
+                 help="Test samples on which every spike is compared."),
+    click.Option(["--batch"], type=Whole(1), default=1, show_default=True,
+                 help="Static batch size of the graph."),
+    click.Option(["--checkpoint"], type=click.Choice(["best", "last"]), default="best",
+                 show_default=True, help="The best epoch by validation, or the last one."),
+    click.Option(["--data-dir"], metavar="DIR", help="Where data sets are found."),
+    click.Option(["--force"], is_flag=True, help="Replace files that exist."),
+    json_option(),
+)  # fmt: skip
+def export(run: str, as_json: bool, **options: Any) -> None:
+    """Export RUN to QONNX in arithmetic that no runtime can round differently.
+
+    The file is run on real samples before it is kept: the spikes of every layer and the readout
+    must equal those of the trained network in deployment arithmetic (`evaluate --frozen` says what
+    that changes).
+    """
+    folder = RunDir.open(run)
+    if not (folder.path / f"{options['checkpoint']}.pt").is_file():
+        raise StbpError(f"'{folder.path}' never finished an epoch: there is nothing to export yet.")
+    form, target = options["form"], options["target"]
+    path = Path(options["output"] or folder.path / "export" / f"{target}-{form}.onnx")
+
+    from .quiet import hush
+
+    hush()
+    try:
+        from snntorch_stbp.export import to_qonnx
+    except ImportError as error:
+        raise StbpError(MISSING) from error
+    from snntorch_stbp.frozen import freeze
+    from snntorch_stbp.train.evaluate import load_trained
+
+    trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
+    test = trained.bundle.test
+    samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
+    net = freeze(trained.model)
+    result = folder.result or {}
+    config = trained.config
+    exported = to_qonnx(
+        net, samples, path, form=form, target=target, batch=options["batch"],
+        force=options["force"], progress=None if as_json else _progress,
+        metadata={
+            "model": config.model,
+            "dataset": config.dataset,
+            "bits": str(config.bits or 32),
+            "steps": str(config.steps),
+            "beta": str(config.beta),
+            "threshold": str(config.threshold),
+            "test_accuracy": str(result.get("test_accuracy")),
+            "train": json.dumps(config.to_json()),
+            "command": f"snntorch-stbp export {run} --form {form} --target {target}",
+        },
+    )  # fmt: skip
+    agreement = exported.agreement
+    if as_json:
+        click.echo(
+            to_json(
+                {
+                    "files": [str(file) for file in exported.files],
+                    "form": form,
+                    "target": target,
+                    "nodes": exported.nodes,
+                    "samples": agreement.samples,
+                    "spikes_compared": agreement.spikes,
+                    "scores_compared": agreement.scores,
+                    "differences": 0,
+                    "quantized": config.bits is not None,
+                }
+            )
+        )
+        return
+    click.echo(f"{'graph':<10}{exported.path} ({form}, {target}, {exported.nodes:,} nodes)")
+    for file in exported.files[1:]:
+        click.echo(f"{'beside it':<10}{file}")
+    click.echo(
+        f"{'verified':<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
+        f"{agreement.samples} test samples: all equal"
+    )
+    if config.bits is None:
+        click.echo(
+            f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
+            f"on a grid fine enough to stay exact (train with --bits for few bits)"
+        )
+
+
+def _progress(done: int, total: int) -> None:
+    """A counter on the terminal while samples are compared."""
+    if sys.stderr.isatty():
+        click.echo(f"\rcomparing sample {done} of {total}", nl=done == total, err=True)

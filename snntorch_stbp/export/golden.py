@@ -1,0 +1,62 @@
+"""Golden vectors: what a frozen network computes on real samples, for anyone to verify with.
+
+A file `NAME.samples.npz` holds, for `N` samples,
+
+- `input` `[N, C, H, W]` (or frames `[N, T, C, H, W]`): unsigned integers, what hardware is fed;
+- `spikes/STAGE` `[N, T, ...]`: 0 or 1;
+- `membrane/STAGE` `[N, T, ...]`: the potential `u[t]` before reset, integers in units of the step;
+- `threshold/STAGE`: `theta` per channel; a neuron spikes where `u > theta`;
+- `record` `[N, K]`: the readout, summed over time.
+
+Channels come first; graphs with channels last hold the same numbers transposed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..frozen import FrozenNet
+from ..train.rundir import atomic_write
+from .writer import Array
+
+Golden = dict[str, Array]
+
+
+@torch.no_grad()
+def compute(net: FrozenNet, samples: torch.Tensor) -> Golden:
+    """Golden vectors of `samples`, real inputs `[N, C, H, W]` or frames `[T, N, C, H, W]`."""
+    record: dict[str, torch.Tensor] = {}
+    scores = net(samples, record).sum(0)
+    votes = net.graph.votes
+    if votes is not None:  # the graph counts votes, the network takes their mean
+        neurons = record[net.stages[-1].stage.name].shape[-1]
+        scores = (scores * (neurons // votes)).round()
+    integers = net.quantize_input(samples).to(torch.uint8)
+    golden = {
+        "input": (integers.transpose(0, 1) if integers.dim() == 5 else integers).numpy(),
+        "record": scores.numpy(),
+    }
+    for stage in net.stages:
+        if stage.neuron is None:
+            continue
+        name = stage.stage.name
+        golden[f"spikes/{name}"] = record[name].transpose(0, 1).to(torch.uint8).numpy()
+        membrane = record[f"{name}/membrane"].transpose(0, 1)
+        golden[f"membrane/{name}"] = membrane.to(torch.int32).numpy()
+        golden[f"threshold/{name}"] = stage.neuron.threshold.to(torch.int32).numpy()
+    return golden
+
+
+def save(golden: Golden, path: Path) -> None:
+    """Write golden vectors, all of them or nothing."""
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **golden)  # type: ignore[arg-type]
+
+
+def load(path: Path) -> Golden:
+    """Read golden vectors."""
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}

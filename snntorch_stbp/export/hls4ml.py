@@ -1,0 +1,116 @@
+"""hls4ml: the configuration under which its C++ computes exactly what the graph computes.
+
+Left to itself hls4ml guesses precisions, merges quantizers into other nodes and loses bits. Every
+tensor's exact range is known here, so each layer is given its precision outright, which also keeps
+hls4ml from merging it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import StbpError
+from .qonnx import Built
+from .verify import Execute
+from .writer import Array, Range
+
+MISSING = "hls4ml is not installed: pip install 'snntorch-stbp[hls4ml]'."
+
+
+def precision(values: Range) -> str:
+    """The fixed-point type of hls4ml that holds a range exactly."""
+    kind = "fixed" if values.signed else "ufixed"
+    return f"{kind}<{values.bits},{values.bits - values.fraction}>"
+
+
+def configuration(built: Built) -> dict[str, Any]:
+    """Precisions of every layer of a graph of target `hls4ml`, by the names hls4ml gives them."""
+    ranges, constants = built.writer.ranges, built.writer.constants
+    layers: dict[str, Any] = {}
+    for name in built.writer.inputs:
+        layers[name] = {"Precision": {"result": precision(ranges[name])}}
+    for node in built.model.graph.node:
+        kinds = {"result": precision(ranges[node.output[0]])}
+        if node.op_type in ("MatMul", "Conv"):
+            kinds["accum"] = kinds["result"]
+            kinds["weight"] = precision(ranges[node.input[1]])
+            kinds["bias"] = "ufixed<1,1>"
+        elif node.op_type == "BatchNormalization":
+            kinds["scale"], kinds["bias"] = (precision(ranges[i]) for i in node.input[1:3])
+        elif node.op_type in ("Mul", "Add", "Sub") and node.input[1] in constants:
+            values = ranges[node.input[1]]
+            if node.op_type == "Sub":
+                values = Range(-values.high, -values.low, values.fraction)
+            kinds |= {"scale": "fixed<2,2>", "bias": "ufixed<1,1>"}
+            kinds["scale" if node.op_type == "Mul" else "bias"] = precision(values)
+        layers[node.name] = {"Precision": kinds}
+    return {"Model": {"Precision": "fixed<32,16>", "ReuseFactor": 1}, "LayerName": layers}
+
+
+def configuration_text(built: Built) -> str:
+    """The configuration as JSON."""
+    return json.dumps(configuration(built), indent=2) + "\n"
+
+
+def convert(
+    model: Any, config: dict[str, Any], folder: str | Path, io_type: str = "io_stream"
+) -> Any:
+    """An hls4ml model of a graph of target `hls4ml`; `compile()` it, then `predict()`.
+
+    Args:
+        model: The ONNX model.
+        config: What `configuration` gives.
+        folder: Where hls4ml writes its C++.
+        io_type: `"io_stream"` (images) or `"io_parallel"` (small dense networks).
+
+    Raises:
+        StbpError: If hls4ml is not installed.
+    """
+    try:
+        import hls4ml
+    except ImportError as error:
+        raise StbpError(MISSING) from error
+    full = hls4ml.utils.config_from_onnx_model(
+        model,
+        granularity="name",
+        backend="Vitis",
+        default_precision=config["Model"]["Precision"],
+    )
+    full["Model"] |= config["Model"]
+    for name, values in config["LayerName"].items():
+        if name in full["LayerName"]:
+            full["LayerName"][name].setdefault("Precision", {}).update(values["Precision"])
+    return hls4ml.converters.convert_from_onnx_model(
+        model,
+        hls_config=full,
+        output_dir=str(folder),
+        backend="Vitis",
+        io_type=io_type,
+        project_name="snn",
+    )
+
+
+def executor(compiled: Any, shapes: dict[str, tuple[int, ...]]) -> Execute:
+    """Run a compiled hls4ml model with inputs and outputs by the names of the graph.
+
+    Args:
+        compiled: An hls4ml model after `compile()`.
+        shapes: Shapes of the graph's outputs without their batch dimension.
+    """
+
+    def run(inputs: dict[str, Array]) -> dict[str, Array]:
+        x = [np.ascontiguousarray(inputs[name], np.float32) for name in compiled.inputs]
+        y = compiled.predict(x if len(x) > 1 else x[0])
+        names = [re.sub(r"_cpy\d+$", "", name) for name in compiled.outputs]
+        values = y if isinstance(y, list) else [y]
+        return {
+            name: np.asarray(value).reshape(-1, *shapes[name])
+            for name, value in zip(names, values, strict=True)
+        }
+
+    return run

@@ -1,0 +1,65 @@
+"""What a verifier must know of an exported graph: its form, and which tensor is what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .writer import Array
+
+
+@dataclass(frozen=True)
+class Names:
+    """Form and tensor names of a graph; stored in the model's metadata.
+
+    Attributes:
+        form: `"unrolled"` or `"step"`.
+        steps: Time steps `T`.
+        batch: Static batch size.
+        frames: Whether each step has its own input.
+        channels_last: Whether tensors of images are `[B, H, W, C]`.
+        separator: Between the parts of a name.
+        spikes: Stage -> the spike tensors of the steps.
+        states: State input -> (state output, shape); initial values are 0.
+    """
+
+    form: str
+    steps: int
+    batch: int
+    frames: bool
+    channels_last: bool
+    separator: str
+    spikes: dict[str, list[str]]
+    states: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the layers of neurons."""
+        return list(self.spikes)
+
+    def spike(self, stage: str, t: int) -> str:
+        """The spike tensor of a stage at step `t` of the graph."""
+        return self.spikes[stage][t]
+
+    def frame(self, t: int) -> str:
+        """The input of step `t` of an unrolled graph of frames."""
+        return f"image{self.separator}t{t}"
+
+    def to_graph(self, value: Array, axis: int) -> Array:
+        """Move the channels of a golden array, whose features begin at `axis`, to the graph's."""
+        if not self.channels_last or value.ndim - axis != 3:
+            return value
+        order = [*range(axis), axis + 1, axis + 2, axis]
+        return value.transpose(order)
+
+    def to_json(self) -> str:
+        """As text, for metadata and for the file beside a graph of the `step` form."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Names:
+        """Read what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        values["states"] = {k: (o, tuple(s)) for k, (o, s) in values["states"].items()}
+        return cls(**values)

@@ -1,0 +1,139 @@
+"""Small networks with lived-in statistics, and integer arithmetic to check them against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from snntorch_stbp import Precision, zoo
+from snntorch_stbp.frozen import FrozenNet
+from snntorch_stbp.zoo.parts import Parts
+from snntorch_stbp.zoo.resnet import Layout, ResNet
+
+
+def digits(count: int, size: int = 8) -> torch.Tensor:
+    """Images `[N, 1, size, size]` of 8 bits, from scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    images = torch.tensor(load_digits().images[:count], dtype=torch.float32).unsqueeze(1) / 16
+    if size != 8:
+        images = nn.functional.interpolate(images, size=(size, size), mode="bilinear")
+    return (images * 255).round() / 255
+
+
+def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
+    """A network of the zoo, its batch normalisation fed with digits."""
+    precision = {k: options.pop(k) for k in ("act_bits", "membrane_bits", "scale") if k in options}
+    if name == "resnet":
+        net = small_resnet(Precision(bits, **precision))
+    else:
+        net = zoo.create(
+            name, in_channels=1, image_size=size, precision=Precision(bits, **precision), **options
+        )
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the average over the batches that follow
+    with torch.no_grad():
+        for _ in range(4):
+            net(digits(64, size))
+    return net.eval()
+
+
+def small_resnet(precision: Precision) -> nn.Module:
+    """An identity shortcut, a strided block with a convolution in its shortcut, a pooled head."""
+    parts = Parts(
+        num_classes=10, in_channels=1, image_size=(8, 8), num_steps=2, precision=precision,
+        beta=0.25, threshold=0.4, spike_grad=None, readout="current",
+    )  # fmt: skip
+    return ResNet(parts, Layout((4, 3, 1), ((4, 1, 1), (8, 1, 2)), 12))
+
+
+def integers(net: FrozenNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Spikes `[T, N, ...]` of every stage, and the summed currents or spikes of the last one.
+
+    Integers of 64 bits throughout, shifts for scalings, plain sums for convolutions.
+    """
+    values = {"input": [net.quantize_input(images).numpy().astype(np.int64)] * net.num_steps}
+    last: list[np.ndarray] = []
+    spikes: dict[str, np.ndarray] = {}
+    for stage in net.stages:
+        shift = stage.current.fraction.numpy().astype(np.int64) + 1
+        bias = exact(stage.current.bias.numpy() * 2.0**shift)
+        currents = []
+        for t in range(net.num_steps):
+            total: Any = 0
+            for branch, frozen in zip(stage.stage.branches, stage.current.branches, strict=True):
+                summed = accumulate(branch, frozen.weight, values[branch.source][t])
+                factor = exact(frozen.multiplier.numpy() * 2.0**shift)
+                total = total + summed * spread(factor, summed)
+            currents.append(total + spread(bias, total))
+        if stage.neuron is None:
+            digits_kept = stage.readout_digits
+            last = [
+                nearest(c, spread(shift, c) - digits_kept) * 2.0**-digits_kept for c in currents
+            ]
+            continue
+        neuron = stage.neuron
+        top, k = 2 ** (neuron.act_bits - 1), neuron.beta_digits
+        theta = exact(neuron.threshold.numpy())
+        beta = exact(neuron.beta.numpy() * 2.0**k)
+        state: Any = 0
+        record = []
+        for current in currents:
+            x = np.clip(nearest(current, spread(shift, current)), -top, top - 1)
+            u = x + state
+            if neuron.membrane_bits is not None:
+                levels, grid = 2 ** (neuron.membrane_bits - 1), 2**neuron.coarse
+                rounded = (2 * u + (neuron.coarse > 0) + grid) // (2 * grid)
+                u = np.clip(rounded, -levels, levels - 1) * grid
+            o = (u > spread(theta, u)).astype(np.int64)
+            kept = {"zero": u * (1 - o), "subtract": u - o * spread(theta, u), "none": u}
+            state = (2 * spread(beta, u) * kept[neuron.reset] + 1 + 2**k) // 2 ** (k + 1)
+            record.append(o)
+        values[stage.stage.name] = record
+        spikes[stage.stage.name] = np.stack(record)
+        last = record
+    return spikes, np.sum(last, axis=0)
+
+
+def exact(value: np.ndarray) -> np.ndarray:
+    """Floats that are integers, as such."""
+    assert np.array_equal(value, np.rint(value))
+    return value.astype(np.int64)
+
+
+def nearest(value: np.ndarray, shift: Any) -> np.ndarray:
+    """`value / 2^shift`, rounded; refuses ties, on which runtimes may disagree."""
+    shift = np.broadcast_to(shift, value.shape)
+    positive = np.maximum(shift, 1)
+    assert not np.any((value % 2**positive == 2 ** (positive - 1)) & (shift > 0)), "a tie"
+    down = (value + 2 ** (positive - 1)) // 2**positive
+    return np.where(shift > 0, down, value * 2 ** np.maximum(-shift, 0))
+
+
+def spread(value: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return value.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def accumulate(branch: Any, weight: torch.Tensor | None, x: np.ndarray) -> np.ndarray:
+    for pool in branch.pools:
+        size = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
+        n, c, h, w = x.shape
+        assert (h % size[0], w % size[1]) == (0, 0)
+        blocks = x.reshape(n, c, h // size[0], size[0], w // size[1], size[1])
+        x = blocks.sum((3, 5)) if isinstance(pool, nn.AvgPool2d) else blocks.max((3, 5))
+    if branch.flatten:
+        x = x.reshape(len(x), -1)
+    if weight is None:
+        return x
+    w = exact(weight.detach().numpy())
+    if w.ndim == 2:
+        return x @ w.T
+    stride, padding = branch.layer.stride, branch.layer.padding
+    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+    windows = windows[:, :, :: stride[0], :: stride[1]]
+    return np.einsum("nchwij,ocij->nohw", windows, w)

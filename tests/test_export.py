@@ -1,0 +1,211 @@
+"""Exported graphs compute the network, spike by spike, or are not left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from qonnx.core.datatype import DataType
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.transformation.infer_datatypes import InferDataTypes
+from qonnx.transformation.infer_shapes import InferShapes
+
+from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.export import api, to_qonnx
+from snntorch_stbp.export.golden import load
+from snntorch_stbp.export.names import Names
+from snntorch_stbp.export.qonnx import TARGETS, build
+from snntorch_stbp.export.verify import qonnx_executor, verify
+from snntorch_stbp.export.writer import Range
+from snntorch_stbp.frozen import freeze
+
+from .nets import digits, make
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+
+def stored_names(path: Path) -> Names:
+    props = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
+    return Names.from_json(props["names"])
+
+
+@pytest.mark.parametrize("form", ["unrolled", "step"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mnistnet", {"bits": 4}),
+        ("mnistnet_bn", {"bits": 1, "membrane_bits": 4, "num_steps": 3, "readout": "rate"}),
+    ],
+)
+def test_every_target_and_form_computes_the_network(
+    tmp_path: Path, name: str, options: dict[str, Any], form: str, target: str
+) -> None:
+    path = tmp_path / "net.onnx"
+    result = to_qonnx(make(name, **options), digits(3), path, form=form, target=target)
+    assert result.agreement.samples == 3
+    assert result.agreement.spikes > 3 * 1000
+    assert {p.name for p in tmp_path.iterdir()} == {f.name for f in result.files}
+
+
+@pytest.mark.parametrize("bits", [None, 2, "ternary"])
+@pytest.mark.parametrize("readout", ["current", "population"])
+def test_other_bits_and_readouts(tmp_path: Path, bits: Any, readout: str) -> None:
+    model = make("mnistnet_bn", bits=bits, readout=readout)
+    assert to_qonnx(model, digits(2), tmp_path / "net.onnx").agreement.samples == 2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_residual_blocks(tmp_path: Path, target: str) -> None:
+    for form in ("unrolled", "step"):
+        path = tmp_path / f"{form}.onnx"
+        assert to_qonnx(make("resnet"), digits(2), path, form=form, target=target).agreement
+
+
+def test_event_frames(tmp_path: Path) -> None:
+    model = make("nmnistnet_bn", size=12, num_steps=3)
+    frames = torch.stack([digits(2, 12).roll(t, -1) for t in range(3)])
+    for form in ("unrolled", "step"):
+        result = to_qonnx(model, frames, tmp_path / f"{form}.onnx", form=form)
+        assert result.agreement.samples == 2
+
+
+def test_a_batch_that_does_not_divide_the_samples(tmp_path: Path) -> None:
+    result = to_qonnx(make("mnistnet"), digits(5), tmp_path / "net.onnx", batch=2)
+    assert result.agreement.samples == 5
+
+
+def test_the_files_suffice_to_verify_again(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    to_qonnx(make("mnistnet"), digits(3), path, form="step")
+    agreement = verify(
+        qonnx_executor(path), load(path.with_suffix(".samples.npz")), stored_names(path)
+    )
+    assert agreement.samples == 3
+    wiring = json.loads(path.with_suffix(".step.json").read_text())
+    assert wiring["steps"] == 2
+    graph = onnx.load(str(path)).graph
+    inputs = {i.name for i in graph.input} - {"image"}
+    assert inputs == set(wiring["states"])
+    assert {o.name for o in graph.output} == {o for o, _ in wiring["states"].values()} | {"record"}
+
+
+def flip_a_weight(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("features.0/weight"):
+            weight = numpy_helper.to_array(tensor).copy()
+            weight.flat[:] = -weight
+            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+
+
+def lower_a_threshold(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == "features.1/threshold":
+            value = numpy_helper.to_array(tensor) - 1
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+
+@pytest.mark.parametrize("harm", [flip_a_weight, lower_a_threshold])
+def test_a_graph_that_computes_something_else_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[onnx.ModelProto], None]
+) -> None:
+    def harmed(*args: Any, **options: Any) -> Any:
+        built = build(*args, **options)
+        harm(built.model)
+        return built
+
+    monkeypatch.setattr(api, "build", harmed)
+    with pytest.raises(
+        StbpError,
+        match=r"first difference in layer 'features\.1', step 0, sample \d+, where the membrane is "
+        r"\d+ steps (above|below or at) the threshold; \d+ of \d+ spikes there differ",
+    ):
+        to_qonnx(make("mnistnet"), digits(8), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_exist_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("precious")
+    with pytest.raises(UsageError, match=r"net\.onnx' exists already; replace it with --force"):
+        to_qonnx(make("mnistnet"), digits(1), path)
+    assert path.read_text() == "precious"
+    to_qonnx(make("mnistnet"), digits(1), path, force=True)
+    assert path.read_bytes()[:8] != b"precious"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "rolled"}, "the form of a graph is 'unrolled' or 'step', not 'rolled'"),
+        ({"target": "tpu"}, "the target is one of generic, finn, hls4ml, not 'tpu'"),
+    ],
+)
+def test_unknown_forms_and_targets_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        to_qonnx(make("mnistnet"), digits(1), tmp_path / "net.onnx", **options)
+
+
+def test_data_types_are_inferred(tmp_path: Path) -> None:
+    """Weights, spikes, currents and states are integers for QONNX; only rescalings are not."""
+    path = tmp_path / "net.onnx"
+    to_qonnx(make("mnistnet", bits=4, act_bits=8), digits(1), path)
+    model = ModelWrapper(str(path)).transform(InferShapes()).transform(InferDataTypes())
+    floats = {"scale", "relu", "decay", "offset"}
+    for node in model.graph.node:
+        kind = model.get_tensor_datatype(node.output[0])
+        what = node.name.split("/")[-2]
+        if node.op_type == "Quant":
+            expected = {"weight": "INT4", "spike": "BINARY", "current": "INT8", "state": "INT7"}
+            readout = node.name.startswith("head.0/current")
+            assert readout or kind == DataType[expected[what]], node.name
+        elif what not in floats and not node.name.startswith("head.0"):
+            assert kind.is_integer(), (node.name, kind)
+    assert model.get_tensor_datatype("image") == DataType["UINT8"]
+    assert model.get_tensor_datatype("record") == DataType["FLOAT32"]  # in units of the scores
+
+
+def test_the_default_domain_comes_first_and_names_say_layer_and_step(tmp_path: Path) -> None:
+    built = build(freeze(make("mnistnet")), digits(1), form="unrolled", target="generic")
+    assert [o.domain for o in built.model.opset_import] == ["", "qonnx.custom_op.general"]
+    names = {node.name for node in built.model.graph.node}
+    assert {"features.0/t0", "features.4/t1", "features.1/spike/t1"} <= names
+    onnx.checker.check_model(onnx.load_model_from_string(built.model.SerializeToString()))
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "datatype"),
+    [
+        (Range(0, 1), 1, "BINARY"),
+        (Range(0, 255), 8, "UINT8"),
+        (Range(-8, 7), 4, "INT4"),
+        (Range(-9, 7), 5, "INT5"),
+        (Range(-1, 1, 2), 2, "FIXED<2,0>"),
+        (Range(-512, 511, -2), 10, "INT12"),
+    ],
+)
+def test_ranges_know_their_bits(values: Range, bits: int, datatype: str) -> None:
+    assert values.bits == bits
+    assert values.datatype == datatype
+
+
+def test_ranges_follow_arithmetic() -> None:
+    a, b = Range(-3, 5, 1), Range(2, 7)
+    rng = np.random.default_rng(0)
+    for operator in ("__add__", "__sub__", "__mul__"):
+        result = getattr(a, operator)(b)
+        x, y = rng.integers(-3, 6, 500) / 2, rng.integers(2, 8, 500)
+        exact = {"__add__": x + y, "__sub__": x - y, "__mul__": x * y}[operator]
+        scaled = exact * 2**result.fraction
+        assert np.array_equal(scaled, np.rint(scaled))
+        assert scaled.min() >= result.low
+        assert scaled.max() <= result.high
