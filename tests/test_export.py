@@ -160,7 +160,7 @@ def test_data_types_are_inferred(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     to_qonnx(make("mnistnet", bits=4, act_bits=8), digits(1), path)
     model = ModelWrapper(str(path)).transform(InferShapes()).transform(InferDataTypes())
-    floats = {"scale", "relu", "decay", "offset"}
+    floats = {"rescale", "relu", "decay", "offset"}
     for node in model.graph.node:
         kind = model.get_tensor_datatype(node.output[0])
         what = node.name.split("/")[-2]

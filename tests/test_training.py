@@ -255,3 +255,19 @@ def test_torch_compile_trains(small_digits: str, tmp_path: Path) -> None:
         reporter=Reporter(),
     )
     assert result["best_val_accuracy"] == pytest.approx(plain["best_val_accuracy"], abs=0.1)
+
+
+def test_two_processes_give_the_loss_curve_of_one(small_digits: str, tmp_path: Path) -> None:
+    curves = []
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        arguments = ["train", "mnistnet", "--dataset", small_digits, "--epochs", "2"]
+        arguments += ["--devices", devices, "--device", "cpu", "--augment", "shift"]
+        arguments += ["--batch-size", "32", "--out", str(out), "--quiet"]
+        command = [sys.executable, "-m", "snntorch_stbp.cli", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment, cwd=tmp_path, timeout=300)
+        (path,) = out.iterdir()
+        curves.append([row["train_loss"] for row in RunDir.open(path).history])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert curves[0][1] < curves[0][0]

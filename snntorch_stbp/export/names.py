@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .writer import Array
@@ -37,6 +37,11 @@ class Names:
     def stages(self) -> list[str]:
         """Names of the layers of neurons."""
         return list(self.spikes)
+
+    def with_batch(self, batch: int) -> Names:
+        """The same for a runtime that takes any batch."""
+        states = {i: (o, (batch, *shape[1:])) for i, (o, shape) in self.states.items()}
+        return replace(self, batch=batch, states=states)
 
     def spike(self, stage: str, t: int) -> str:
         """The spike tensor of a stage at step `t` of the graph."""

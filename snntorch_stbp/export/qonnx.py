@@ -262,12 +262,12 @@ class _Builder:
         name, size, writer = stage.stage.name, self.sizes[stage.stage.name], self.writer
         bias = _array(stage.current.bias) * 2.0**fraction
         c = self._constant(name, "bias", t, self._per_channel(bias, size))
-        total = writer.binary("Add", self._name(name, "bias", f"t{t}"), total, c)
+        total = writer.binary("Add", self._name(name, "add_bias", f"t{t}"), total, c)
         largest = int(fraction.max())
         scale = self._constant(
             name, "scale", t, self._per_channel(2.0**-fraction, size), fraction=largest
         )
-        node = self._name(name, "scale", f"t{t}")
+        node = self._name(name, "rescale", f"t{t}")
         # Per channel the sum stays below 2^24 of its own grid; the range states it on the finest.
         top = int(np.ceil(_array(stage.current.largest).max())) << largest
         return writer.node(
@@ -509,7 +509,7 @@ class _Builder:
             name, "beta", t, self._per_channel(_array(neuron.beta), size), fraction=digits
         )
         decayed = writer.binary("Mul", label("decay"), kept, beta)
-        half = self._constant(name, "offset", t, 2.0 ** -(digits + 1), fraction=digits + 1)
+        half = self._constant(name, "half_step", t, 2.0 ** -(digits + 1), fraction=digits + 1)
         shifted = writer.binary("Add", label("offset"), decayed, half)
         bits = Range(*neuron.state).bits if neuron.state[0] < 0 else Range(-1, neuron.state[1]).bits
         out = self._name(name, "state_out") if self.form == "step" else f"{label('state')}_out"
@@ -532,7 +532,7 @@ class _Builder:
             w = writer.constant("vote_weight", groups, datatype="BINARY")
             values = Range(0, writer.ranges[total].high * (neurons // votes))
             writer.node("MatMul", "vote", [total, w], RECORD, (self.batch, votes), values)
-        writer.outputs.insert(0, RECORD)
+        writer.outputs = [RECORD, *(name for name in writer.outputs if name != RECORD)]
 
 
 def _array(value: torch.Tensor) -> Array:

@@ -1,0 +1,115 @@
+"""`snntorch-stbp export`: a user's walk, and every mistake on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from snntorch_stbp.cli import main
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = RunConfig.from_recipe("mnistnet", "digits", bits=4, epochs=1)
+    result = fit(config, out=tmp_path_factory.mktemp("runs"), reporter=Reporter())
+    return str(result["run"])
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_a_run_is_exported_and_verified(run: str) -> None:
+    code, output = call("export", run, "--verify", "2")
+    assert code == 0, output
+    assert "compared" not in output
+    assert "of 2 test samples: all equal" in output
+    path = Path(run) / "export" / "generic-unrolled.onnx"
+    assert path.is_file()
+    with np.load(path.with_suffix(".samples.npz")) as samples:
+        assert samples["input"].shape == (2, 1, 8, 8)
+        assert samples["input"].dtype == np.uint8
+
+    code, output = call("export", run)
+    assert code == 2
+    assert "exists already; replace it with --force" in output
+
+
+def test_json_says_what_was_compared(run: str, tmp_path: Path) -> None:
+    arguments = ("--form", "step", "--target", "hls4ml", "--verify", "1", "--json")
+    code, output = call("export", run, *arguments, "--output", str(tmp_path / "a" / "net.onnx"))
+    assert code == 0, output
+    facts = json.loads(output)
+    assert facts["differences"] == 0
+    assert facts["spikes_compared"] > 1000
+    assert all(Path(file).is_file() for file in facts["files"])
+    assert len(facts["files"]) == 4
+
+
+def test_frozen_evaluation_says_what_freezing_changes(run: str) -> None:
+    code, output = call("evaluate", run, "--frozen", "--json")
+    assert code == 0, output
+    facts = json.loads(output)
+    assert facts["spikes_differ"] < 0.05
+    assert abs(facts["accuracy"] - facts["trained_accuracy"]) < 0.05
+    code, output = call("evaluate", run, "--frozen")
+    assert "before freezing" in output
+
+
+def test_frozen_aware_training_refines_a_run(run: str, tmp_path: Path) -> None:
+    arguments = ("--bits", "4", "--init-from", run, "--epochs", "1", "--lr", "1e-4")
+    code, output = call("train", "mnistnet", *arguments, "--frozen-aware", "--out", str(tmp_path))
+    assert code == 0, output
+    (refined,) = tmp_path.iterdir()
+    trained = RunDir.open(refined).result
+    assert trained is not None
+    code, output = call("evaluate", str(refined), "--frozen", "--json")
+    assert json.loads(output)["accuracy"] == trained["test_accuracy"]
+
+    code, output = call("train", "mnistnet", "--frozen-aware", "--out", str(tmp_path))
+    assert code == 2
+    assert "name its run with --init-from" in output
+
+
+def test_a_float_run_exports_and_says_so(tmp_path: Path) -> None:
+    config = RunConfig.from_recipe("mnistnet", "digits", epochs=1)
+    result = fit(config, out=tmp_path, reporter=Reporter())
+    code, output = call("export", str(result["run"]), "--verify", "1")
+    assert code == 0, output
+    assert "nothing is quantized" in output
+
+
+def test_what_cannot_be_exported_is_refused(run: str, tmp_path: Path) -> None:
+    code, output = call("export", str(tmp_path / "nothing"))
+    assert code == 1
+    assert "there is no run folder" in output
+
+    new = RunDir.create(tmp_path, RunDir.open(run).config)
+    code, output = call("export", str(new.path))
+    assert code == 1
+    assert "never finished an epoch: there is nothing to export yet" in output
+
+    code, output = call("export", run, "--target", "tpu")
+    assert code == 2
+    assert "tpu" in output
+
+
+def test_a_missing_tool_is_named(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("snntorch_stbp.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, output = call("export", run)
+    assert code == 1
+    assert "pip install 'snntorch-stbp[export]'" in output

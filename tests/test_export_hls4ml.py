@@ -1,0 +1,91 @@
+"""hls4ml's C++ gives every spike and score of the network, with precisions set by us alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp.export import golden
+from snntorch_stbp.export.hls4ml import configuration, convert, executor, precision
+from snntorch_stbp.export.qonnx import Form, build
+from snntorch_stbp.export.verify import Agreement, verify
+from snntorch_stbp.export.writer import Range
+from snntorch_stbp.frozen import freeze
+
+from .nets import digits, make
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # hls4ml and what it imports warn of their own affairs
+]
+
+
+def through_cpp(
+    model: nn.Module, samples: torch.Tensor, folder: Path, form: Form, io_type: str
+) -> Agreement:
+    """Compile the graph's C++ with g++ and compare every spike with the golden vectors."""
+    net = freeze(model)
+    built = build(net, samples[:1], form=form, target="hls4ml", expose_spikes=True)
+    onnx.save(built.model, str(folder / "net.onnx"))
+    compiled = convert(built.model, configuration(built), folder / "hls", io_type)
+    compiled.compile()
+    shapes = {name: built.writer.shapes[name][1:] for name in built.writer.outputs}
+    vectors = golden.compute(net, samples)
+    names = built.names.with_batch(len(samples))
+    return verify(executor(compiled, shapes), vectors, names)
+
+
+def dense() -> nn.Module:
+    precision = stbp.Precision(4)
+    model = nn.Sequential(
+        precision.input_quant(),
+        stbp.DirectCoding(2),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(64, 24))),
+        stbp.Leaky(),
+        stbp.TimeDistributed(precision.linear(24, 16)),
+        stbp.Leaky(),
+        stbp.TimeDistributed(precision.linear(16, 10)),
+        stbp.Leaky(),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.25)
+    return model.eval()
+
+
+@pytest.mark.parametrize("form", ["step", "unrolled"])
+def test_a_dense_network(tmp_path: Path, form: Form) -> None:
+    agreement = through_cpp(dense(), digits(500), tmp_path, form, "io_parallel")
+    assert agreement.samples == 500
+    assert agreement.spikes == 500 * 2 * (24 + 16 + 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["step", "unrolled"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mnistnet", {"bits": 4}), ("mnistnet_bn", {"bits": "ternary"}), ("resnet", {"bits": 1})],
+)
+def test_convolutional_networks(
+    tmp_path: Path, name: str, options: dict[str, Any], form: Form
+) -> None:
+    agreement = through_cpp(make(name, **options), digits(500), tmp_path, form, "io_stream")
+    assert agreement.samples == 500
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (Range(0, 255), "ufixed<8,8>"),
+        (Range(-512, 511), "fixed<10,10>"),
+        (Range(-5, 3, 4), "fixed<4,0>"),
+        (Range(-512, 511, -2), "fixed<10,12>"),
+    ],
+)
+def test_precisions_hold_ranges(values: Range, expected: str) -> None:
+    assert precision(values) == expected
