@@ -39,7 +39,7 @@ def run(tmp_path):
     ("args", "sentence"),
     [
         (["trian", "resnet18"], "'trian' is no command. Did you mean 'train'?"),
-        (["xyz"], "'xyz' is no command. Choose one of train, evaluate, models, datasets, runs,"),
+        (["xyz"], "'xyz' is no command. Choose one of train, evaluate, export,"),
         (["train", "resnt18"], "'resnt18'"),
         (["train", "resnt18"], "Did you mean 'resnet18'?"),
         (["train", "resnet18", "--dataset", "mnits"], "'mnits'"),
@@ -118,7 +118,7 @@ def test_a_damaged_configuration_is_a_failure(command, run):
         (["--dataset", "mnist"], "with --dataset digits, which cannot change to --dataset mnist"),
         (["vgg11"], "with the model mnistnet, which cannot change to the model vgg11"),
         (["--input-bits", "32"], "--input-bits 8, which cannot change to --input-bits 32"),
-        (["--augment", "none"], "--augment shift, which cannot change to --augment none"),
+        (["--augment", "flip"], "--augment none, which cannot change to --augment flip"),
         (["--image-size", "16"], "--image-size 0, which cannot change to --image-size 16"),
         (["--per-tensor"], "with no --per-tensor, which cannot change to --per-tensor"),
         (["--validate-on-test"], "with no --validate-on-test, which cannot change to"),

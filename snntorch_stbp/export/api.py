@@ -21,8 +21,8 @@ from torch import nn
 
 from .. import __version__
 from ..errors import StbpError, UsageError
+from ..files import atomic_write
 from ..frozen import FrozenNet, Settings, freeze
-from ..train.rundir import atomic_write
 from . import golden
 from .qonnx import TARGETS, Form, build
 from .verify import Agreement, qonnx_executor, verify

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..files import atomic_write
 from ..frozen import FrozenNet
-from ..train.rundir import atomic_write
 from .writer import Array
 
 Golden = dict[str, Array]

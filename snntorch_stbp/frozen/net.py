@@ -14,20 +14,14 @@ membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import brevitas.nn as qnn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import StbpError
-from ..neuron import Leaky
 from .fold import (
-    CURRENT_STEPS,
-    EXACT_BITS,
     FrozenCurrent,
     Settings,
     fold_current,
@@ -35,122 +29,10 @@ from .fold import (
     round_ste,
 )
 from .graph import INPUT, Branch, Graph, Stage, pair, read_graph
-
-BETA_DIGITS = 8
-"""Binary digits of a decay `beta` behind the point."""
+from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 
 READOUT_BITS = 16
 """Bits of one step of a readout of currents, on a grid so fine that the largest one fits."""
-
-
-@dataclass(frozen=True)
-class FrozenNeuron:
-    """A layer of neurons in deployment arithmetic; all numbers in units of `step`.
-
-    Attributes:
-        step: `delta`, in units of the trained membrane potential; scalar.
-        act_bits: Bits of the input current, with sign.
-        beta: Decay per channel `[C]` or `[1]`, a multiple of `2^-beta_digits`.
-        beta_digits: `k`.
-        threshold: `theta`, integers `[C]` or `[1]`.
-        reset: Reset mechanism.
-        state: Smallest and largest `v` that can occur.
-        potential: Smallest and largest `u` that can occur.
-        membrane_bits: Bits of a quantized `u` on its grid, or `None`.
-        coarse: A quantized `u` is a multiple of `2^coarse`.
-    """
-
-    step: Tensor
-    act_bits: int
-    beta: Tensor
-    beta_digits: int
-    threshold: Tensor
-    reset: str
-    state: tuple[int, int]
-    potential: tuple[int, int]
-    membrane_bits: int | None
-    coarse: int
-
-
-def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNeuron:
-    """The arithmetic of `neuron` over `num_steps` steps.
-
-    Raises:
-        StbpError: If its membrane potential needs more bits than float32 holds exactly, or its
-            quantizers have no grid.
-    """
-    act_bits, step = _current_step(neuron, settings)
-    membrane_bits, coarse = None, 0
-    if neuron.state_quant is not None:
-        quantizer = _act_quant(neuron.state_quant)
-        membrane_bits, grid = int(quantizer.bit_width()), quantizer.scale().detach()
-        coarse = max(0, round(math.log2(grid.item() / step.item())))
-        step = grid / 2**coarse
-    beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
-    threshold = neuron.threshold.reshape(-1) / step
-    threshold = threshold + (torch.floor(threshold + 1e-4) - threshold).detach()
-    digits = _digits_needed(beta.detach())
-    frozen = FrozenNeuron(
-        step, act_bits, beta, digits, threshold, neuron.reset_mechanism,
-        (0, 0), (0, 0), membrane_bits, coarse,
-    )  # fmt: skip
-    state, potential = _ranges(frozen, num_steps)
-    frozen = replace(frozen, state=state, potential=potential)
-    if max(abs(v) for v in frozen.potential) * 2 ** (digits + 1) >= 2**EXACT_BITS:
-        raise StbpError(
-            f"a membrane potential over {num_steps} steps needs more than {EXACT_BITS} bits: "
-            f"quantize it (--membrane-bits) or use fewer act bits."
-        )
-    return frozen
-
-
-def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Smallest and largest `v` and `u`, by interval arithmetic over the steps."""
-    top, beta = 2 ** (neuron.act_bits - 1), neuron.beta.detach().max().item()
-    theta = neuron.threshold.detach()
-    v_low = v_high = 0
-    u_low, u_high = -top, top - 1
-    for _ in range(num_steps):
-        low, high = v_low - top, v_high + top - 1
-        if neuron.membrane_bits is not None:
-            grid, levels = 2**neuron.coarse, 2 ** (neuron.membrane_bits - 1)
-            low, high = max(low - grid, -levels * grid), min(high + grid, (levels - 1) * grid)
-        u_low, u_high = min(u_low, low), max(u_high, high)
-        kept_high = high
-        if neuron.reset == "zero":
-            kept_high = min(high, max(0, int(theta.max())))
-        elif neuron.reset == "subtract":
-            kept_high = max(min(high, int(theta.max())), high - int(theta.min()))
-        v_low, v_high = math.floor(beta * low), math.ceil(beta * kept_high + 0.5)
-    return (v_low, v_high), (u_low, u_high)
-
-
-def _current_step(neuron: Leaky, settings: Settings) -> tuple[int, Tensor]:
-    """Bits and step of the input current: as trained, or a grid of the threshold's size."""
-    if neuron.current_quant is not None:
-        quantizer = _act_quant(neuron.current_quant)
-        return int(quantizer.bit_width()), quantizer.scale().detach()
-    top = neuron.threshold.detach().abs().max()
-    return settings.act_bits, top * CURRENT_STEPS / 2 ** (settings.act_bits - 1)
-
-
-def _act_quant(quantizer: Any) -> Any:
-    """The Brevitas proxy of a quantizer made by `Precision`."""
-    if not isinstance(quantizer, qnn.QuantIdentity):
-        raise StbpError(
-            f"a {type(quantizer).__name__} quantizes a neuron; only quantizers made by Precision "
-            f"(or other Brevitas QuantIdentity) have a grid that can be frozen."
-        )
-    return quantizer.act_quant
-
-
-def _digits_needed(beta: Tensor) -> int:
-    """Fewest binary digits behind the point that hold all of `beta`."""
-    for digits in range(BETA_DIGITS):
-        scaled = beta * 2**digits
-        if torch.equal(scaled, scaled.round()):
-            return digits
-    return BETA_DIGITS
 
 
 @dataclass(frozen=True)
@@ -271,10 +153,10 @@ class FrozenNet(nn.Module):
         total: Tensor | None = None
         for branch, frozen in zip(stage.stage.branches, stage.current.branches, strict=True):
             summed = _accumulate(branch, frozen.weight, values[branch.source])
-            term = summed * _per_channel(frozen.multiplier, summed)
+            term = summed * per_channel(frozen.multiplier, summed)
             total = term if total is None else total + term
         assert total is not None
-        return total + _per_channel(stage.current.bias, total)
+        return total + per_channel(stage.current.bias, total)
 
 
 def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor:
@@ -295,47 +177,6 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
     elif weight is not None:
         x = F.linear(x, weight)
     return x.unflatten(0, spikes.shape[:2])
-
-
-class Integrate(nn.Module):
-    """A layer of neurons over a sequence; a module without state, so that hooks can watch it."""
-
-    def forward(
-        self, neuron: FrozenNeuron, spike_grad: Callable[[Tensor], Tensor], current: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Spikes and membrane potentials `[T, B, ...]` of input currents `[T, B, ...]`."""
-        top = 2 ** (neuron.act_bits - 1)
-        x = round_ste(current).clamp(-top, top - 1)
-        beta, theta = (_per_channel(v, x)[0] for v in (neuron.beta, neuron.threshold))
-        offset = 2.0 ** -(neuron.beta_digits + 1)
-        spikes, membranes = [], []
-        v: Tensor | None = None
-        for step in x.unbind(0):
-            u = step if v is None else v + step
-            if neuron.membrane_bits is not None:
-                u = _quantize_membrane(u, neuron.membrane_bits, 2.0**neuron.coarse)
-            spike = spike_grad((u - theta - 0.5) * neuron.step)
-            kept = u
-            if neuron.reset == "zero":
-                kept = u - spike * u
-            elif neuron.reset == "subtract":
-                kept = u - spike * theta
-            v = round_ste(beta * kept + offset)
-            spikes.append(spike)
-            membranes.append(u)
-        return torch.stack(spikes), torch.stack(membranes)
-
-
-def _quantize_membrane(u: Tensor, bits: int, grid: float) -> Tensor:
-    """Round the integer `u` to a multiple of `grid`, ties up, and clip to `bits`."""
-    levels = 2 ** (bits - 1)
-    shift = 0.5 if grid > 1 else 0.0
-    return round_ste((u + shift) / grid).clamp(-levels, levels - 1) * grid
-
-
-def _per_channel(value: Tensor, x: Tensor) -> Tensor:
-    """`value [C]` (or `[1]`) aligned with `[T, B, C, ...]`."""
-    return value.reshape(1, 1, -1, *[1] * (x.dim() - 3))
 
 
 def freeze(model: nn.Module, settings: Settings | None = None) -> FrozenNet:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import StbpError
-from .rundir import atomic_write
+from ..files import atomic_write
 
 FORMAT = "snntorch-stbp checkpoint 1"
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..frozen.net import Integrate
+from ..files import atomic_write
+from ..frozen.neuron import Integrate
 from ..neuron import Leaky
-from .rundir import atomic_write
 
 
 class Means:

@@ -14,39 +14,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ..errors import StbpError
+from ..files import atomic_write
 from .config import RunConfig
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `path` once it is complete and on disk.
-
-    Raises:
-        StbpError: If the file cannot be written; what `path` held before stays.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        kept = " (the file from before is kept)" if path.exists() else ""
-        raise StbpError(f"cannot write '{path}': {error}{kept}.") from error
 
 
 @dataclass(frozen=True)
