@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -22,15 +21,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ..errors import Interrupted, StbpError, UsageError
+from ..errors import Interrupted, StbpError
 from ..frozen import freeze
 from ..losses import LOSSES
-from ..quant import size_in_bytes
 from ..time import readout
 from . import augment, build
 from .config import RunConfig
 from .data import DataBundle, make_loader, seeded_generator
 from .evaluate import all_sum, measure
+from .launch import launch, summary
 from .metrics import Means, plot_curves
 from .reporter import Reporter
 from .rundir import RunDir
@@ -61,7 +60,7 @@ def fit(
         StbpError: If data, checkpoint or folder cannot be used, or the loss diverges.
         Interrupted: If SIGINT or SIGTERM asked the run to stop; its state is saved.
     """
-    fabric = _launch(config)
+    fabric = launch(config)
     if fabric.global_rank != 0:
         reporter = Reporter()
     bundle = build.build_data(config)
@@ -77,31 +76,6 @@ def fit(
     with run.locked() if fabric.global_rank == 0 else nullcontext():
         trainer = _Trainer(fabric, config, bundle, model, run, reporter, resuming=bool(resume))
         return trainer.run_all()
-
-
-def _launch(config: RunConfig) -> Fabric:
-    """Start the processes of the run; under torchrun they exist already."""
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
-    several = devices * config.num_nodes > 1
-    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
-    if config.precision == "16-mixed" and on_cpu:
-        raise UsageError("precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32.")
-    try:
-        fabric = Fabric(
-            accelerator=config.device,
-            devices=devices,
-            num_nodes=config.num_nodes,
-            precision=config.precision,  # type: ignore[arg-type]
-            strategy="ddp" if several else "auto",
-        )
-    except (RuntimeError, ValueError, ImportError) as error:
-        raise StbpError(
-            f"cannot train on {devices} device(s) of kind '{config.device}' at precision "
-            f"{config.precision}: {str(error).splitlines()[0]}"
-        ) from error
-    if several:
-        fabric.launch()
-    return fabric
 
 
 class _Trainer:
@@ -145,7 +119,9 @@ class _Trainer:
     def run_all(self) -> dict[str, Any]:
         """All epochs that are left, then the test set."""
         start = time.perf_counter()
-        self.reporter.started(self._summary())
+        self.reporter.started(
+            summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
+        )
         self._log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
         with asked_to_stop() as stop, self._tensorboard() as board:
             while self.state.epoch <= self.config.epochs:
@@ -281,36 +257,6 @@ class _Trainer:
 
     def _anyone_asked(self, stop: list[int]) -> bool:
         return bool(all_sum(self.fabric, torch.tensor(float(bool(stop)))))
-
-    def _summary(self) -> dict[str, Any]:
-        config, bundle = self.config, self.bundle
-        return {
-            "model": config.model,
-            "dataset": config.dataset,
-            "source": bundle.source,
-            "classes": len(bundle.classes),
-            "image_size": list(bundle.image_size),
-            "train": len(bundle.train),
-            "val": len(bundle.val),
-            "test": len(bundle.test),
-            "val_name": bundle.val_name,
-            "bits": config.bits,
-            "act_bits": config.act_bits,
-            "membrane_bits": config.membrane_bits,
-            "input_bits": config.input_bits,
-            "steps": config.steps,
-            "device": str(self.fabric.device),
-            "devices": self.fabric.world_size,
-            "precision": config.precision,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "size_kb": size_in_bytes(self.model) / 1024,
-            "run": str(self.run.path),
-            "epochs": config.epochs,
-            "start_epoch": self.state.epoch,
-            "lr": config.lr,
-            "optimizer": config.optimizer,
-            "batch_size": config.batch_size,
-        }
 
     def _log(self, text: str) -> None:
         if self.fabric.global_rank == 0:

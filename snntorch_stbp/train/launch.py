@@ -1,0 +1,79 @@
+"""Starting a run: its processes and devices, and what it says of itself at the start."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from ..errors import StbpError, UsageError
+from ..quant import size_in_bytes
+from .config import RunConfig
+from .data import DataBundle
+from .rundir import RunDir
+
+
+def launch(config: RunConfig) -> Fabric:
+    """Start the processes of the run; under torchrun they exist already."""
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    several = devices * config.num_nodes > 1
+    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if config.precision == "16-mixed" and on_cpu:
+        raise UsageError("precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32.")
+    try:
+        fabric = Fabric(
+            accelerator=config.device,
+            devices=devices,
+            num_nodes=config.num_nodes,
+            precision=config.precision,  # type: ignore[arg-type]
+            strategy="ddp" if several else "auto",
+        )
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise StbpError(
+            f"cannot train on {devices} device(s) of kind '{config.device}' at precision "
+            f"{config.precision}: {str(error).splitlines()[0]}"
+        ) from error
+    if several:
+        fabric.launch()
+    return fabric
+
+
+def summary(
+    fabric: Fabric,
+    config: RunConfig,
+    bundle: DataBundle,
+    model: nn.Module,
+    run: RunDir,
+    start_epoch: int,
+) -> dict[str, Any]:
+    """What `Reporter.started` receives."""
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "source": bundle.source,
+        "classes": len(bundle.classes),
+        "image_size": list(bundle.image_size),
+        "train": len(bundle.train),
+        "val": len(bundle.val),
+        "test": len(bundle.test),
+        "val_name": bundle.val_name,
+        "bits": config.bits,
+        "act_bits": config.act_bits,
+        "membrane_bits": config.membrane_bits,
+        "input_bits": config.input_bits,
+        "steps": config.steps,
+        "device": str(fabric.device),
+        "devices": fabric.world_size,
+        "precision": config.precision,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "size_kb": size_in_bytes(model) / 1024,
+        "run": str(run.path),
+        "epochs": config.epochs,
+        "start_epoch": start_epoch,
+        "lr": config.lr,
+        "optimizer": config.optimizer,
+        "batch_size": config.batch_size,
+    }
