@@ -33,7 +33,7 @@ def runs(tmp_path):
     out = tmp_path / "runs"
     made = []
     for bits, model in ((4, "mnistnet"), (None, "resnet18"), ("ternary", "vgg11"), (2, "vgg11")):
-        config = RunConfig.from_recipe(model, "digits", bits=bits, epochs=3)
+        config = RunConfig.from_recipe(model, "digits", bits=bits, epochs=3, augment=("shift",))
         made.append(RunDir.create(out, config))
     made[0].write_history([row(1, 0.5), row(2, 0.875), row(3, 0.75)])
     made[0].write_text("result.json", json.dumps({"status": "finished", "test_accuracy": 0.8125}))
