@@ -174,6 +174,9 @@ def test_what_cannot_train_leaves_no_folder(small_digits: str, tmp_path: Path) -
         fit(make_config(small_digits, batch_size=5000), out=tmp_path, reporter=Reporter())
     with pytest.raises(UsageError, match="16-mixed needs a GPU"):
         fit(make_config(small_digits, precision="16-mixed"), out=tmp_path, reporter=Reporter())
+    if not torch.cuda.is_available():
+        with pytest.raises(StbpError, match="no cuda device on this machine: use --device auto"):
+            fit(make_config(small_digits, device="cuda"), out=tmp_path, reporter=Reporter())
     assert not list(tmp_path.iterdir())
 
 

@@ -19,6 +19,7 @@ from . import checkpoint as checkpoints
 from .build import build_data, build_model
 from .config import RunConfig
 from .data import DataBundle, make_loader
+from .launch import check_device
 from .metrics import Means, spike_counter, spike_record
 from .reporter import Reporter
 from .rundir import RunDir
@@ -174,6 +175,7 @@ def evaluate(
     Raises:
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
+    check_device(device)
     trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
     config, bundle = trained.config, trained.bundle
     fabric = Fabric(accelerator=device, devices=1)

@@ -16,11 +16,24 @@ from .data import DataBundle
 from .rundir import RunDir
 
 
+def check_device(device: str) -> None:
+    """Refuse a kind of device that this machine does not have.
+
+    Raises:
+        StbpError: If there is none.
+    """
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device in there and not there[device]():
+        raise StbpError(f"there is no {device} device on this machine: use --device auto or cpu.")
+
+
 def launch(config: RunConfig) -> Fabric:
     """Start the processes of the run; under torchrun they exist already."""
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
     several = devices * config.num_nodes > 1
-    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    check_device(config.device)
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = config.device == "cpu" or not has_gpu
     if config.precision == "16-mixed" and on_cpu:
         raise UsageError("precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32.")
     try:

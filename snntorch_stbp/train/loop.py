@@ -63,7 +63,8 @@ def fit(
     fabric = launch(config)
     if fabric.global_rank != 0:
         reporter = Reporter()
-    bundle = build.build_data(config)
+    with fabric.rank_zero_first():  # one process downloads, the others find the files
+        bundle = build.build_data(config)
     torch.manual_seed(config.seed)
     model = build.build_model(config, bundle)
     if config.init_from and resume is None:
