@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "Train a network of the zoo at a bit width on a data set.",
     "evaluate": "Measure a trained run on its test set or on other data.",
     "export": "Export a trained run to QONNX, verified spike by spike.",
+    "inspect": "Show what an exported graph holds, and draw it.",
     "models": "List the networks that can be trained.",
     "datasets": "List the data sets that can be trained on.",
     "runs": "List past runs with their results.",

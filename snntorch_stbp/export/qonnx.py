@@ -184,11 +184,19 @@ class _Builder:
         name = name.replace(".", "_").replace("#", "_")  # an identifier of C++
         return f"n{name}" if name[0].isdigit() else name
 
-    def _quant(self, name: str, x: str, output: str, bits: int, scale: float = 1.0) -> str:
-        """A signed quantizer, as the target writes it."""
-        if self.target.quantizers == "multithreshold":
-            return self.writer.thresholds(name, x, output, bits, True, scale)
-        return self.writer.quant(name, x, output, bits, True, scale)
+    def _quant(
+        self, name: str, x: str, output: str, bits: int, scale: float = 1.0, shift: float = 0.0
+    ) -> str:
+        """A signed quantizer, as the target writes it; thresholds are lowered by `shift`."""
+        writer = self.writer
+        if self.target.quantizers == "quant":
+            return writer.quant(name, x, output, bits, True, scale)
+        if scale == 1:
+            return writer.thresholds(name, x, output, bits, shift=shift)
+        # FINN has no thresholds in hardware whose output is scaled.
+        levels = writer.thresholds(name, x, f"{name}_levels_out", bits, scale, shift)
+        factor = writer.constant(f"{name}_scale", scale)
+        return writer.binary("Mul", f"{name}_scaled", levels, factor, output)
 
     def _shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """A tensor's shape from its features `(F,)` or `(C, H, W)`."""
@@ -251,6 +259,8 @@ class _Builder:
         fraction = _array(stage.current.fraction).astype(int) + 1
         if self.target.affine == "integer":
             total = self._bias_and_scale(stage, total, fraction, t)
+        if stage.neuron is None and self.target.quantizers == "multithreshold":
+            return total  # rounded already
         bits, scale = READOUT_BITS, 2.0**-stage.readout_digits
         if stage.neuron is not None:
             bits, scale = stage.neuron.act_bits, 1.0
@@ -268,6 +278,14 @@ class _Builder:
             name, "scale", t, self._per_channel(2.0**-fraction, size), fraction=largest
         )
         node = self._name(name, "rescale", f"t{t}")
+        if stage.neuron is None and self.target.quantizers == "multithreshold":
+            # A readout is rounded to 16 bits, too many for thresholds: FINN leaves it to the host.
+            # It is rounded before it is scaled, as integers: FINN moves a bias behind a scaling and
+            # drops what is then below 1e-5, which a quantizer, unlike thresholds, does not forgive.
+            quant = self._name(name, "current", f"t{t}")
+            step = self._per_channel(2.0 ** (fraction - stage.readout_digits), size)
+            rounded = writer.quant(quant, total, f"{quant}_out", READOUT_BITS, True, step)
+            return writer.binary("Mul", node, rounded, scale)
         # Per channel the sum stays below 2^24 of its own grid; the range states it on the finest.
         top = int(np.ceil(_array(stage.current.largest).max())) << largest
         return writer.node(
@@ -459,8 +477,11 @@ class _Builder:
             channels = size[0] if theta.size > 1 else 1
             levels = np.broadcast_to(theta.reshape(-1, 1) + 1, (channels, 1))
             layout = "NHWC" if len(size) == 3 else "NC"
+            # FINN divides them by the scale of a quantized membrane, but keeps their data type.
+            datatype = "FLOAT32" if stage.neuron.coarse else None
+            levels_name = writer.constant(f"{node}_levels", levels, datatype=datatype)
             return writer.node(
-                "MultiThreshold", node, [u, writer.constant(f"{node}_levels", levels)],
+                "MultiThreshold", node, [u, levels_name],
                 f"{node}_out", writer.shapes[u], Range(0, 1), QONNX,
                 out_dtype="BINARY", data_layout=layout,
             )  # fmt: skip
@@ -476,11 +497,11 @@ class _Builder:
         assert neuron is not None
         assert neuron.membrane_bits is not None
         node = self._name(name, "membrane_quant", f"t{t}")
-        if neuron.coarse:
-            half = self._constant(name, "half", t, 0.5, fraction=1)
+        scale, shift = 2.0**neuron.coarse, 0.5 if neuron.coarse else 0.0
+        if shift and self.target.quantizers == "quant":
+            half = self._constant(name, "half", t, shift, fraction=1)
             u = writer.binary("Add", self._name(name, "membrane_shift", f"t{t}"), u, half)
-        scale = 2.0**neuron.coarse
-        return self._quant(node, u, f"{node}_out", neuron.membrane_bits, scale)
+        return self._quant(node, u, f"{node}_out", neuron.membrane_bits, scale, shift)
 
     def _leak(self, stage: FrozenStage, u: str, spike: str, t: int) -> str:
         """The state that the next step finds."""

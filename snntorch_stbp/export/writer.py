@@ -149,23 +149,26 @@ class Writer:
         output: str,
         bits: int,
         signed: bool,
-        scale: float = 1.0,
+        scale: float | Array = 1.0,
         narrow: bool = False,
     ) -> str:
-        """A QONNX `Quant`: clip(round(x / scale)) * scale in `bits`; `scale` a power of two."""
+        """A QONNX `Quant`: clip(round(x / scale)) * scale in `bits`; `scale` powers of two."""
         parameters = [
             self.constant(f"{name}_{key}", value, fraction=16, datatype="FLOAT32")
             for key, value in (("scale", scale), ("zero_point", 0.0), ("bit_width", float(bits)))
         ]
         low = -(1 << (bits - 1)) + narrow if signed else 0
         high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+        exponents = np.log2(np.asarray(scale)).astype(int)
+        finest = int(exponents.min())
+        more = int(exponents.max()) - finest
         return self.node(
             "Quant",
             name,
             [x, *parameters],
             output,
             self.shapes[x],
-            Range(low, high, -int(np.log2(scale))),
+            Range(low << more, high << more, -finest),
             QONNX,
             signed=int(signed),
             narrow=int(narrow),
@@ -173,15 +176,16 @@ class Writer:
         )
 
     def thresholds(
-        self, name: str, x: str, output: str, bits: int, signed: bool, scale: float = 1.0
+        self, name: str, x: str, output: str, bits: int, scale: float = 1.0, shift: float = 0.0
     ) -> str:
-        """The same function as `quant` (away from ties) as a `MultiThreshold`, FINN's own node."""
-        low = -(1 << (bits - 1)) if signed else 0
+        """A signed `quant` of `x + shift` (away from ties), divided by `scale`, a power of two from
+        1 on, as a `MultiThreshold`: FINN's own node.
+        """
+        low = -(1 << (bits - 1))
         high = low + (1 << bits) - 1
-        levels = (np.arange(low, high) + 0.5)[None] * scale
-        fraction = 1 - int(np.log2(scale))
-        levels_name = self.constant(f"{name}_levels", levels, max(fraction, 0), "FLOAT32")
-        values = Range(low, high, -int(np.log2(scale)))
+        levels = (np.arange(low, high) + 0.5)[None] * scale - shift
+        levels_name = self.constant(f"{name}_levels", levels, 1, "FLOAT32")
+        values = Range(low, high)
         return self.node(
             "MultiThreshold",
             name,
@@ -190,9 +194,8 @@ class Writer:
             self.shapes[x],
             values,
             QONNX,
-            out_dtype=Range(low, high).datatype if scale == 1 else "INT32",
-            out_scale=float(scale),
-            out_bias=float(low * scale),
+            out_dtype=values.datatype,
+            out_bias=float(low),
             data_layout="NHWC" if len(self.shapes[x]) == 4 else "NC",
         )
 

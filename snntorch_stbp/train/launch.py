@@ -22,8 +22,10 @@ def check_device(device: str) -> None:
     Raises:
         StbpError: If there is none.
     """
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device in there and not there[device]():
+    missing = (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
         raise StbpError(f"there is no {device} device on this machine: use --device auto or cpu.")
 
 
