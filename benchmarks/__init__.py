@@ -1,0 +1,1 @@
+"""Measurements that take longer than tests may, run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,74 @@
+"""`snntorch-stbp inspect` says what a file holds, and refuses what is no ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, save
+
+from snntorch_stbp.cli import main
+from snntorch_stbp.export import to_qonnx
+
+from .nets import digits, make
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs")
+    model = make("mnistnet", bits=4)
+    to_qonnx(model, digits(1), path / "unrolled.onnx")
+    to_qonnx(model, digits(1), path / "hls.onnx", form="step", target="hls4ml")
+    return path
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["inspect", *arguments])
+    return result.exit_code, result.output
+
+
+def test_layers_are_listed_once_with_their_types(folder: Path) -> None:
+    code, output = call(str(folder / "unrolled.onnx"))
+    assert code == 0, output
+    assert "unrolled (2 time steps), batch 1" in output
+    assert "image 1x1x8x8 UINT8" in output
+    (row,) = [line.split() for line in output.splitlines() if line.startswith("features.4 ")]
+    assert row[:6] == ["features.4", "Conv", "40x4x4", "INT4", "4", "15,000"]
+    (total,) = [line.split() for line in output.splitlines() if line.startswith("total   ")][:1]
+    assert total[1] == f"{15 * 25 + 40 * 15 * 25 + 160 * 300 + 3000:,}"
+    assert max(map(len, output.replace(str(folder), "").splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["unrolled.onnx", "hls.onnx"])
+def test_json_holds_the_same(folder: Path, name: str) -> None:
+    code, output = call(str(folder / name), "--json")
+    assert code == 0, output
+    facts = json.loads(output)
+    weights = [layer for layer in facts["layers"] if layer["weight_bits"]]
+    assert [layer["weight_bits"] for layer in weights] == [4, 4, 4, 4]
+    assert sum(layer["parameters"] for layer in weights) == 66_375
+
+
+def test_a_graph_of_another_program(tmp_path: Path) -> None:
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
+    save(helper.make_model(graph), str(tmp_path / "other.onnx"))
+    code, output = call(str(tmp_path / "other.onnx"))
+    assert code == 0, output
+    assert "1 Relu" in output
+
+
+def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    for name, message in (
+        ("nothing.onnx", "does not exist; name an ONNX file"),
+        ("", "is a folder; name an ONNX file"),
+        ("text.onnx", "is damaged or is not an ONNX file"),
+    ):
+        code, output = call(str(tmp_path / name))
+        assert code == 1
+        assert message in output
