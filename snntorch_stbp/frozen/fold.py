@@ -206,7 +206,7 @@ def _fold(branch: Branch, step: Tensor | float, input_scale: float, input_max: i
         return _Folded(None, None, 1, one * unit / step, 0 * one, largest, branch.name)
 
     layer, channels = branch.layer, branch.layer.weight.shape[0]
-    gain, shift = _affine(branch.norm, channels, layer.weight.device)
+    gain, shift = affine(branch.norm, channels, layer.weight.device)
     bias = shift if layer.bias is None else shift + gain * layer.bias
     bits = weight_bits(layer)
     scale = layer.quant_weight().scale if bits < 32 else None  # type: ignore[operator]
@@ -215,15 +215,19 @@ def _fold(branch: Branch, step: Tensor | float, input_scale: float, input_max: i
     )
 
 
-def _affine(
-    norm: nn.modules.batchnorm._BatchNorm | None, channels: int, device: torch.device
+def affine(
+    norm: nn.modules.batchnorm._BatchNorm | None,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """A normalisation in evaluation mode as `gain * x + shift` per channel."""
     if norm is None:
-        return torch.ones(channels, device=device), torch.zeros(channels, device=device)
+        one = torch.ones(channels, device=device, dtype=dtype)
+        return one, 0 * one
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    gain = torch.rsqrt(norm.running_var + norm.eps)
+    gain = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
     td = norm.gain if isinstance(norm, _TDBatchNorm) else norm._modules.get("gain")
     if isinstance(td, _Gain):
         gain = gain * td.value

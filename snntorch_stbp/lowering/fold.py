@@ -1,0 +1,343 @@
+"""From the modules of a trained network to integers, stage by stage.
+
+A branch contributes `g * a` to the input current, `g` merging weight scale, normalisation, pooling
+count and pixel scale. In units of `g` per channel the current is the integer `a` itself; a negative
+`g` changes the signs of that channel's weights. What remains is a bias and a threshold per channel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..errors import StbpError
+from ..frozen.fold import affine
+from ..frozen.graph import Branch, Stage, count, pair
+from ..neuron import Leaky
+from ..quant import quantized_weight, weight_bits
+from .layers import INPUT, IntBranch, IntNeuron, IntPool, Ints, IntStage
+from .ranges import branch_range, stage_range
+
+Reals = NDArray[np.float64]
+
+BETA_DIGITS = 8
+"""Most binary digits behind the point of a decay."""
+
+FLOAT_WEIGHT_BITS = 16
+"""Most bits that the weights of a float network get on their grid."""
+
+
+CANDIDATES = 64
+"""Divisors that are tried to bring branches to a common unit."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a stage must fit.
+
+    Attributes:
+        num_steps: Time steps `T`.
+        input_bits: Bits of the network's unsigned input.
+        input_scale: Value of one unit of it.
+        bits: Magnitudes stay within `2^bits`: 24 for float32, 31 for int32.
+        multiplier_bits: Most bits of a multiplier, with sign.
+    """
+
+    num_steps: int
+    input_bits: int
+    input_scale: float
+    bits: int
+    multiplier_bits: int
+
+    def needs(self, stage: IntStage) -> int:
+        """Bits that hold the largest magnitude of any intermediate of `stage`."""
+        largest = stage_range(stage, self.num_steps, self.input_bits).largest
+        return (largest - 1).bit_length()
+
+    def fits(self, stage: IntStage) -> bool:
+        """Whether `stage` stays within the bits."""
+        return self.needs(stage) <= self.bits
+
+
+@dataclass(frozen=True)
+class Term:
+    """A branch as `gain * a + shift`; `integer` has multiplier 1 and the signs of `gain` inside."""
+
+    integer: IntBranch
+    gain: Reals
+    shift: Reals
+
+
+@dataclass(frozen=True)
+class RealNeuron:
+    """Decay and threshold as trained, per channel `[C]` or `[1]`."""
+
+    beta: Reals
+    threshold: Reals
+    reset: str
+
+
+def real_neuron(neuron: Leaky) -> RealNeuron:
+    """The numbers of `neuron`."""
+    beta = neuron.beta.detach().double().reshape(-1).clamp(0, 1).cpu().numpy()
+    threshold = neuron.threshold.detach().double().reshape(-1).cpu().numpy()
+    return RealNeuron(beta, threshold, neuron.reset_mechanism)
+
+
+def terms(stage: Stage, budget: Budget, float_bits: int = FLOAT_WEIGHT_BITS) -> list[Term]:
+    """The branches of `stage` with integer weights."""
+    return [_term(branch, budget, float_bits) for branch in stage.branches]
+
+
+@torch.no_grad()
+def _term(branch: Branch, budget: Budget, float_bits: int) -> Term:
+    unit = budget.input_scale if branch.source == INPUT else 1.0
+    for pool in branch.pools:
+        if isinstance(pool, nn.AvgPool2d):
+            unit /= count(pool)
+    integer = geometry(branch, np.ones(1, np.int64))
+    if branch.layer is None:
+        return Term(integer, np.array([unit]), np.zeros(1))
+    layer, channels = branch.layer, len(branch.layer.weight)
+    gain, shift = affine(branch.norm, channels, layer.weight.device, torch.float64)
+    if layer.bias is not None:
+        shift = shift + gain * layer.bias
+    weight = quantized_weight(layer).double().cpu().numpy()
+    bits = weight_bits(layer)
+    if bits < 32:
+        scale = layer.quant_weight().scale.double().reshape(-1).cpu().numpy()  # type: ignore[operator]
+    else:
+        bits = float_bits
+        largest = np.abs(weight.reshape(channels, -1)).max(1)
+        scale = np.where(largest > 0, largest, 1.0) / (2 ** (bits - 1) - 1)
+    g = gain.cpu().numpy() * unit * np.broadcast_to(scale, channels)
+    steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int64)
+    signs = np.where(g < 0, -1, 1).reshape(-1, *[1] * (weight.ndim - 1))
+    integer = replace(integer, weight=steps * signs, weight_bits=bits)
+    return Term(integer, g, shift.cpu().numpy())
+
+
+def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
+    """A branch without its weights."""
+    layer = branch.layer
+    result = IntBranch(
+        branch.source, branch.name, multiplier, pools=tuple(_pool(p) for p in branch.pools),
+        flatten=branch.flatten,
+    )  # fmt: skip
+    if not isinstance(layer, nn.Conv2d):
+        return result
+    return replace(
+        result, stride=pair(layer.stride), padding=pair(layer.padding),  # type: ignore[arg-type]
+        dilation=pair(layer.dilation), groups=layer.groups,
+    )  # fmt: skip
+
+
+def _pool(pool: nn.AvgPool2d | nn.MaxPool2d) -> IntPool:
+    size, stride = pair(pool.kernel_size), pair(pool.stride)
+    if isinstance(pool, nn.AvgPool2d):
+        return IntPool("sum", size, stride)
+    return IntPool("max", size, stride, pair(pool.dilation))
+
+
+def join(parts: list[Term], budget: Budget, room: float) -> tuple[tuple[IntBranch, ...], Reals]:
+    """Bring the branches of one sum to a common unit per channel.
+
+    A single branch is its own unit. Of several, the one that can contribute most gets the
+    multiplier `d`, the others `round(d * ratio)`; of many `d` that keep the sum below `room` and
+    the multipliers within their bits, the one with the least error is taken.
+
+    Returns:
+        The branches with their multipliers, and the unit per channel.
+    """
+    if len(parts) == 1:
+        unit = np.abs(parts[0].gain)
+        return (parts[0].integer,), np.where(unit > 0, unit, 1.0)
+    gains = np.stack(np.broadcast_arrays(*(part.gain for part in parts)))
+    spans = [branch_range(part.integer, budget.input_bits) for part in parts]
+    tops = np.stack(np.broadcast_arrays(*(np.maximum(-low, high) for low, high in spans)))
+    tops = np.broadcast_to(tops, gains.shape)
+    dominant = np.argmax(np.abs(gains) * tops, 0)
+    columns = np.arange(gains.shape[1])
+    unit = np.abs(gains[dominant, columns])
+    unit = np.where(unit > 0, unit, 1.0)
+    ratio = np.abs(gains) / unit
+    cap = 2 ** (budget.multiplier_bits - 1) - 1
+    most = np.minimum(cap / ratio.max(0), room / (ratio * tops).sum(0).clip(min=1))
+    if most.min() < 1:
+        return (), unit
+    best = np.full(len(unit), np.inf)
+    chosen = np.zeros(gains.shape)
+    divisor = np.ones(len(unit))
+    for part in np.linspace(0.5, 1, CANDIDATES):  # every smaller divisor has a multiple there
+        d = np.maximum(np.floor(most * part), 1)
+        whole = np.rint(ratio * d)
+        error = (tops * np.abs(ratio - whole / d)).sum(0)
+        better = error < best
+        best = np.where(better, error, best)
+        chosen, divisor = np.where(better, whole, chosen), np.where(better, d, divisor)
+    common = np.gcd.reduce(np.vstack([chosen, divisor]).astype(np.int64))
+    chosen, divisor = chosen / common, divisor / common
+    branches = []
+    for term, multiplier, gain in zip(parts, chosen, gains, strict=True):
+        sign = np.where(gain < 0, -1, 1) if term.integer.weight is None else 1
+        branches.append(replace(term.integer, multiplier=(multiplier * sign).astype(np.int64)))
+    return tuple(branches), unit / divisor
+
+
+def whole_digits(beta: Reals) -> int | None:
+    """Binary digits behind the point that hold `beta`, or `None` beyond `BETA_DIGITS`."""
+    for digits in range(BETA_DIGITS + 1):
+        scaled = beta * 2.0**digits
+        if np.array_equal(scaled, np.rint(scaled)):
+            return digits
+    return None
+
+
+def exact_stage(stage: Stage, budget: Budget) -> IntStage:
+    """The stage with thresholds by age: no number of it is rounded, if it has one branch.
+
+    What the bias adds to a membrane depends only on the steps since its last reset, `age`:
+    `c * (1 + beta + ... + beta^age)`. So it fires where the membrane without bias exceeds
+    `theta` less that, and as that membrane is an integer of known grid, so may be the threshold.
+
+    Raises:
+        StbpError: If the decay is no multiple of `2^-8`, the reset subtracts, or it does not fit.
+    """
+    assert stage.neuron is not None
+    neuron = real_neuron(stage.neuron)
+    leak = whole_digits(neuron.beta)
+    if neuron.reset == "subtract":
+        raise StbpError(
+            f"'{stage.name}' resets by subtraction, so its membrane depends on every spike before: "
+            f"the exact form needs reset to zero or none; use the simple form."
+        )
+    if leak is None:
+        raise StbpError(
+            f"the decay of '{stage.name}', {neuron.beta.flat[0]:g}, is no multiple of "
+            f"2^-{BETA_DIGITS}, which the exact form needs; use the simple form, which rounds it."
+        )
+    up = leak * (budget.num_steps - 1)
+
+    def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
+        ages = np.arange(budget.num_steps)[:, None]
+        grown = np.cumsum(neuron.beta[None] ** ages, 0)
+        levels = np.floor((neuron.threshold - shift * grown) / unit * 2.0**up)
+        if (levels == levels[:1]).all():
+            levels = levels[:1]
+        beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
+        return _stage(
+            stage, branches, up, np.zeros(len(unit), np.int64), unit * 2.0**-up,
+            IntNeuron(beta, leak, False, _integers(levels), neuron.reset), budget,
+        )  # fmt: skip
+
+    return _fit(stage, budget, finish, "the simple form, fewer weight bits or fewer time steps")
+
+
+def simple_stage(stage: Stage, budget: Budget, fraction: int) -> IntStage | None:
+    """The stage with one bias and one threshold, rounded once to `fraction` binary digits.
+
+    The leak rounds what it shifts out, half up. `None` if that many digits do not fit.
+    """
+    assert stage.neuron is not None
+    neuron = real_neuron(stage.neuron)
+    exact = whole_digits(neuron.beta)
+    leak = BETA_DIGITS if exact is None else exact
+    beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
+
+    def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
+        grid = unit * 2.0**-fraction
+        theta = np.floor(np.broadcast_to(neuron.threshold / grid, unit.shape))[None]
+        bias = _integers(np.rint(shift / grid))
+        built = IntNeuron(beta, leak, True, _integers(theta), neuron.reset)
+        return _stage(stage, branches, fraction, bias, grid, built, budget)
+
+    try:
+        return _fit(stage, budget, finish, "fewer weight bits")
+    except StbpError:
+        if fraction == 0:
+            raise
+        return None
+
+
+def readout_stage(stage: Stage, budget: Budget) -> IntStage:
+    """A readout of currents on one grid `2^-digits` for all channels, as fine as fits.
+
+    Raises:
+        StbpError: If it does not fit.
+    """
+    for float_bits in range(FLOAT_WEIGHT_BITS, 3, -2):
+        parts = terms(stage, budget, float_bits)
+        gains = np.stack(np.broadcast_arrays(*(part.gain for part in parts)))
+        shift = np.sum(np.stack(np.broadcast_arrays(*(part.shift for part in parts))), 0)
+        cap = 2 ** (budget.multiplier_bits - 1) - 1
+        digits = math.floor(math.log2(cap / max(np.abs(gains).max(), 1e-30)))
+        for fraction in range(digits, digits - 12, -1):
+            whole = np.rint(np.abs(gains) * 2.0**fraction).astype(np.int64)
+            branches = tuple(
+                replace(part.integer, multiplier=m) for part, m in zip(parts, whole, strict=True)
+            )
+            bias = _integers(np.rint(shift * 2.0**fraction))
+            built = IntStage(
+                stage.name, branches, 0, bias, np.zeros(len(bias), np.int64), None, None,
+                np.array([2.0**-fraction]), False,
+            )  # fmt: skip
+            if budget.fits(built):
+                return built
+        if all(part.integer.weight_bits != float_bits for part in parts):
+            break
+    raise _too_wide(stage, built, budget, "fewer weight bits")
+
+
+def _fit(stage: Stage, budget: Budget, finish, remedy: str) -> IntStage:  # type: ignore[no-untyped-def]
+    """Build a stage with multipliers and float weights as wide as fit."""
+    built: IntStage | None = None
+    for float_bits in range(FLOAT_WEIGHT_BITS, 3, -2):
+        parts = terms(stage, budget, float_bits)
+        shift = np.sum(np.stack(np.broadcast_arrays(*(part.shift for part in parts))), 0)
+        room = 2.0**budget.bits
+        while room >= 1:
+            branches, unit = join(parts, budget, room)
+            if not branches:
+                break
+            built = finish(branches, unit, np.broadcast_to(shift, unit.shape))
+            if budget.fits(built):
+                return built
+            if len(parts) == 1:
+                break
+            room /= 2
+        if all(part.integer.weight_bits != float_bits for part in parts):
+            break
+    raise _too_wide(stage, built, budget, remedy)
+
+
+def _stage(
+    stage: Stage, branches: tuple[IntBranch, ...], up: int, bias: Ints, unit: Reals,
+    neuron: IntNeuron, budget: Budget,
+) -> IntStage:  # fmt: skip
+    """A stage whose thresholds are clipped to the range of its membrane, which changes nothing."""
+    layers = [branch.layer for branch in stage.branches]
+    quantized = all(layer is None or weight_bits(layer) < 32 for layer in layers)
+    exact = len(branches) == 1 and quantized and not neuron.rounds
+    built = IntStage(
+        stage.name, branches, up, bias, np.zeros(len(bias), np.int64), None, neuron, unit, exact
+    )
+    spans = stage_range(built, budget.num_steps, budget.input_bits).membrane
+    theta = neuron.threshold.clip(spans.low - 1, spans.high)
+    return replace(built, neuron=replace(neuron, threshold=theta))
+
+
+def _integers(values: Reals) -> Ints:
+    return np.clip(values, -(2.0**52), 2.0**52).astype(np.int64)
+
+
+def _too_wide(stage: Stage, built: IntStage | None, budget: Budget, remedy: str) -> StbpError:
+    needs = "more" if built is None else str(budget.needs(built))
+    return StbpError(
+        f"'{stage.name}' needs {needs} bits, more than the {budget.bits} that are exact here: "
+        f"use {remedy}."
+    )

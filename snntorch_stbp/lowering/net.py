@@ -1,0 +1,249 @@
+"""`lower`: a trained network as integers, and that network as a torch module."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import StbpError
+from ..frozen import FrozenNet, Settings
+from ..frozen.graph import Graph, Stage, read_graph
+from .calibrate import Calibration
+from .fold import Budget, exact_stage, readout_stage
+from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
+from .quantized import quantized_stage
+from .ranges import FLOAT32, StageRange, ranges
+
+Form = Literal["exact", "simple"]
+
+
+def lower(
+    model: nn.Module,
+    *,
+    form: Form = "exact",
+    samples: Tensor | None = None,
+    fraction: int | None = None,
+    bits: int = 24,
+    multiplier_bits: int = 16,
+    act_bits: int = 10,
+) -> FixedPointNet:
+    """A trained network as a network of integers.
+
+    Args:
+        model: A network of the modules of this package; it is put in evaluation mode.
+        form: `"exact"`: `T` thresholds per channel, indexed by the steps since a neuron's last
+            reset; nothing is rounded. `"simple"`: one threshold and one bias, rounded once.
+            Stages whose currents or membranes training quantized are taken as they are, in both.
+        samples: Calibration data of the simple form, images `[N, C, H, W]` or frames
+            `[T, N, C, H, W]`: each layer gets the fewest fractional bits that change no spike.
+        fraction: Fractional bits of the simple form for all layers, instead of `samples`.
+        bits: Largest magnitude is `2^bits`: 24 for float32 containers (graphs), 31 for int32.
+        multiplier_bits: Most bits of a multiplier, with sign: 4 to 24.
+        act_bits: Bits of input currents where only the membrane was quantized in training.
+
+    Raises:
+        StbpError: If a layer has no counterpart in integers or does not fit the bits; the message
+            names it and what would be right.
+        ValueError: For an unknown form, or widths outside their range.
+    """
+    if form not in ("exact", "simple"):
+        raise ValueError(f"the form is 'exact' or 'simple', not {form!r}")
+    if not 16 <= bits <= 31:
+        raise ValueError(f"bits is 16 to 31, not {bits}")
+    if not 4 <= multiplier_bits <= 24:
+        raise ValueError(f"multiplier_bits is 4 to 24, not {multiplier_bits}")
+    if form == "simple" and (samples is None) == (fraction is None):
+        raise ValueError("the simple form needs either samples to calibrate with or a fraction")
+    if fraction is not None and not 0 <= fraction <= 20:
+        raise ValueError(f"fraction is 0 to 20 bits, not {fraction}")
+    graph = read_graph(model.eval())
+    if all(stage.neuron is None for stage in graph.stages):
+        raise StbpError("the network has no layers of neurons to lower.")
+    input_bits, input_scale = _input(graph)
+    steps = graph.num_steps or (samples.shape[0] if samples is not None else 1)
+    budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
+    quantized = any(map(_is_quantized, graph.stages))
+    frozen = FrozenNet(model, Settings(act_bits=act_bits)).stages if quantized else []
+    calibration = None
+    if form == "simple":
+        inputs = None if samples is None else _integers(samples, input_bits, input_scale)
+        calibration = Calibration(budget, inputs, fraction)
+    stages: list[IntStage] = []
+    for index, stage in enumerate(graph.stages):
+        if quantized:
+            built = quantized_stage(frozen[index])
+        elif stage.neuron is None:
+            built = readout_stage(stage, budget)
+        elif calibration is not None:
+            built = calibration.stage(stage)
+        else:
+            built = exact_stage(stage, budget)
+        stages.append(built)
+    net = IntNetwork(
+        tuple(stages), steps, input_bits, input_scale, graph.votes,
+        "quantized" if quantized else form,
+        {} if calibration is None else calibration.words(),
+    )  # fmt: skip
+    return FixedPointNet(net)
+
+
+def _is_quantized(stage: Stage) -> bool:
+    neuron = stage.neuron
+    return neuron is not None and (
+        neuron.current_quant is not None or neuron.state_quant is not None
+    )
+
+
+def _input(graph: Graph) -> tuple[int, float]:
+    """Bits and value of one unit of the integer input."""
+    if graph.input_quant is None:
+        return 8, 1 / 255
+    quantizer = graph.input_quant.act_quant
+    return int(quantizer.bit_width()), float(quantizer.scale())
+
+
+def _integers(x: Tensor, bits: int, scale: float) -> np.ndarray:
+    return (x / scale).round().clamp(0, 2**bits - 1).to(torch.int64).cpu().numpy()
+
+
+class FixedPointNet(nn.Module):
+    """A network of integers as a torch module.
+
+    Its buffers are float32 where every integer fits 24 bits, and float64 else; both are exact. The
+    same numbers in NumPy: `reference.run(net.integers, ...)`.
+
+    Args:
+        integers: The network.
+    """
+
+    def __init__(self, integers: IntNetwork) -> None:
+        super().__init__()
+        self.integers = integers
+        self.ranges: dict[str, StageRange] = ranges(integers)
+        largest = max(stage.largest for stage in self.ranges.values())
+        self.dtype = torch.float32 if largest <= FLOAT32 else torch.float64
+        for index, stage in enumerate(integers.stages):
+            for name, value in _arrays(stage).items():
+                tensor = torch.tensor(value, dtype=self.dtype)
+                self.register_buffer(f"stage{index}_{name}", tensor, persistent=False)
+
+    @property
+    def num_steps(self) -> int:
+        """Time steps `T`."""
+        return self.integers.num_steps
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """The unsigned integers that hardware is fed, of a real input."""
+        top = 2**self.integers.input_bits - 1
+        return (x / self.integers.input_scale).round().clamp(0, top)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
+        """The record `[T, B, classes]` of images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+
+        Args:
+            x: Real input, as the trained network takes it.
+            record: If given, receives the spikes `[T, B, ...]` of every stage by name, and the
+                membrane potentials, integers, under `NAME/membrane`.
+        """
+        integers = self.quantize_input(x).to(self.dtype)
+        frames = integers if x.dim() == 5 else integers.unsqueeze(0)
+        steps = len(frames) if x.dim() == 5 else self.num_steps
+        values = {INPUT: frames}
+        result = frames
+        for index, stage in enumerate(self.integers.stages):
+            result = self._current(index, stage, values)
+            result = result.expand(steps, *result.shape[1:])
+            if stage.neuron is None:
+                result = result * stage.unit.item()
+                continue
+            result, membrane = self._integrate(index, stage.neuron, result)
+            values[stage.name] = result
+            if record is not None:
+                record[stage.name], record[f"{stage.name}/membrane"] = result, membrane
+        if self.integers.votes is not None:
+            result = result.unflatten(-1, (self.integers.votes, -1)).mean(-1)
+        return result.to(torch.float32)
+
+    def _buffer(self, index: int, name: str, like: Tensor | None = None) -> Tensor:
+        """A buffer; aligned with `[T, B, C, ...]` if `like` is given."""
+        value: Tensor = getattr(self, f"stage{index}_{name}")
+        return value if like is None else value.reshape(1, 1, -1, *[1] * (like.dim() - 3))
+
+    def _current(self, index: int, stage: IntStage, values: dict[str, Tensor]) -> Tensor:
+        total: Any = 0
+        for number, branch in enumerate(stage.branches):
+            weight = None
+            if branch.weight is not None:
+                weight = self._buffer(index, f"weight{number}")
+            a = _accumulate(branch, weight, values[branch.source])
+            total = total + a * self._buffer(index, f"multiplier{number}", a)
+        y = total * 2**stage.up + self._buffer(index, "bias", total)
+        if stage.shift.any():
+            scale = torch.exp2(self._buffer(index, "shift", y))
+            y = torch.floor((y + torch.floor(scale / 2)) / scale)
+        if stage.act_bits is not None:
+            top = 2 ** (stage.act_bits - 1)
+            y = y.clamp(-top, top - 1)
+        return y
+
+    def _integrate(self, index: int, neuron: IntNeuron, x: Tensor) -> tuple[Tensor, Tensor]:
+        beta = self._buffer(index, "beta", x)[0]
+        table = self._buffer(index, "threshold")
+        first = table[0].reshape(1, -1, *[1] * (x.dim() - 3))
+        half = 2**neuron.leak // 2 if neuron.rounds else 0
+        ages = len(table)
+        age = torch.zeros_like(x[0]) if ages > 1 else None
+        v = torch.zeros_like(x[0])
+        spikes, membranes = [], []
+        for step in x.unbind(0):
+            u = v + step
+            if neuron.membrane_bits is not None:
+                levels, grid = 2 ** (neuron.membrane_bits - 1), 2**neuron.coarse
+                u = torch.floor((u + grid // 2) / grid).clamp(-levels, levels - 1) * grid
+            theta = first
+            if age is not None:
+                for row in range(1, ages):
+                    other = table[row].reshape(first.shape)
+                    theta = torch.where(age >= row, other, theta)
+            o = (u > theta).to(u.dtype)
+            kept = {"zero": u * (1 - o), "subtract": u - o * first, "none": u}[neuron.reset]
+            v = torch.floor((beta * kept + half) / 2**neuron.leak)
+            if age is not None:
+                age = (age + 1) * (1 - o) if neuron.reset == "zero" else age + 1
+            spikes.append(o)
+            membranes.append(u)
+        return torch.stack(spikes), torch.stack(membranes)
+
+
+def _arrays(stage: IntStage) -> dict[str, np.ndarray]:
+    """The integers of a stage by name."""
+    arrays = {"bias": stage.bias, "shift": stage.shift}
+    for number, branch in enumerate(stage.branches):
+        arrays[f"multiplier{number}"] = branch.multiplier
+        if branch.weight is not None:
+            arrays[f"weight{number}"] = branch.weight
+    if stage.neuron is not None:
+        arrays |= {"beta": stage.neuron.beta, "threshold": stage.neuron.threshold}
+    return arrays
+
+
+def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Tensor:
+    """Sums `a` of a branch, `[T, B, C, ...]`."""
+    x = spikes.flatten(0, 1)
+    for pool in branch.pools:
+        if pool.kind == "sum":
+            x = F.avg_pool2d(x, pool.size, pool.stride, divisor_override=1)
+        else:
+            x = F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)
+    if branch.flatten:
+        x = x.flatten(1)
+    if weight is not None and weight.dim() == 4:
+        x = F.conv2d(x, weight, None, branch.stride, branch.padding, branch.dilation, branch.groups)
+    elif weight is not None:
+        x = F.linear(x, weight)
+    return x.unflatten(0, spikes.shape[:2])

@@ -1,0 +1,268 @@
+"""The fixed-point network: integers only, the trained spikes, the same in every backend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp import Precision
+from snntorch_stbp.errors import StbpError
+from snntorch_stbp.frozen import freeze
+from snntorch_stbp.lowering import FixedPointNet, lower, reference
+from snntorch_stbp.lowering.layers import IntBranch, IntNetwork, IntNeuron, IntStage
+from snntorch_stbp.lowering.ranges import ranges, width
+from snntorch_stbp.train.metrics import spike_record
+
+from .nets import digits, integers, make
+
+NETS = ("mnistnet", "mnistnet_bn", "resnet")
+
+
+def numpy_run(net: FixedPointNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    record: dict[str, np.ndarray] = {}
+    pixels = net.quantize_input(images).numpy().astype(np.int64)
+    return record, reference.run(net.integers, pixels, record)
+
+
+def trained_spikes(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.no_grad(), spike_record(net) as spikes:
+        net(images)
+    return spikes
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, "ternary", 1])
+@pytest.mark.parametrize("name", NETS)
+def test_the_exact_form_has_the_spikes_of_the_trained_network(name: str, bits: Any) -> None:
+    images = digits(50)
+    net = make(name, bits=bits)
+    fixed = lower(net)
+    record: dict[str, torch.Tensor] = {}
+    scores = fixed(images, record).sum(0)
+    for stage, spikes in trained_spikes(net, images).items():
+        assert torch.equal(record[stage], spikes), stage
+    with torch.no_grad():
+        expected = net(images).sum(0)
+    assert torch.allclose(scores, expected, atol=1e-3 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("options", [
+    {"form": "exact"},
+    {"form": "simple", "fraction": 6},
+])  # fmt: skip
+@pytest.mark.parametrize("bits", [None, 8, "ternary", 1])
+@pytest.mark.parametrize("name", NETS)
+def test_torch_and_numpy_agree(name: str, bits: Any, options: dict[str, Any]) -> None:
+    images = digits(30)
+    fixed = lower(make(name, bits=bits), **options)
+    assert fixed.dtype == torch.float32
+    record: dict[str, torch.Tensor] = {}
+    scores = fixed(images, record).sum(0)
+    expected, total = numpy_run(fixed, images)
+    for key, value in record.items():
+        assert np.array_equal(value.numpy(), expected[key]), key
+    assert np.array_equal(scores.numpy(), total * fixed.integers.stages[-1].unit.item())
+
+
+@pytest.mark.parametrize("options", [
+    {"act_bits": 6},
+    {"act_bits": 6, "membrane_bits": 5},
+    {"membrane_bits": 4},
+    {"membrane_bits": 4, "reset": "subtract"},
+])  # fmt: skip
+def test_quantized_currents_and_membranes_are_those_of_freezing(options: dict[str, Any]) -> None:
+    options = dict(options)
+    reset = options.pop("reset", "zero")
+    net = make("resnet", **options)
+    for module in net.modules():
+        if isinstance(module, stbp.Leaky):
+            module.reset_mechanism = reset
+    images = digits(40)
+    fixed = lower(net)
+    assert fixed.integers.form == "quantized"
+    spikes, total = integers(freeze(net), images)
+    record, scores = numpy_run(fixed, images)
+    ours: dict[str, torch.Tensor] = {}
+    result = fixed(images, ours).sum(0)
+    for stage, value in spikes.items():
+        assert np.array_equal(record[stage], value), stage
+        assert np.array_equal(ours[stage].numpy(), value), stage
+    unit = fixed.integers.stages[-1].unit.item()
+    assert np.array_equal(scores * unit, total)
+    assert np.array_equal(result.numpy(), total)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("reset", ["zero", "none"])
+def test_thresholds_by_age_decide_as_rational_numbers_do(
+    steps: int, beta: float, reset: str
+) -> None:
+    """One neuron per channel, driven by every input pattern, in exact fractions."""
+    torch.manual_seed(steps)
+    layer = Precision(3).linear(4, 6)
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.bias.copy_(torch.randn(6) / 8)
+    neuron = stbp.Leaky(beta=beta, threshold=0.4, reset_mechanism=reset)
+    model = nn.Sequential(
+        stbp.DirectCoding(steps), stbp.TimeDistributed(layer), neuron
+    )  # 8-bit input
+    frames = torch.rand(steps, 64, 4)
+    fixed = lower(model)
+    pixels = fixed.quantize_input(frames)
+    stage = fixed.integers.stages[0]
+    values = {"input": pixels.numpy().astype(np.int64)}
+    sums = [reference.accumulate(b, values[b.source]) for b in stage.branches]
+    assert stage.neuron is not None
+    got, _ = reference.integrate(stage.neuron, reference.current(stage, sums))
+    scale = layer.quant_weight().scale.detach().double().reshape(-1)
+    weight = (layer.quant_weight().value.detach().double() / scale[:, None]).round()
+    a = (values["input"] @ weight.T.numpy().astype(np.int64)).tolist()
+    for channel in range(6):
+        gain = Fraction(float(scale[channel])) * Fraction(1 / 255)
+        bias = Fraction(layer.bias[channel].item())
+        theta, decay = Fraction(neuron.threshold.item()), Fraction(beta)
+        for sample in range(64):
+            u = Fraction(0)
+            for t in range(steps):
+                u = u + gain * int(a[t][sample][channel]) + bias
+                spike = u > theta
+                assert got[t, sample, channel] == spike
+                u = Fraction(0) if spike and reset == "zero" else decay * u
+
+
+def test_more_calibration_needs_no_fewer_digits_and_keeps_every_spike() -> None:
+    net = make("mnistnet_bn", bits=2)
+    images = digits(100)
+    fixed = lower(net, form="simple", samples=images)
+    record, _ = numpy_run(fixed, images)
+    for stage, spikes in trained_spikes(net, images).items():
+        assert np.array_equal(record[stage], spikes.numpy()), stage
+    fewer = lower(net, form="simple", samples=images[:20])
+    for a, b in zip(fewer.integers.stages, fixed.integers.stages, strict=True):
+        assert a.up <= b.up
+    assert set(fixed.integers.settings.values()) >= {"0"}
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_backends_agree_and_stay_in_range_on_adversarial_numbers(data: st.DataObject) -> None:
+    """Random integers of full width: extreme weights, membranes on the threshold, all resets."""
+    whole = st.integers
+    channels, features = data.draw(whole(1, 4)), data.draw(whole(1, 6))
+    steps, ages = data.draw(whole(1, 4)), data.draw(whole(1, 3))
+
+    def array(low: int, high: int, *shape: int) -> np.ndarray:
+        size = int(np.prod(shape))
+        values = data.draw(st.lists(whole(low, high), min_size=size, max_size=size))
+        return np.array(values, np.int64).reshape(shape)
+
+    top = data.draw(st.sampled_from([1, 7, 127]))
+    reset = data.draw(st.sampled_from(["zero", "subtract", "none"]))
+    shifts = data.draw(st.booleans())
+    neuron = IntNeuron(
+        beta=array(0, 4, data.draw(st.sampled_from([1, channels]))),
+        leak=2,
+        rounds=data.draw(st.booleans()),
+        threshold=array(-40, 400, ages if reset == "zero" else 1, channels),
+        reset=reset,
+        membrane_bits=data.draw(st.sampled_from([None, 4])),
+        coarse=data.draw(whole(0, 2)),
+    )
+    weight = array(-top, top, channels, features)
+    pixels = array(0, 255, steps, 5, features)
+    stage = IntStage(
+        "neurons", (IntBranch("input", "layer", array(-9, 9, channels), weight, 8),),
+        data.draw(whole(0, 3)), array(-99, 99, channels),
+        array(0, 5, channels) if shifts else np.zeros(channels, np.int64),
+        data.draw(st.sampled_from([None, 8])) if shifts else None, neuron, np.ones(1), True,
+    )  # fmt: skip
+    if data.draw(st.booleans()):  # a threshold that a membrane meets
+        x = reference.current(stage, [pixels @ weight.T])
+        meets = replace(neuron, threshold=np.broadcast_to(x[0, 0], neuron.threshold.shape))
+        stage = replace(stage, neuron=meets)
+    readout = IntStage(
+        "readout", (IntBranch("neurons", "last", array(-9, 9, channels), None),), 0,
+        array(-9, 9, channels), np.zeros(channels, np.int64), None, None, np.ones(1), True,
+    )  # fmt: skip
+    net = IntNetwork((stage, readout), steps, 8, 1.0, None, "exact")
+    expected: dict[str, np.ndarray] = {}
+    record: dict[str, torch.Tensor] = {}
+    frames = pixels.reshape(steps, 5, features, 1, 1)
+    flat = replace(stage, branches=(replace(stage.branches[0], flatten=True),))
+    net = replace(net, stages=(flat, readout))
+    fixed = FixedPointNet(net)
+    total = reference.run(net, frames, expected)
+    scores = fixed(torch.tensor(frames, dtype=torch.float64), record).sum(0)
+    for key, value in record.items():
+        assert np.array_equal(value.numpy(), expected[key])
+    assert np.array_equal(scores.numpy(), total)
+    reach = ranges(net)["neurons"]
+    for key, allowed in (("0", reach.accumulators[0]), ("membrane", reach.membrane)):
+        seen = expected[f"neurons/{key}"]
+        assert allowed.low <= seen.min()
+        assert seen.max() <= allowed.high
+
+
+def test_a_worst_case_range_is_reached() -> None:
+    """All positive weights on and all negative ones off gives the largest sum."""
+    fixed = lower(make("mnistnet", bits=4))
+    stage = fixed.integers.stages[-1]
+    weight = stage.branches[0].weight
+    assert weight is not None
+    span = fixed.ranges[stage.name].accumulators[0]
+    sums = np.stack([(weight * (weight[c] > 0)).sum(1) for c in range(len(weight))])
+    assert sums.max() == span.high
+    assert width(span.low, span.high) == span.bits
+
+
+def test_what_has_no_counterpart_in_the_exact_form_is_refused() -> None:
+    net = make("mnistnet")
+    for module in net.modules():
+        if isinstance(module, stbp.Leaky):
+            module.reset_mechanism = "subtract"
+    with pytest.raises(StbpError, match=r"resets by subtraction.*use the simple form"):
+        lower(net)
+    assert lower(net, form="simple", fraction=8).integers.form == "simple"
+    with pytest.raises(StbpError, match=r"0\.3, is no multiple of 2\^-8"):
+        lower(make("mnistnet", beta=0.3))
+    with pytest.raises(StbpError, match=r"needs \d+ bits, more than the 24 .* fewer time steps"):
+        lower(make("mnistnet", bits=8, num_steps=8))
+    assert lower(make("mnistnet", bits=8, num_steps=4), bits=31).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"form": "other"}, "the form is 'exact' or 'simple', not 'other'"),
+    ({"form": "simple"}, "needs either samples to calibrate with or a fraction"),
+    ({"form": "simple", "fraction": 21}, "fraction is 0 to 20 bits, not 21"),
+    ({"bits": 40}, "bits is 16 to 31, not 40"),
+    ({"multiplier_bits": 2}, "multiplier_bits is 4 to 24, not 2"),
+])  # fmt: skip
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lower(make("mnistnet"), **options)
+
+
+@pytest.mark.parametrize("readout", ["rate", "population"])
+def test_readouts_of_spikes(readout: str) -> None:
+    net = make("mnistnet", readout=readout)
+    images = digits(30)
+    with torch.no_grad():
+        assert torch.equal(lower(net)(images), net(images))
+
+
+def test_event_frames_of_counts() -> None:
+    torch.manual_seed(0)
+    net = make("nmnistnet", size=20)
+    frames = digits(8, 20).unsqueeze(0) * torch.rand(2, 8, 1, 1, 1).round()
+    with torch.no_grad():
+        assert torch.equal(lower(net)(frames).argmax(-1), net(frames).argmax(-1))
