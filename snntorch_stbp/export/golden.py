@@ -5,8 +5,9 @@ A file `NAME.samples.npz` holds, for `N` samples,
 - `input` `[N, C, H, W]` (or frames `[N, T, C, H, W]`): unsigned integers, what hardware is fed;
 - `spikes/STAGE` `[N, T, ...]`: 0 or 1;
 - `membrane/STAGE` `[N, T, ...]`: the potential `u[t]` before reset, integers in units of the step;
-- `threshold/STAGE`: `theta` per channel; a neuron spikes where `u > theta`;
-- `record` `[N, K]`: the readout, summed over time.
+- `threshold/STAGE`: `theta` per channel, or of a fixed-point network `[ages, C]`, indexed by the
+  steps since a neuron's last reset; a neuron spikes where `u > theta`;
+- `record` `[N, K]`: the readout, summed over time; of a fixed-point network in integers.
 
 Channels come first; graphs with channels last hold the same numbers transposed.
 """
@@ -20,9 +21,29 @@ import torch
 
 from ..files import atomic_write
 from ..frozen import FrozenNet
+from ..lowering import FixedPointNet, reference
 from .writer import Array
 
 Golden = dict[str, Array]
+
+
+def of_integers(net: FixedPointNet, samples: torch.Tensor) -> Golden:
+    """Golden vectors of a fixed-point network: integers from the NumPy reference."""
+    pixels = net.quantize_input(samples).to(torch.uint8).numpy()
+    record: reference.Record = {}
+    scores = reference.run(net.integers, pixels, record)
+    golden: Golden = {
+        "input": pixels.swapaxes(0, 1) if pixels.ndim == 5 else pixels,
+        "record": scores.astype(np.int32),
+    }
+    for stage in net.integers.stages:
+        if stage.neuron is not None:
+            name = stage.name
+            golden[f"spikes/{name}"] = record[name].swapaxes(0, 1).astype(np.uint8)
+            membrane = record[f"{name}/membrane"].swapaxes(0, 1)
+            golden[f"membrane/{name}"] = membrane.astype(np.int32)
+            golden[f"threshold/{name}"] = stage.neuron.threshold.astype(np.int32)
+    return golden
 
 
 @torch.no_grad()

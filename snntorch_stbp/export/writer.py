@@ -151,8 +151,12 @@ class Writer:
         signed: bool,
         scale: float | Array = 1.0,
         narrow: bool = False,
+        floor: bool = False,
     ) -> str:
-        """A QONNX `Quant`: clip(round(x / scale)) * scale in `bits`; `scale` powers of two."""
+        """A QONNX `Quant`: clip(round(x / scale)) * scale in `bits`; `scale` powers of two.
+
+        With `floor` it takes the floor instead of rounding.
+        """
         parameters = [
             self.constant(f"{name}_{key}", value, fraction=16, datatype="FLOAT32")
             for key, value in (("scale", scale), ("zero_point", 0.0), ("bit_width", float(bits)))
@@ -172,7 +176,7 @@ class Writer:
             QONNX,
             signed=int(signed),
             narrow=int(narrow),
-            rounding_mode="ROUND",
+            rounding_mode="FLOOR" if floor else "ROUND",
         )
 
     def thresholds(
