@@ -83,6 +83,8 @@ OPTIONS = [
            help="Start from the weights of another run."),
     Option(["--frozen-aware"], section="Training", is_flag=True,
            help="Refine an --init-from run in the arithmetic that is exported."),
+    Option(["--fixed-point-aware"], section="Training", is_flag=True,
+           help="Refine an --init-from run as the network of integers that it becomes."),
     Option(["--seed"], section="Training", type=Whole(0),
            help="Of weights, order and augmentation; default: 0."),
     Option(["--device"], section="Device", type=_choice("device"), metavar="KIND",

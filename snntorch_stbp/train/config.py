@@ -87,6 +87,7 @@ class RunConfig:
     compile: bool = False
     init_from: str | None = None
     frozen_aware: bool = False
+    fixed_point_aware: bool = False
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -111,11 +112,14 @@ class RunConfig:
                 f"bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
                 f"1 is binary, 2 to 8 are integers."
             )
-
-        if self.frozen_aware and self.init_from is None:
-            raise UsageError(
-                "frozen-aware training refines a trained network: name its run with --init-from."
-            )
+        for name in ("frozen_aware", "fixed_point_aware"):
+            if getattr(self, name) and self.init_from is None:
+                raise UsageError(
+                    f"{name.replace('_', '-')} training refines a trained network: name its run "
+                    f"with --init-from."
+                )
+        if self.frozen_aware and self.fixed_point_aware:
+            raise UsageError("frozen-aware and fixed-point-aware exclude each other; choose one.")
 
     @classmethod
     def from_recipe(cls, model: str, dataset: str, **overrides: Any) -> RunConfig:

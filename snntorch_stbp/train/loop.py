@@ -23,6 +23,7 @@ from torch import nn
 
 from ..errors import Interrupted, StbpError
 from ..frozen import freeze
+from ..lowering import FixedPointAware
 from ..losses import LOSSES
 from ..time import readout
 from . import augment, build
@@ -104,6 +105,8 @@ class _Trainer:
         if config.frozen_aware:
             net = freeze(self.model)
             net.refolds = True
+        elif config.fixed_point_aware:
+            net = FixedPointAware(self.model)
         if config.compile:
             net = torch.compile(net)
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
