@@ -23,8 +23,8 @@ from torch import nn
 
 from ..errors import Interrupted, StbpError
 from ..frozen import freeze
-from ..lowering import FixedPointAware
 from ..losses import LOSSES
+from ..lowering import FixedPointAware
 from ..time import readout
 from . import augment, build
 from .config import RunConfig
