@@ -33,7 +33,8 @@ import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import golden
 from snntorch_stbp.export.names import Names
-from snntorch_stbp.export.qonnx import Form, build
+from snntorch_stbp.export.qonnx import build
+from snntorch_stbp.export.targets import Form
 from snntorch_stbp.export.verify import Execute, verify
 from snntorch_stbp.frozen import freeze
 from tests.nets import digits, make

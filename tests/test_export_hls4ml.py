@@ -13,7 +13,8 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp.export import golden
 from snntorch_stbp.export.hls4ml import configuration, convert, executor, precision
-from snntorch_stbp.export.qonnx import Form, build
+from snntorch_stbp.export.qonnx import build
+from snntorch_stbp.export.targets import Form
 from snntorch_stbp.export.verify import Agreement, verify
 from snntorch_stbp.export.writer import Range
 from snntorch_stbp.frozen import freeze

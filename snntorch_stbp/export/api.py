@@ -24,7 +24,8 @@ from ..errors import StbpError, UsageError
 from ..files import atomic_write
 from ..frozen import FrozenNet, Settings, freeze
 from . import golden
-from .qonnx import TARGETS, Form, build
+from .qonnx import build
+from .targets import TARGETS, Form
 from .verify import Agreement, qonnx_executor, verify
 
 

@@ -1,0 +1,109 @@
+"""A layer of neurons at one step: membrane, spike, reset and leak."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..frozen.neuron import FrozenNeuron
+from .page import Page, array
+from .writer import QONNX, Range
+
+
+class Neurons:
+    """The neurons of one stage, step after step.
+
+    Args:
+        page: The graph.
+        name: Name of the stage.
+        neuron: Its numbers.
+
+    Attributes:
+        state: The state that the next step finds, or `None` before the first one.
+    """
+
+    def __init__(self, page: Page, name: str, neuron: FrozenNeuron) -> None:
+        self.page, self.name, self.neuron = page, name, neuron
+        self.size = page.sizes[name]
+        self.state: str | None = None
+
+    def step(self, current: str, t: int) -> str:
+        """The spikes of step `t` from its input current."""
+        page, writer, neuron = self.page, self.page.writer, self.neuron
+        if page.form == "step":
+            state = page.name(self.name, "state_in")
+            self.state = writer.input(state, page.shape(self.size), Range(*neuron.state))
+        u = current
+        if self.state is not None:
+            u = writer.binary("Add", self._label("membrane", t), current, self.state)
+            writer.ranges[u] = Range(*neuron.potential)
+        if neuron.membrane_bits is not None:
+            u = self._quantized_membrane(u, neuron.membrane_bits, t)
+        spike = self._spike(u, t)
+        if page.form == "step" or t + 1 < page.steps:
+            self.state = self._leak(u, spike, t)
+        return spike
+
+    def _label(self, what: str, t: int) -> str:
+        return self.page.name(self.name, what, f"t{t}")
+
+    def _spike(self, u: str, t: int) -> str:
+        """1 where `u > theta`: the positive part of `u - theta`, clipped to one bit."""
+        page, writer, size = self.page, self.page.writer, self.size
+        theta = array(self.neuron.threshold)
+        node = self._label("spike", t)
+        if page.target.quantizers == "multithreshold":
+            channels = size[0] if theta.size > 1 else 1
+            levels = np.broadcast_to(theta.reshape(-1, 1) + 1, (channels, 1))
+            layout = "NHWC" if len(size) == 3 else "NC"
+            # FINN divides them by the scale of a quantized membrane, but keeps their data type.
+            datatype = "FLOAT32" if self.neuron.coarse else None
+            levels_name = writer.constant(f"{node}_levels", levels, datatype=datatype)
+            return writer.node(
+                "MultiThreshold", node, [u, levels_name],
+                f"{node}_out", writer.shapes[u], Range(0, 1), QONNX,
+                out_dtype="BINARY", data_layout=layout,
+            )  # fmt: skip
+        over = writer.binary("Sub", self._label("over", t), u, self._threshold(t))
+        relu, top = self._label("relu", t), max(writer.ranges[over].high, 1)
+        values = Range(0, top)
+        positive = writer.node("Relu", relu, [over], f"{relu}_out", writer.shapes[u], values)
+        return writer.quant(node, positive, f"{node}_out", 1, False)
+
+    def _threshold(self, t: int) -> str:
+        theta = self.page.per_channel(array(self.neuron.threshold), self.size)
+        return self.page.constant(self.name, "threshold", t, theta)
+
+    def _quantized_membrane(self, u: str, bits: int, t: int) -> str:
+        page, writer, neuron = self.page, self.page.writer, self.neuron
+        node = self._label("membrane_quant", t)
+        scale, shift = 2.0**neuron.coarse, 0.5 if neuron.coarse else 0.0
+        if shift and page.target.quantizers == "quant":
+            half = page.constant(self.name, "half", t, shift, fraction=1)
+            u = writer.binary("Add", self._label("membrane_shift", t), u, half)
+        return page.quant(node, u, f"{node}_out", bits, scale, shift)
+
+    def _leak(self, u: str, spike: str, t: int) -> str:
+        """The state that the next step finds."""
+        page, writer, neuron = self.page, self.page.writer, self.neuron
+        kept, top = u, int(array(neuron.threshold).max())
+        if neuron.reset == "zero":
+            fired = writer.binary("Mul", self._label("fired", t), u, spike)
+            writer.ranges[fired] = Range(0, max(writer.ranges[u].high, 1))
+            kept = writer.binary("Sub", self._label("reset", t), u, fired)
+            writer.ranges[kept] = Range(writer.ranges[u].low, max(top, 0))
+        elif neuron.reset == "subtract":
+            fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t))
+            kept = writer.binary("Sub", self._label("reset", t), u, fired)
+        digits = neuron.beta_digits
+        beta = page.constant(
+            self.name, "beta", t, page.per_channel(array(neuron.beta), self.size), fraction=digits
+        )
+        decayed = writer.binary("Mul", self._label("decay", t), kept, beta)
+        half = page.constant(self.name, "half_step", t, 2.0 ** -(digits + 1), fraction=digits + 1)
+        shifted = writer.binary("Add", self._label("offset", t), decayed, half)
+        bits = Range(*neuron.state).bits if neuron.state[0] < 0 else Range(-1, neuron.state[1]).bits
+        node = self._label("state", t)
+        out = page.name(self.name, "state_out") if page.form == "step" else f"{node}_out"
+        quantized = page.quant(node, shifted, out, bits)
+        writer.ranges[quantized] = Range(*neuron.state)
+        return quantized

@@ -1,0 +1,97 @@
+"""One graph in the making: names, layouts, constants and quantizers as its target wants them."""
+
+from __future__ import annotations
+
+import torch
+
+from .targets import Form, Target
+from .writer import Array, Writer
+
+
+class Page:
+    """What the parts of a graph are written on.
+
+    Args:
+        target: The reader it is written for.
+        form: All steps, or one with states.
+        batch: Static batch size.
+        steps: Time steps `T` of the network.
+        sizes: Stage (or input) -> features `(F,)` or `(C, H, W)` of its tensors.
+
+    Attributes:
+        writer: The nodes so far.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        form: Form,
+        batch: int,
+        steps: int,
+        sizes: dict[str, tuple[int, ...]],
+    ) -> None:
+        self.target, self.form, self.batch = target, form, batch
+        self.steps, self.sizes = steps, sizes
+        self.writer = Writer()
+
+    def name(self, *parts: str) -> str:
+        """The name of a node or tensor from its parts: layer, what, step."""
+        name = self.target.separator.join(parts)
+        if self.target.separator == "/":
+            return name
+        name = name.replace(".", "_").replace("#", "_")  # an identifier of C++
+        return f"n{name}" if name[0].isdigit() else name
+
+    def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """A tensor's shape from its features `(F,)` or `(C, H, W)`."""
+        if len(size) == 3 and self.target.layout != "nchw":
+            return (self.batch, size[1], size[2], size[0])
+        return (self.batch, *size)
+
+    def per_channel(self, value: Array, size: tuple[int, ...]) -> Array:
+        """One value per channel in a shape that broadcasts over a tensor of `size`."""
+        if value.size == 1:
+            return value.reshape(())
+        if len(size) == 3 and self.target.layout == "nchw":
+            return value.reshape(1, -1, 1, 1)
+        return value
+
+    def constant(
+        self, stage: str, what: str, t: int, value: Array | float, fraction: int = 0
+    ) -> str:
+        """A constant of a stage, shared by the steps if the target wants that."""
+        name = self.name(stage, what) if self.target.shared else self.name(stage, what, f"t{t}")
+        if name in self.writer.constants:
+            return name
+        return self.writer.constant(name, value, fraction)
+
+    def quant(
+        self, name: str, x: str, output: str, bits: int, scale: float = 1.0, shift: float = 0.0
+    ) -> str:
+        """A signed quantizer, as the target writes it; thresholds are lowered by `shift`."""
+        writer = self.writer
+        if self.target.quantizers == "quant":
+            return writer.quant(name, x, output, bits, True, scale)
+        if scale == 1:
+            return writer.thresholds(name, x, output, bits, shift=shift)
+        # FINN has no thresholds in hardware whose output is scaled.
+        levels = writer.thresholds(name, x, f"{name}_levels_out", bits, scale, shift)
+        factor = writer.constant(f"{name}_scale", scale)
+        return writer.binary("Mul", f"{name}_scaled", levels, factor, output)
+
+    def annotate_layouts(self) -> None:
+        """Say of every tensor of images where its channels are."""
+        layout = "NCHW" if self.target.layout == "nchw" else "NHWC"
+        for name, shape in self.writer.shapes.items():
+            if len(shape) == 4 and name not in self.writer.constants:
+                self.writer.layouts[name] = layout
+        if self.target.layout == "nhwc_transposed":
+            for node in self.writer.nodes:
+                if node.op_type == "Conv":
+                    for name in (node.input[0], node.output[0]):
+                        self.writer.layouts[name] = "NCHW"
+
+
+def array(value: torch.Tensor) -> Array:
+    """The numbers of a tensor, in float64."""
+    return value.detach().cpu().double().numpy()

@@ -1,0 +1,132 @@
+"""The integer sums of a branch: its poolings, its weights, its convolution or product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..errors import StbpError
+from ..frozen.fold import FrozenBranch
+from ..frozen.graph import Branch, pair
+from .page import Page, array
+from .writer import CHANNELS_LAST, QONNX, Array, Range
+
+
+def branch_sum(
+    page: Page, branch: Branch, frozen: FrozenBranch, index: int, stage: str, x: str, t: int
+) -> str:
+    """The sums of branch `index` of `stage` at step `t`, from the spikes (or pixels) `x`."""
+    size, writer = page.sizes[branch.source], page.writer
+    where = f"t{t}"
+    for number, pool in enumerate(branch.pools):
+        label = page.name(stage, f"pool{index}" + (f"_{number}" if number else ""), where)
+        x, size = _pool(page, pool, label, x, size)
+    if branch.flatten and len(size) == 3:
+        flat = page.name(stage, f"flatten{index}", where)
+        shape = (page.batch, int(np.prod(size)))
+        x = writer.node("Flatten", flat, [x], f"{flat}_out", shape, writer.ranges[x], axis=1)
+    if frozen.weight is None:
+        return x
+    weight = array(frozen.weight)
+    values = _accumulated(weight, writer.ranges[x])
+    node = page.name(branch.name, where)
+    if isinstance(branch.layer, nn.Conv2d):
+        layer = branch.layer
+        return _conv(
+            page, node, x, _weights(page, branch, frozen, weight, t), weight.shape[2:],
+            pair(layer.stride), pair(layer.padding), pair(layer.dilation),  # type: ignore[arg-type]
+            layer.groups, page.sizes[stage], values,
+        )  # fmt: skip
+    if branch.flatten and len(size) == 3 and page.target.layout != "nchw":
+        weight = weight.reshape(-1, *size).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    w = _weights(page, branch, frozen, weight.T, t)
+    shape = (page.batch, len(weight))
+    return writer.node("MatMul", node, [x, w], f"{node}_out", shape, values)
+
+
+def _weights(page: Page, branch: Branch, frozen: FrozenBranch, weight: Array, t: int) -> str:
+    """Integer weights behind a quantizer; every use has its own quantizer, as FINN wants."""
+    name, writer = page.name(branch.name, "weight", f"t{t}"), page.writer
+    shared = page.name(branch.name, "weight") if page.target.shared else f"{name}_integers"
+    if weight.ndim == 4 and page.target.layout == "nhwc":
+        weight = weight.transpose(0, 2, 3, 1)
+    if shared not in writer.constants:
+        writer.constant(shared, weight)
+    if frozen.bits == 1:
+        scale = writer.constant(f"{name}_scale", 1.0, datatype="FLOAT32")
+        return writer.node(
+            "BipolarQuant", name, [shared, scale], f"{name}_out", weight.shape, Range(-1, 1), QONNX
+        )
+    bits = max(frozen.bits, 2)
+    return writer.quant(name, shared, f"{name}_out", bits, True, narrow=True)
+
+
+def _conv(
+    page: Page, node: str, x: str, weight: str, kernel: tuple[int, ...], stride: tuple[int, int],
+    padding: tuple[int, int], dilation: tuple[int, int], groups: int, size: tuple[int, ...],
+    values: Range,
+) -> str:  # fmt: skip
+    """A convolution, in the layout of the target."""
+    writer = page.writer
+    attributes: dict[str, Any] = {
+        "kernel_shape": list(kernel),
+        "strides": list(stride),
+        "pads": [*padding, *padding],
+        "dilations": list(dilation),
+        "group": groups,
+    }
+    if page.target.layout != "nhwc_transposed":
+        domain = CHANNELS_LAST if page.target.layout == "nhwc" else ""
+        return writer.node(
+            "Conv", node, [x, weight], f"{node}_out", page.shape(size), values, domain,
+            **attributes,
+        )  # fmt: skip
+    b, h, w, c = writer.shapes[x]
+    first = writer.node(
+        "Transpose", f"{node}_nchw", [x], f"{node}_nchw_out", (b, c, h, w), writer.ranges[x],
+        perm=[0, 3, 1, 2],
+    )  # fmt: skip
+    y = writer.node("Conv", node, [first, weight], f"{node}_out", (b, *size), values, **attributes)
+    return writer.node(
+        "Transpose", f"{node}_nhwc", [y], f"{node}_nhwc_out", page.shape(size), values,
+        perm=[0, 2, 3, 1],
+    )  # fmt: skip
+
+
+def _pool(
+    page: Page, pool: nn.Module, node: str, x: str, size: tuple[int, ...]
+) -> tuple[str, tuple[int, ...]]:
+    """Average pooling as a sum, by a depthwise convolution of ones; maximum pooling as such."""
+    assert isinstance(pool, (nn.AvgPool2d, nn.MaxPool2d))
+    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+    out = (
+        size[0],
+        *((n - k) // s + 1 for n, k, s in zip(size[1:], kernel, stride, strict=True)),
+    )
+    writer, values = page.writer, page.writer.ranges[x]
+    if isinstance(pool, nn.AvgPool2d):
+        ones = np.ones((size[0], 1, *kernel))
+        if page.target.layout == "nhwc":
+            ones = ones.transpose(0, 2, 3, 1)
+        w = writer.constant(f"{node}_weight", ones, datatype="BINARY")
+        total = Range(0, values.high * kernel[0] * kernel[1])
+        y = _conv(page, node, x, w, kernel, stride, (0, 0), (1, 1), size[0], out, total)
+        return y, out
+    if page.target.layout == "nhwc_transposed":
+        raise StbpError("maximum pooling is written for the targets generic and hls4ml only.")
+    domain = CHANNELS_LAST if page.target.layout == "nhwc" else ""
+    y = writer.node(
+        "MaxPool", node, [x], f"{node}_out", page.shape(out), values, domain,
+        kernel_shape=list(kernel), strides=list(stride), pads=[0, 0, 0, 0],
+    )  # fmt: skip
+    return y, out
+
+
+def _accumulated(weight: Array, inputs: Range) -> Range:
+    """Exact range of integer weights times inputs in a range that starts at 0."""
+    flat = weight.reshape(len(weight), -1)
+    low = np.minimum(flat, 0).sum(1).min() * inputs.high
+    high = np.maximum(flat, 0).sum(1).max() * inputs.high
+    return Range(int(low), int(high))

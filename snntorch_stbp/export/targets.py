@@ -1,0 +1,36 @@
+"""The forms a graph takes, and the readers it is written for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["unrolled", "step"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a graph is written for one reader; what it computes is the same for all.
+
+    Attributes:
+        layout: `"nchw"`; `"nhwc"` with QONNX's channels-last convolutions; `"nhwc_transposed"`
+            with ONNX convolutions between transpositions.
+        affine: Multipliers and biases as integer `Mul` and `Add` before one scaling, or as
+            `"batchnorm"` nodes per channel.
+        separator: Between the parts of a name.
+        shared: Whether the steps share constants.
+        quantizers: QONNX's `Quant`, or FINN's `MultiThreshold`, which is the same function.
+    """
+
+    layout: Literal["nchw", "nhwc", "nhwc_transposed"] = "nchw"
+    affine: Literal["integer", "batchnorm"] = "integer"
+    separator: str = "/"
+    shared: bool = True
+    quantizers: Literal["quant", "multithreshold"] = "quant"
+
+
+TARGETS = {
+    "generic": Target(),
+    "finn": Target(layout="nhwc_transposed", quantizers="multithreshold"),
+    "hls4ml": Target(layout="nhwc", affine="batchnorm", separator="_", shared=False),
+}
