@@ -23,6 +23,7 @@ from .. import __version__
 from ..errors import StbpError, UsageError
 from ..files import atomic_write
 from ..frozen import FrozenNet, Settings, freeze
+from ..lowering import FixedPointNet
 from . import golden
 from .qonnx import build
 from .targets import TARGETS, Form
@@ -62,7 +63,8 @@ def to_qonnx(
     """Export a trained network and prove on `samples` that the file computes it.
 
     Args:
-        model: A trained network of the modules of this package, or a `FrozenNet`.
+        model: A trained network of the modules of this package, a `FrozenNet`, or a
+            `FixedPointNet` (target generic).
         samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
         path: Where the graph goes; its folder is made.
         form: `"unrolled"`: `T` steps, image in, readout out. `"step"`: one step, states as inputs
@@ -84,7 +86,8 @@ def to_qonnx(
     if target not in TARGETS:
         raise UsageError(f"the target is one of {', '.join(TARGETS)}, not '{target}'.")
     path = Path(path)
-    net = model if isinstance(model, FrozenNet) else freeze(model, settings)
+    net: FrozenNet | FixedPointNet
+    net = model if isinstance(model, FrozenNet | FixedPointNet) else freeze(model, settings)
     files = [path, path.with_suffix(".samples.npz")]
     files += [path.with_suffix(".step.json")] * (form == "step")
     files += [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")

@@ -27,7 +27,7 @@ from .writer import Array
 Golden = dict[str, Array]
 
 
-def of_integers(net: FixedPointNet, samples: torch.Tensor) -> Golden:
+def _of_integers(net: FixedPointNet, samples: torch.Tensor) -> Golden:
     """Golden vectors of a fixed-point network: integers from the NumPy reference."""
     pixels = net.quantize_input(samples).to(torch.uint8).numpy()
     record: reference.Record = {}
@@ -47,8 +47,10 @@ def of_integers(net: FixedPointNet, samples: torch.Tensor) -> Golden:
 
 
 @torch.no_grad()
-def compute(net: FrozenNet, samples: torch.Tensor) -> Golden:
+def compute(net: FrozenNet | FixedPointNet, samples: torch.Tensor) -> Golden:
     """Golden vectors of `samples`, real inputs `[N, C, H, W]` or frames `[T, N, C, H, W]`."""
+    if isinstance(net, FixedPointNet):
+        return _of_integers(net, samples)
     record: dict[str, torch.Tensor] = {}
     scores = net(samples, record).sum(0)
     votes = net.graph.votes

@@ -17,16 +17,19 @@ This module walks the steps and stages. `sums` writes `w (*) s`, `currents` the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from onnx import ModelProto
 
+from ..errors import StbpError
 from ..frozen import FrozenNet
 from ..frozen.graph import INPUT
 from ..frozen.net import FrozenStage
+from ..lowering import FixedPointNet
 from .currents import input_current
+from .fixed import FixedBuilder
 from .names import Names
 from .neurons import Neurons
 from .page import Page
@@ -45,7 +48,7 @@ class Built(NamedTuple):
 
 
 def build(
-    net: FrozenNet,
+    net: FrozenNet | FixedPointNet,
     sample: torch.Tensor,
     *,
     form: Form,
@@ -57,7 +60,7 @@ def build(
     """Write `net` as an ONNX model.
 
     Args:
-        net: The frozen network.
+        net: The frozen network, or the network of integers.
         sample: One input, `[1, C, H, W]` or frames `[T, 1, C, H, W]`; its shape counts.
         form: `"unrolled"` or `"step"`.
         target: A key of `TARGETS`.
@@ -71,10 +74,16 @@ def build(
     Raises:
         StbpError: If `net` needs what the target does not have.
     """
-    builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes)
+    builder: Any
+    if isinstance(net, FixedPointNet):
+        if target != "generic":
+            raise StbpError(f"the fixed-point network has one graph, 'generic', not '{target}'.")
+        builder = FixedBuilder(net, sample, form, batch)
+    else:
+        builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes)
     builder.write()
     names = builder.names()
-    writer = builder.page.writer
+    writer = builder.writer
     model = writer.model("snn", {"names": names.to_json(), **(metadata or {})})
     return Built(model, writer, names)
 
@@ -101,6 +110,11 @@ class _Builder:
         self.values: dict[str, str] = {}  # the input and the spikes of each stage at this step
         self.spikes: dict[str, list[str]] = {}
         self.static: dict[str, str] = {}  # currents that are the same at every step
+
+    @property
+    def writer(self) -> Writer:
+        """The nodes so far."""
+        return self.page.writer
 
     def write(self) -> None:
         """All steps of the form."""

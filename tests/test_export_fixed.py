@@ -1,0 +1,107 @@
+"""The fixed-point network as a graph: integers only, every spike as in the NumPy reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from qonnx.core.datatype import DataType
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.transformation.infer_datatypes import InferDataTypes
+from qonnx.transformation.infer_shapes import InferShapes
+
+import snntorch_stbp as stbp
+from snntorch_stbp.errors import StbpError
+from snntorch_stbp.export import to_qonnx
+from snntorch_stbp.lowering import FixedPointAware, FixedPointNet, lower
+
+from .nets import digits, make
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("mnistnet", {"bits": 4}, {}),
+    ("mnistnet_bn", {"bits": 4, "num_steps": 4}, {}),
+    ("mnistnet_bn", {"bits": 2}, {"form": "simple", "fraction": 6}),
+    ("resnet", {"bits": "ternary"}, {}),
+    ("resnet", {"bits": 1}, {}),
+    ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),
+    ("resnet", {"membrane_bits": 5}, {}),
+    ("mnistnet_bn", {"readout": "population", "beta": 0.75}, {}),
+    ("mnistnet_bn", {"reset": "none", "num_steps": 3}, {}),
+    ("mnistnet", {"reset": "subtract"}, {"form": "simple", "fraction": 5}),
+]
+
+
+def lowered(name: str, options: dict[str, Any], settings: dict[str, Any]) -> FixedPointNet:
+    options = dict(options)
+    reset = options.pop("reset", "zero")
+    net = make(name, **options)
+    for module in net.modules():
+        if isinstance(module, stbp.Leaky):
+            module.reset_mechanism = reset
+    return lower(net, **settings)
+
+
+@pytest.mark.parametrize("form", ["unrolled", "step"])
+@pytest.mark.parametrize(("name", "options", "settings"), CASES)
+def test_a_graph_has_every_spike(
+    name: str, options: dict[str, Any], settings: dict[str, Any], form: Any, tmp_path: Path
+) -> None:
+    net = lowered(name, options, settings)
+    exported = to_qonnx(net, digits(8), tmp_path / "net.onnx", form=form, batch=8)
+    assert exported.agreement.samples == 8
+
+
+@pytest.mark.parametrize("form", ["unrolled", "step"])
+def test_a_graph_holds_integers_only(form: Any, tmp_path: Path) -> None:
+    net = lowered("mnistnet_bn", {"bits": 4}, {})
+    path = to_qonnx(net, digits(1), tmp_path / "net.onnx", form=form).path
+    model = onnx.load(str(path))
+    for constant in model.graph.initializer:
+        array = numpy_helper.to_array(constant)
+        scaled = array if form == "unrolled" else array * 4  # the leak of a step, beta = 1/4
+        assert np.array_equal(scaled, np.rint(scaled)), constant.name
+    operators = {node.op_type for node in model.graph.node}
+    assert "MultiThreshold" in operators
+    if form == "unrolled":
+        assert operators <= {"Conv", "MatMul", "Flatten", "Mul", "Add", "Sub", "MultiThreshold"}
+        wrapped = ModelWrapper(str(path)).transform(InferShapes()).transform(InferDataTypes())
+        for tensor in wrapped.get_all_tensor_names():
+            assert wrapped.get_tensor_datatype(tensor).is_integer(), tensor
+
+
+def test_weights_and_spikes_have_their_types(tmp_path: Path) -> None:
+    for bits, expected in ((1, "BIPOLAR"), ("ternary", "TERNARY"), (4, "INT4")):
+        path = tmp_path / f"{bits}.onnx"
+        to_qonnx(lowered("mnistnet", {"bits": bits}, {}), digits(1), path)
+        wrapped = ModelWrapper(str(path)).transform(InferDataTypes())
+        assert wrapped.get_tensor_datatype("features.0/weight") == DataType[expected]
+        assert wrapped.get_tensor_datatype("features.1/spike/t1_out") == DataType["BINARY"]
+
+
+def test_a_graph_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    net = lower(make("mnistnet", bits=8, num_steps=5), bits=31)
+    with pytest.raises(StbpError, match=r"needs \d+ bits; a graph holds its integers in float32"):
+        to_qonnx(net, digits(1), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_as_integers_gives_their_record_and_a_gradient() -> None:
+    net = make("resnet", bits=2)
+    aware = FixedPointAware(net).train()
+    images = digits(16)
+    record = aware(images)
+    assert np.allclose(record.detach().numpy(), lower(net)(images).numpy(), atol=1e-5)
+    record.square().sum().backward()
+    for name, parameter in net.named_parameters():
+        if "quant" not in name and name.startswith(("conv1", "stages", "head")):
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+    before = {n: b.clone() for n, b in net.named_buffers() if "running" in n}
+    aware(images)
+    assert all(np.array_equal(b, before[n]) for n, b in net.named_buffers() if n in before)
