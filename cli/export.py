@@ -20,6 +20,9 @@ EXAMPLE = """\
 snntorch-stbp export runs/resnet18-digits-w4-T2-1
 snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml"""
 
+WIDER = 16
+"""So many times the samples of QONNX's executor, which is slow, are run with onnxruntime."""
+
 MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
 
 
@@ -33,7 +36,7 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
     click.Option(["--target"], type=click.Choice(["generic", "finn", "hls4ml"]),
                  default="generic", show_default=True, help="The reader it is written for."),
     click.Option(["--verify"], type=Whole(1, "N"), default=32, show_default=True,
-                 help="Test samples on which every spike is compared."),
+                 help=f"Test samples compared in QONNX's executor; {WIDER} N in onnxruntime."),
     click.Option(["--batch"], type=Whole(1), default=1, show_default=True,
                  help="Static batch size of the graph."),
     click.Option(["--checkpoint"], type=click.Choice(["best", "last"]), default="best",
@@ -67,13 +70,14 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
-    samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
+    samples, _ = test.__getitems__(list(range(min(WIDER * options["verify"], len(test)))))
     net = freeze(trained.model)
     result = folder.result or {}
     config = trained.config
     exported = to_qonnx(
         net, samples, path, form=form, target=target, batch=options["batch"],
-        force=options["force"], progress=None if as_json else _progress,
+        vectors=options["verify"], force=options["force"],
+        progress=None if as_json else _progress,
         metadata={
             "model": config.model,
             "dataset": config.dataset,
@@ -86,7 +90,6 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             "command": f"snntorch-stbp export {run} --form {form} --target {target}",
         },
     )  # fmt: skip
-    agreement = exported.agreement
     if as_json:
         click.echo(
             to_json(
@@ -95,9 +98,8 @@ def export(run: str, as_json: bool, **options: Any) -> None:
                     "form": form,
                     "target": target,
                     "nodes": exported.nodes,
-                    "samples": agreement.samples,
-                    "spikes_compared": agreement.spikes,
-                    "scores_compared": agreement.scores,
+                    **_counts(exported.agreement),
+                    "onnxruntime": _counts(exported.onnxruntime),
                     "differences": 0,
                     "quantized": config.bits is not None,
                 }
@@ -107,15 +109,28 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     click.echo(f"{'graph':<10}{exported.path} ({form}, {target}, {exported.nodes:,} nodes)")
     for file in exported.files[1:]:
         click.echo(f"{'beside it':<10}{file}")
-    click.echo(
-        f"{'verified':<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
-        f"{agreement.samples} test samples: all equal"
-    )
+    for label, tool, agreement in (
+        ("verified", "QONNX's executor", exported.agreement),
+        ("", "onnxruntime", exported.onnxruntime),
+    ):
+        click.echo(
+            f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
+            f"{agreement.samples} test samples in {tool}: all equal"
+        )
     if config.bits is None:
         click.echo(
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
             f"on a grid fine enough to stay exact (train with --bits for few bits)"
         )
+
+
+def _counts(agreement: Any) -> dict[str, int]:
+    """What was compared, for JSON."""
+    return {
+        "samples": agreement.samples,
+        "spikes_compared": agreement.spikes,
+        "scores_compared": agreement.scores,
+    }
 
 
 def _progress(done: int, total: int) -> None:

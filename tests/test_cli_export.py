@@ -35,7 +35,8 @@ def test_a_run_is_exported_and_verified(run: str) -> None:
     code, output = call("export", run, "--verify", "2")
     assert code == 0, output
     assert "compared" not in output
-    assert "of 2 test samples: all equal" in output
+    assert "of 2 test samples in QONNX's executor: all equal" in output
+    assert "of 32 test samples in onnxruntime: all equal" in output
     path = Path(run) / "export" / "generic-unrolled.onnx"
     assert path.is_file()
     with np.load(path.with_suffix(".samples.npz")) as samples:
@@ -54,6 +55,7 @@ def test_json_says_what_was_compared(run: str, tmp_path: Path) -> None:
     facts = json.loads(output)
     assert facts["differences"] == 0
     assert facts["spikes_compared"] > 1000
+    assert facts["onnxruntime"]["spikes_compared"] == 16 * facts["spikes_compared"]
     assert all(Path(file).is_file() for file in facts["files"])
     assert len(facts["files"]) == 4
 

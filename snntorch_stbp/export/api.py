@@ -6,7 +6,8 @@
     NAME.hls4ml.json    target hls4ml: the configuration that keeps hls4ml exact
 
 The graph is written under another name, run, compared, and only then given its own: no file is left
-behind that was not verified.
+behind that was not verified. Two runtimes do: QONNX's executor, node by node, on the samples of the
+golden vectors, and onnxruntime, the whole graph in stock operators (see `stock`), on all samples.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -25,9 +27,9 @@ from ..files import atomic_write
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet
 from . import golden
-from .qonnx import build
+from .qonnx import Built, build
 from .targets import TARGETS, Form
-from .verify import Agreement, qonnx_executor, verify
+from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,15 @@ class Exported:
     Attributes:
         path: The graph.
         files: All files that were written, the graph first.
-        agreement: What was compared and found equal.
+        agreement: What was compared with QONNX's executor and found equal.
+        onnxruntime: What was compared with onnxruntime and found equal.
         nodes: Number of nodes of the graph.
     """
 
     path: Path
     files: tuple[Path, ...]
     agreement: Agreement
+    onnxruntime: Agreement
     nodes: int
 
 
@@ -57,6 +61,7 @@ def to_qonnx(
     batch: int = 1,
     settings: Settings | None = None,
     metadata: dict[str, str] | None = None,
+    vectors: int | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
@@ -73,6 +78,8 @@ def to_qonnx(
         batch: Static batch size of the graph.
         settings: Widths of the arithmetic.
         metadata: Further entries of the file's metadata.
+        vectors: How many of the samples become golden vectors, on which QONNX's executor, which
+            is slow, runs the file; all if `None`. onnxruntime runs it on all samples.
         force: Replace files that exist.
         progress: Called with the samples verified and their number.
 
@@ -103,13 +110,20 @@ def to_qonnx(
         net, _one(samples), form=form, target=target, batch=batch,
         metadata={"project": f"snntorch-stbp {__version__}", **(metadata or {})},
     )  # fmt: skip
-    vectors = golden.compute(net, samples)
+    axis = 1 if samples.dim() == 5 else 0
+    count = samples.shape[axis]
+    stored = golden.compute(net, samples.narrow(axis, 0, min(vectors or count, count)))
     temporary = path.with_name(f".{path.name}.unverified")
     try:
         with atomic_write(temporary) as file:
             file.write(built.model.SerializeToString())
-        agreement = verify(qonnx_executor(temporary), vectors, built.names, progress=progress)
-        golden.save(vectors, files[1])
+        agreement = verify(qonnx_executor(temporary), stored, built.names, progress=progress)
+        many = built.names.with_batch(_rows(built, count))
+        wide = verify_chunks(
+            onnxruntime_executor(temporary, many), golden.chunks(net, samples, many.batch), many,
+            count=count, progress=progress,
+        )  # fmt: skip
+        golden.save(stored, files[1])
         if form == "step":
             _write_text(path.with_suffix(".step.json"), built.names.to_json())
         if target == "hls4ml":
@@ -119,11 +133,18 @@ def to_qonnx(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(path, tuple(files), agreement, len(built.model.graph.node))
+    return Exported(path, tuple(files), agreement, wide, len(built.model.graph.node))
 
 
 def _one(samples: torch.Tensor) -> torch.Tensor:
     return samples[:, :1] if samples.dim() == 5 else samples[:1]
+
+
+def _rows(built: Built, count: int) -> int:
+    """Samples that onnxruntime runs at a time: at most 50, fewer of networks with many neurons."""
+    tensors = [name for steps in built.names.spikes.values() for name in steps]
+    spikes = sum(prod(built.writer.shapes[name][1:]) for name in tensors)
+    return max(1, min(50, count, 2**24 // spikes))
 
 
 def _write_text(path: Path, text: str) -> None:

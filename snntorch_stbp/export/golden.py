@@ -14,6 +14,7 @@ Channels come first; graphs with channels last hold the same numbers transposed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,12 @@ def compute(net: FrozenNet | FixedPointNet, samples: torch.Tensor) -> Golden:
         golden[f"membrane/{name}"] = membrane.to(torch.int32).numpy()
         golden[f"threshold/{name}"] = stage.neuron.threshold.to(torch.int32).numpy()
     return golden
+
+
+def chunks(net: FrozenNet, samples: torch.Tensor, size: int) -> Iterator[Golden]:
+    """Golden vectors of `samples`, as `compute` takes them, `size` samples at a time."""
+    for part in samples.split(size, 1 if samples.dim() == 5 else 0):
+        yield compute(net, part)
 
 
 def save(golden: Golden, path: Path) -> None:

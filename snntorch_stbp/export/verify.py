@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
+from onnx import TensorProto, helper
 
 from ..errors import StbpError
 from .golden import Golden
 from .names import Names
+from .stock import to_stock
 from .writer import Array
 
 Execute = Callable[[dict[str, Array]], dict[str, Array]]
@@ -26,6 +29,11 @@ class Agreement:
     spikes: int
     scores: int
 
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.samples + other.samples, self.spikes + other.spikes, self.scores + other.scores
+        )
+
 
 def qonnx_executor(path: Path) -> Execute:
     """The QONNX executor on the file `path`, with every inner tensor in its result."""
@@ -38,12 +46,52 @@ def qonnx_executor(path: Path) -> Execute:
     return lambda inputs: execute_onnx(model, inputs, return_full_exec_context=True)
 
 
+def onnxruntime_executor(path: Path, names: Names) -> Execute:
+    """Onnxruntime on the file `path` in stock operators, whole and without optimizations.
+
+    Args:
+        path: A QONNX file.
+        names: Its spikes, which are returned beside its outputs, and the batch size to run it at.
+    """
+    import onnxruntime
+
+    model = to_stock(onnx.load(str(path)), names.batch)
+    outputs = {output.name for output in model.graph.output}
+    for name in {name for steps in names.spikes.values() for name in steps} - outputs:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    labels = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(labels, session.run(None, inputs), strict=True))
+
+
+def verify_chunks(
+    execute: Execute,
+    chunks: Iterable[Golden],
+    names: Names,
+    *,
+    count: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Agreement:
+    """`verify` with golden vectors that come in chunks, `count` samples in all."""
+    agreement = Agreement(0, 0, 0)
+    for chunk in chunks:
+        agreement += verify(execute, chunk, names, first=agreement.samples)
+        if progress is not None:
+            progress(agreement.samples, count)
+    return agreement
+
+
 def verify(
     execute: Execute,
     golden: Golden,
     names: Names,
     *,
     limit: int | None = None,
+    first: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
     """Compare an execution with golden vectors: every spike of every layer and the record.
@@ -53,6 +101,7 @@ def verify(
         golden: Golden vectors.
         names: Names and form of the graph.
         limit: Samples to compare; all if `None`.
+        first: Number of the first sample, for messages.
         progress: Called with the samples done and their number.
 
     Raises:
@@ -69,11 +118,11 @@ def verify(
             for t, step in enumerate(seen[stage]):
                 if not np.array_equal(step, expected[:, t]):
                     raise StbpError(
-                        _difference(stage, t, step, expected[:, t], golden, rows, names)
+                        _difference(stage, t, step, expected[:, t], golden, rows, names, first)
                     )
                 spikes += step[: min(names.batch, count - start)].size
         if not np.array_equal(record, golden["record"][rows]):
-            sample = int(rows[np.argwhere(record != golden["record"][rows])[0][0]])
+            sample = first + int(rows[np.argwhere(record != golden["record"][rows])[0][0]])
             raise StbpError(
                 f"the graph does not compute the network: all spikes are equal, but the readout of "
                 f"sample {sample} differs by {np.abs(record - golden['record'][rows]).max():g}."
@@ -117,7 +166,14 @@ def _run(execute: Execute, images: Array, names: Names) -> tuple[Array, dict[str
 
 
 def _difference(
-    stage: str, t: int, got: Array, expected: Array, golden: Golden, rows: Array, names: Names
+    stage: str,
+    t: int,
+    got: Array,
+    expected: Array,
+    golden: Golden,
+    rows: Array,
+    names: Names,
+    first: int,
 ) -> str:
     """The first spike that differs, in one sentence."""
     where = tuple(np.argwhere(got != expected)[0])
@@ -127,7 +183,7 @@ def _difference(
     margin = int(membrane) - int(theta[channel if len(theta) > 1 else 0])
     return (
         f"the graph does not compute the network: first difference in layer '{stage}', step {t}, "
-        f"sample {int(rows[where[0]])}, where the membrane is {abs(margin)} steps "
+        f"sample {first + int(rows[where[0]])}, where the membrane is {abs(margin)} steps "
         f"{'above' if margin > 0 else 'below or at'} the threshold; {int((got != expected).sum())} "
         f"of {got.size} spikes there differ."
     )
