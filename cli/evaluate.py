@@ -12,7 +12,7 @@ from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
 
 from .group import command, json_option
-from .params import Whole
+from .params import BitsType, Whole
 from .text import duration, percent, to_json
 
 EXAMPLE = """\
@@ -35,6 +35,8 @@ snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint la
                  show_default=True),
     click.Option(["--frozen"], is_flag=True,
                  help="Measure in the arithmetic that is exported, and what it changes."),
+    click.Option(["--act-bits"], type=BitsType(8, 12, floating=False),
+                 help="With --frozen: bits of input currents that training left float."),
     json_option(),
 )  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:

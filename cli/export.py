@@ -13,7 +13,7 @@ from snntorch_stbp.errors import StbpError
 from snntorch_stbp.train.rundir import RunDir
 
 from .group import command, json_option
-from .params import Whole
+from .params import BitsType, Whole
 from .text import to_json
 
 EXAMPLE = """\
@@ -39,6 +39,8 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
                  help=f"Test samples compared in QONNX's executor; {WIDER} N in onnxruntime."),
     click.Option(["--batch"], type=Whole(1), default=1, show_default=True,
                  help="Static batch size of the graph."),
+    click.Option(["--act-bits"], type=BitsType(8, 12, floating=False),
+                 help="Bits of input currents that training left float; default 10."),
     click.Option(["--checkpoint"], type=click.Choice(["best", "last"]), default="best",
                  show_default=True, help="The best epoch by validation, or the last one."),
     click.Option(["--data-dir"], metavar="DIR", help="Where data sets are found."),
@@ -66,12 +68,13 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     except ImportError as error:
         raise StbpError(MISSING) from error
     from snntorch_stbp.frozen import freeze
-    from snntorch_stbp.train.evaluate import load_trained
+    from snntorch_stbp.train.evaluate import frozen_settings, load_trained
 
+    settings = frozen_settings(folder.config, options["act_bits"])
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     samples, _ = test.__getitems__(list(range(min(WIDER * options["verify"], len(test)))))
-    net = freeze(trained.model)
+    net = freeze(trained.model, settings)
     result = folder.result or {}
     config = trained.config
     exported = to_qonnx(

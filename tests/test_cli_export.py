@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from qonnx.core.modelwrapper import ModelWrapper
 
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.config import RunConfig
@@ -68,6 +69,42 @@ def test_frozen_evaluation_says_what_freezing_changes(run: str) -> None:
     assert abs(facts["accuracy"] - facts["trained_accuracy"]) < 0.05
     code, output = call("evaluate", run, "--frozen")
     assert "before freezing" in output
+
+
+def test_bits_of_input_currents_can_be_chosen(run: str, tmp_path: Path) -> None:
+    differing = {}
+    for bits in ("8", "12"):
+        code, output = call("evaluate", run, "--frozen", "--act-bits", bits, "--json")
+        assert code == 0, output
+        differing[bits] = json.loads(output)["spikes_differ"]
+    assert differing["12"] < differing["8"]
+
+    file = tmp_path / "net.onnx"
+    code, output = call("export", run, "--act-bits", "8", "--verify", "1", "--output", str(file))
+    assert code == 0, output
+    quantizers = ModelWrapper(str(file))
+    assert quantizers.get_initializer("features.1/current/t0_bit_width").item() == 8
+
+
+@pytest.mark.parametrize("command", ["export", "evaluate"])
+def test_bits_of_input_currents_that_cannot_be_are_refused(command: str, run: str) -> None:
+    code, output = call(command, run, "--act-bits", "7")
+    assert code == 2
+    assert "'7' is no bit width here; use 8 to 12" in output
+
+
+def test_bits_of_input_currents_that_do_nothing_are_refused(run: str, tmp_path: Path) -> None:
+    code, output = call("evaluate", run, "--act-bits", "8")
+    assert code == 2
+    assert "--act-bits changes deployment arithmetic: it needs --frozen" in output
+
+    config = RunConfig.from_recipe("mnistnet", "digits", bits=4, act_bits=8)
+    new = RunDir.create(tmp_path, config)
+    (new.path / "best.pt").touch()
+    code, output = call("export", str(new.path), "--act-bits", "9")
+    assert code == 2
+    assert "trained with input currents of 8 bits" in output
+    assert "leave --act-bits out" in output
 
 
 def test_frozen_aware_training_refines_a_run(run: str, tmp_path: Path) -> None:

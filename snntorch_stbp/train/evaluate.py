@@ -11,8 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ..errors import StbpError
-from ..frozen import FrozenNet, freeze
+from ..errors import StbpError, UsageError
+from ..frozen import FrozenNet, Settings, freeze
 from ..losses import LOSSES
 from ..time import readout
 from . import checkpoint as checkpoints
@@ -101,6 +101,22 @@ def differences(
     }
 
 
+def frozen_settings(config: RunConfig, act_bits: int | None) -> Settings:
+    """Widths of a run in deployment arithmetic; `act_bits` for input currents, if not the default.
+
+    Raises:
+        UsageError: If training chose other bits for the input currents already.
+    """
+    if act_bits is None:
+        return Settings()
+    if config.act_bits is not None:
+        raise UsageError(
+            f"this run was trained with input currents of {config.act_bits} bits, which deployment "
+            f"arithmetic keeps: leave --act-bits out."
+        )
+    return Settings(act_bits=act_bits)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained run, loaded: its configuration, data, network and checkpoint."""
@@ -152,6 +168,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     frozen: bool = False,
+    act_bits: int | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the network of a run.
@@ -165,6 +182,7 @@ def evaluate(
         batch_size: Images at a time; that of the training run if `None`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
         frozen: Measure in deployment arithmetic, and what it changed.
+        act_bits: Bits of input currents in that arithmetic, where training did not quantize them.
         reporter: Receives notices.
 
     Returns:
@@ -173,9 +191,13 @@ def evaluate(
         `predictions_differ` and `spikes_differ`.
 
     Raises:
+        UsageError: If `act_bits` cannot apply.
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
     check_device(device)
+    if act_bits is not None and not frozen:
+        raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
+    settings = frozen_settings(run.config, act_bits)
     trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
     config, bundle = trained.config, trained.bundle
     fabric = Fabric(accelerator=device, devices=1)
@@ -185,7 +207,7 @@ def evaluate(
     start = time.perf_counter()
     result = measure(fabric, net, config, part, size)
     if frozen:
-        hard = freeze(net)
+        hard = freeze(net, settings)
         changed = differences(fabric, net, hard, config, part, size)
         trained_accuracy = {"trained_accuracy": result["accuracy"]}
         result = measure(fabric, hard, config, part, size) | trained_accuracy | changed
