@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.errors import StbpError
+from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.rundir import RunDir
 
 from .group import command, json_option
@@ -35,6 +35,8 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
                  show_default=True, help="All time steps in one graph, or one step with states."),
     click.Option(["--target"], type=click.Choice(["generic", "finn", "hls4ml"]),
                  default="generic", show_default=True, help="The reader it is written for."),
+    click.Option(["--as-trained"], is_flag=True,
+                 help="The plain float graph instead, for flows that do their own folding."),
     click.Option(["--verify"], type=Whole(1, "N"), default=32, show_default=True,
                  help=f"Test samples compared in QONNX's executor; {WIDER} N in onnxruntime."),
     click.Option(["--batch"], type=Whole(1), default=1, show_default=True,
@@ -52,13 +54,18 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     The file is run on real samples before it is kept: the spikes of every layer and the readout
     must equal those of the trained network in deployment arithmetic (`evaluate --frozen` says what
-    that changes).
+    that changes). With --as-trained they must equal those of the trained network itself, but where
+    float rounding explains a difference.
     """
     folder = RunDir.open(run)
     if not (folder.path / f"{options['checkpoint']}.pt").is_file():
         raise StbpError(f"'{folder.path}' never finished an epoch: there is nothing to export yet.")
     form, target = options["form"], options["target"]
-    path = Path(options["output"] or folder.path / "export" / f"{target}-{form}.onnx")
+    as_trained = options["as_trained"]
+    name = f"{'as-trained' if as_trained else target}-{form}.onnx"
+    path = Path(options["output"] or folder.path / "export" / name)
+    if as_trained and options["act_bits"] is not None:
+        raise UsageError("--act-bits changes deployment arithmetic: --as-trained goes without it.")
 
     from .quiet import hush
 
@@ -74,11 +81,11 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     samples, _ = test.__getitems__(list(range(min(WIDER * options["verify"], len(test)))))
-    net = freeze(trained.model, settings)
+    net = trained.model if as_trained else freeze(trained.model, settings)
     result = folder.result or {}
     config = trained.config
     exported = to_qonnx(
-        net, samples, path, form=form, target=target, batch=options["batch"],
+        net, samples, path, form=form, target=target, as_trained=as_trained, batch=options["batch"],
         vectors=options["verify"], force=options["force"],
         progress=None if as_json else _progress,
         metadata={
@@ -90,7 +97,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             "threshold": str(config.threshold),
             "test_accuracy": str(result.get("test_accuracy")),
             "train": json.dumps(config.to_json()),
-            "command": f"snntorch-stbp export {run} --form {form} --target {target}",
+            "command": _command(run, options),
         },
     )  # fmt: skip
     if as_json:
@@ -100,16 +107,17 @@ def export(run: str, as_json: bool, **options: Any) -> None:
                     "files": [str(file) for file in exported.files],
                     "form": form,
                     "target": target,
+                    "as_trained": as_trained,
                     "nodes": exported.nodes,
                     **_counts(exported.agreement),
                     "onnxruntime": _counts(exported.onnxruntime),
-                    "differences": 0,
                     "quantized": config.bits is not None,
                 }
             )
         )
         return
-    click.echo(f"{'graph':<10}{exported.path} ({form}, {target}, {exported.nodes:,} nodes)")
+    kind = "as trained" if as_trained else target
+    click.echo(f"{'graph':<10}{exported.path} ({form}, {kind}, {exported.nodes:,} nodes)")
     for file in exported.files[1:]:
         click.echo(f"{'beside it':<10}{file}")
     for label, tool, agreement in (
@@ -118,22 +126,43 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     ):
         click.echo(
             f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
-            f"{agreement.samples} test samples in {tool}: all equal"
+            f"{agreement.samples} test samples in {tool}: {_verdict(agreement)}"
         )
-    if config.bits is None:
+    if config.bits is None and not as_trained:
         click.echo(
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
             f"on a grid fine enough to stay exact (train with --bits for few bits)"
         )
 
 
-def _counts(agreement: Any) -> dict[str, int]:
+def _command(run: str, options: dict[str, Any]) -> str:
+    """The command that writes this graph again."""
+    text = f"snntorch-stbp export {run} --form {options['form']} --target {options['target']}"
+    bits = options["act_bits"]
+    text += "" if bits is None else f" --act-bits {bits}"
+    return text + " --as-trained" * options["as_trained"]
+
+
+def _counts(agreement: Any) -> dict[str, float]:
     """What was compared, for JSON."""
     return {
         "samples": agreement.samples,
         "spikes_compared": agreement.spikes,
         "scores_compared": agreement.scores,
+        "differences": agreement.differences,
+        "samples_rounded": agreement.rounded,
+        "largest_margin": agreement.margin,
     }
+
+
+def _verdict(agreement: Any) -> str:
+    """All equal, or how many spikes differ for float rounding."""
+    if not agreement.rounded:
+        return "all equal"
+    return (
+        f"{agreement.differences:,} spikes differ, in {agreement.rounded} samples where float "
+        f"rounding turned a decision (at most {agreement.margin:.1e} from its boundary)"
+    )
 
 
 def _progress(done: int, total: int) -> None:

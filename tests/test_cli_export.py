@@ -130,6 +130,62 @@ def test_a_float_run_exports_and_says_so(tmp_path: Path) -> None:
     assert "nothing is quantized" in output
 
 
+def test_a_run_is_exported_as_trained(run: str) -> None:
+    code, output = call("export", run, "--as-trained", "--verify", "2")
+    assert code == 0, output
+    assert "(unrolled, as trained, " in output
+    assert "of 32 test samples in onnxruntime: " in output
+    path = Path(run) / "export" / "as-trained-unrolled.onnx"
+    assert path.is_file()
+    code, output = call("export", run, "--as-trained", "--verify", "1", "--force", "--json")
+    facts = json.loads(output)
+    assert facts["as_trained"] is True
+    assert facts["onnxruntime"]["samples"] == 16
+    assert facts["onnxruntime"]["largest_margin"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", "finn"), "target finn needs deployment arithmetic: leave out --as-trained"),
+        (
+            ("--act-bits", "8"),
+            "--act-bits changes deployment arithmetic: --as-trained goes without",
+        ),
+    ],
+)
+def test_options_that_exclude_as_trained(run: str, options: tuple[str, ...], message: str) -> None:
+    code, output = call("export", run, "--as-trained", *options)
+    assert code == 2
+    assert message in " ".join(output.split())
+
+
+def test_a_graph_that_is_not_the_trained_network_is_refused(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from snntorch_stbp.export import api
+
+    from .test_export_as_trained import changed, one_weight
+
+    monkeypatch.setattr(api, "build", changed("features.0/weight", one_weight))
+    file = tmp_path / "net.onnx"
+    code, output = call("export", run, "--as-trained", "--verify", "1", "--output", str(file))
+    assert code == 1
+    assert "the graph does not compute the trained network: in layer 'features.1'" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verdict_counts_what_rounding_turned() -> None:
+    from snntorch_stbp.cli.export import _verdict
+    from snntorch_stbp.export.verify import Agreement
+
+    assert _verdict(Agreement(8, 100, 10)) == "all equal"
+    assert _verdict(Agreement(8, 100, 10, 2, 12, 3e-8)) == (
+        "12 spikes differ, in 2 samples where float rounding turned a decision (at most 3.0e-08 "
+        "from its boundary)"
+    )
+
+
 def test_what_cannot_be_exported_is_refused(run: str, tmp_path: Path) -> None:
     code, output = call("export", str(tmp_path / "nothing"))
     assert code == 1

@@ -32,6 +32,16 @@ def test_exports_and_verifies(tmp_path: Path, name: str, bits: Any) -> None:
         assert result.agreement.samples == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in zoo.list_models() if n != "cifarnet_neunorm"])
+def test_exports_as_trained_and_verifies(tmp_path: Path, name: str) -> None:
+    net = make(name, size=size(name), bits=4)
+    for form in ("unrolled", "step"):
+        path = tmp_path / f"{form}.onnx"
+        result = to_qonnx(net, digits(2, size(name)), path, form=form, as_trained=True, vectors=1)
+        assert result.onnxruntime.samples == 2
+
+
 def test_neunorm_has_no_counterpart() -> None:
     with pytest.raises(StbpError, match="NeuNorm has no counterpart in integer arithmetic"):
         freeze(make("cifarnet_neunorm"))

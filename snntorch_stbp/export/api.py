@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +29,15 @@ from ..files import atomic_write
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet
 from . import golden
+from .as_trained import PARTS
 from .qonnx import Built, build
 from .targets import TARGETS, Form
+from .tolerance import verify_trained
+from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
+
+MOST_SAMPLES, MOST_SPIKES = 50, 2**24
+"""What onnxruntime runs at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ def to_qonnx(
     settings: Settings | None = None,
     metadata: dict[str, str] | None = None,
     vectors: int | None = None,
+    as_trained: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
@@ -80,21 +89,27 @@ def to_qonnx(
         metadata: Further entries of the file's metadata.
         vectors: How many of the samples become golden vectors, on which QONNX's executor, which
             is slow, runs the file; all if `None`. onnxruntime runs it on all samples.
+        as_trained: Write the plain float graph of the trained network, target `"generic"` only;
+            spikes may differ where float rounding explains it, see `tolerance`.
         force: Replace files that exist.
         progress: Called with the samples verified and their number.
 
     Raises:
-        UsageError: For an unknown form or target, or files that exist.
+        UsageError: For an unknown form or target, files that exist, or `as_trained` with another
+            target, with settings or with a frozen network.
         StbpError: If the network cannot be exported, a tool is missing, or the file does not
-            compute what the frozen network computes; then no file is left behind.
+            compute what the network computes; then no file is left behind.
     """
     if form not in ("unrolled", "step"):
         raise UsageError(f"the form of a graph is 'unrolled' or 'step', not '{form}'.")
     if target not in TARGETS:
         raise UsageError(f"the target is one of {', '.join(TARGETS)}, not '{target}'.")
     path = Path(path)
-    net: FrozenNet | FixedPointNet
-    net = model if isinstance(model, FrozenNet | FixedPointNet) else freeze(model, settings)
+    if as_trained and target != "generic":
+        raise UsageError(f"target {target} needs deployment arithmetic: leave out --as-trained.")
+    ready = isinstance(model, FrozenNet | FixedPointNet)
+    if as_trained and (settings is not None or ready):
+        raise UsageError("a graph as trained takes neither a frozen network nor its settings.")
     files = [path, path.with_suffix(".samples.npz")]
     files += [path.with_suffix(".step.json")] * (form == "step")
     files += [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
@@ -106,23 +121,31 @@ def to_qonnx(
     except OSError as error:
         raise StbpError(f"cannot make the folder '{path.parent}': {error.strerror}.") from error
 
-    built = build(
-        net, _one(samples), form=form, target=target, batch=batch,
-        metadata={"project": f"snntorch-stbp {__version__}", **(metadata or {})},
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "form": form,
+        "target": target,
+        "batch": batch,
+        "metadata": {"project": f"snntorch-stbp {__version__}", **(metadata or {})},
+    }
+    compute: Callable[[torch.Tensor], golden.Golden]
+    compare: Callable[..., Agreement]
+    if as_trained:
+        trained = TrainedNet(model)
+        built = build(trained, _one(samples), parts=PARTS, **options)
+        compute, compare = trained.vectors, verify_trained
+    else:
+        net: Any = model if ready else freeze(model, settings)
+        built = build(net, _one(samples), **options)
+        compute, compare = partial(golden.compute, net), verify
     axis = 1 if samples.dim() == 5 else 0
     count = samples.shape[axis]
-    stored = golden.compute(net, samples.narrow(axis, 0, min(vectors or count, count)))
+    stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
     temporary = path.with_name(f".{path.name}.unverified")
     try:
         with atomic_write(temporary) as file:
             file.write(built.model.SerializeToString())
-        agreement = verify(qonnx_executor(temporary), stored, built.names, progress=progress)
-        many = built.names.with_batch(_rows(built, count))
-        wide = verify_chunks(
-            onnxruntime_executor(temporary, many), golden.chunks(net, samples, many.batch), many,
-            count=count, progress=progress,
-        )  # fmt: skip
+        agreement = compare(qonnx_executor(temporary), stored, built.names, progress=progress)
+        wide = _with_onnxruntime(temporary, built, compute, samples, as_trained, progress)
         golden.save(stored, files[1])
         if form == "step":
             _write_text(path.with_suffix(".step.json"), built.names.to_json())
@@ -140,11 +163,37 @@ def _one(samples: torch.Tensor) -> torch.Tensor:
     return samples[:, :1] if samples.dim() == 5 else samples[:1]
 
 
-def _rows(built: Built, count: int) -> int:
-    """Samples that onnxruntime runs at a time: at most 50, fewer of networks with many neurons."""
-    tensors = [name for steps in built.names.spikes.values() for name in steps]
-    spikes = sum(prod(built.writer.shapes[name][1:]) for name in tensors)
-    return max(1, min(50, count, 2**24 // spikes))
+def _with_onnxruntime(
+    path: Path,
+    built: Built,
+    compute: Callable[[torch.Tensor], golden.Golden],
+    samples: torch.Tensor,
+    as_trained: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Agreement:
+    """Compare the file at `path` on all samples, as many at a time as memory allows.
+
+    Of a graph as trained, every decision is judged once more, given the network's own before it.
+    """
+    count = samples.shape[1 if samples.dim() == 5 else 0]
+    spikes = sum(
+        prod(built.writer.shapes[name][1:])
+        for steps in built.names.spikes.values()
+        for name in steps
+    )
+    names = built.names.with_batch(max(1, min(MOST_SAMPLES, count, MOST_SPIKES // spikes)))
+
+    def run(compare: Callable[..., Agreement], given: bool = False) -> Agreement:
+        execute = onnxruntime_executor(path, names, given=given)
+        chunks = golden.chunks(compute, samples, names.batch)
+        return verify_chunks(
+            execute, chunks, names, count=count, compare=compare, progress=progress
+        )
+
+    if not as_trained:
+        return run(verify)
+    free, given = run(verify_trained), run(partial(verify_trained, given=True), given=True)
+    return replace(free, margin=max(free.margin, given.margin))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ Channels come first; graphs with channels last hold the same numbers transposed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,12 @@ def compute(net: FrozenNet | FixedPointNet, samples: torch.Tensor) -> Golden:
     return golden
 
 
-def chunks(net: FrozenNet, samples: torch.Tensor, size: int) -> Iterator[Golden]:
-    """Golden vectors of `samples`, as `compute` takes them, `size` samples at a time."""
+def chunks(
+    compute: Callable[[torch.Tensor], Golden], samples: torch.Tensor, size: int
+) -> Iterator[Golden]:
+    """What `compute` gives of `samples`, images or frames, `size` of them at a time."""
     for part in samples.split(size, 1 if samples.dim() == 5 else 0):
-        yield compute(net, part)
+        yield compute(part)
 
 
 def save(golden: Golden, path: Path) -> None:

@@ -41,7 +41,7 @@ DOMAINS = ("", "ai.onnx", "onnx.brevitas", QONNX, CHANNELS_LAST)
 
 NEURON = re.compile(
     r"(.+)[/_](?:multiply\d+|add\d+|add_bias|rescale|current(?:_scaled)?|membrane|membrane_shift"
-    r"|membrane_quant(?:_scaled)?|over|relu|spike|fired|reset|decay|offset|state(?:_scaled)?|sum)"
+    r"|membrane_quant(?:_scaled)?|over|relative|relu|spike|fired|reset|decay|offset|state(?:_scaled)?|sum)"
 )
 """Nodes of a layer of neurons (without the step): the layer is the first group."""
 
@@ -436,8 +436,9 @@ class _Reader:
     def _note(self, neurons: Neurons, node: NodeProto, what: str) -> None:
         """What a node says of the neurons that it belongs to."""
         output = node.output[0]
+        neurons.shape = neurons.shape or self._shape(output)
         if what == "current" and neurons.current is None:
-            neurons.shape, neurons.current = self._shape(output), self.types[output]
+            neurons.current = self.types[output]
         elif what == "spike":
             neurons.spiking = True
         elif what == "state" and neurons.state is None:

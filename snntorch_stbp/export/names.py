@@ -22,6 +22,8 @@ class Names:
         separator: Between the parts of a name.
         spikes: Stage -> the spike tensors of the steps.
         states: State input -> (state output, shape); initial values are 0.
+        levels: As trained: `STAGE/current` and `STAGE/membrane` -> the tensors of the steps behind
+            its quantizers; one tensor if it is the same at every step.
     """
 
     form: str
@@ -32,20 +34,22 @@ class Names:
     separator: str
     spikes: dict[str, list[str]]
     states: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    levels: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def stages(self) -> list[str]:
         """Names of the layers of neurons."""
         return list(self.spikes)
 
+    @property
+    def tensors(self) -> dict[str, list[str]]:
+        """What is compared: spikes and levels."""
+        return self.spikes | self.levels
+
     def with_batch(self, batch: int) -> Names:
         """The same for a runtime that takes any batch."""
         states = {i: (o, (batch, *shape[1:])) for i, (o, shape) in self.states.items()}
         return replace(self, batch=batch, states=states)
-
-    def spike(self, stage: str, t: int) -> str:
-        """The spike tensor of a stage at step `t` of the graph."""
-        return self.spikes[stage][t]
 
     def frame(self, t: int) -> str:
         """The input of step `t` of an unrolled graph of frames."""

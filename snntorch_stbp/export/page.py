@@ -20,6 +20,7 @@ class Page:
 
     Attributes:
         writer: The nodes so far.
+        levels: See `Names`.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Page:
         self.target, self.form, self.batch = target, form, batch
         self.steps, self.sizes = steps, sizes
         self.writer = Writer()
+        self.levels: dict[str, list[str]] = {}
 
     def name(self, *parts: str) -> str:
         """The name of a node or tensor from its parts: layer, what, step."""

@@ -17,6 +17,7 @@ This module walks the steps and stages. `sums` writes `w (*) s`, `currents` the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +35,24 @@ from .names import Names
 from .neurons import Neurons
 from .page import Page
 from .targets import TARGETS, Form, Target
+from .trained import TrainedNet, TrainedStage
 from .writer import Range, Writer
 
 RECORD = "record"
+
+
+class Parts(NamedTuple):
+    """How the parts of a graph are written, in one arithmetic.
+
+    Attributes:
+        image: Writes an input; gives the tensor that the first layers take.
+        current: Writes the input current of a stage from the spikes of earlier ones, at a step.
+        neurons: The neurons of a stage; their `step` writes one step, `state` is what they leave.
+    """
+
+    image: Callable[[Page, Any, str], str]
+    current: Callable[[Page, Any, dict[str, str], int], str]
+    neurons: Callable[[Page, str, Any], Any]
 
 
 class Built(NamedTuple):
@@ -47,8 +63,17 @@ class Built(NamedTuple):
     names: Names
 
 
+def _image(page: Page, net: FrozenNet, name: str) -> str:
+    """Integers, as hardware is fed."""
+    values = Range(0, 2**net.input_bits - 1)
+    return page.writer.input(name, page.shape(page.sizes[INPUT]), values)
+
+
+FROZEN = Parts(_image, input_current, Neurons)
+
+
 def build(
-    net: FrozenNet | FixedPointNet,
+    net: FrozenNet | FixedPointNet | TrainedNet,
     sample: torch.Tensor,
     *,
     form: Form,
@@ -56,17 +81,19 @@ def build(
     batch: int = 1,
     expose_spikes: bool = False,
     metadata: dict[str, str] | None = None,
+    parts: Parts = FROZEN,
 ) -> Built:
     """Write `net` as an ONNX model.
 
     Args:
-        net: The frozen network, or the network of integers.
+        net: The frozen network, the network of integers, or with other `parts` the trained one.
         sample: One input, `[1, C, H, W]` or frames `[T, 1, C, H, W]`; its shape counts.
         form: `"unrolled"` or `"step"`.
         target: A key of `TARGETS`.
         batch: Static batch size.
         expose_spikes: Make every spike tensor an output, too.
         metadata: Further entries of the model's metadata.
+        parts: The arithmetic; that of frozen networks, or `as_trained.PARTS`.
 
     Returns:
         The model, every tensor's shape and range, and what a verifier must know.
@@ -80,7 +107,7 @@ def build(
             raise StbpError(f"the fixed-point network has one graph, 'generic', not '{target}'.")
         builder = FixedBuilder(net, sample, form, batch)
     else:
-        builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes)
+        builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes, parts)
     builder.write()
     names = builder.names()
     writer = builder.writer
@@ -91,19 +118,20 @@ def build(
 class _Builder:
     def __init__(
         self,
-        net: FrozenNet,
+        net: FrozenNet | TrainedNet,
         sample: torch.Tensor,
         target: Target,
         form: Form,
         batch: int,
         expose_spikes: bool,
+        parts: Parts,
     ) -> None:
-        self.net, self.expose_spikes = net, expose_spikes
+        self.net, self.expose_spikes, self.parts = net, expose_spikes, parts
         self.frames = sample.dim() == 5
         steps = sample.shape[0] if self.frames else net.num_steps
         self.page = Page(target, form, batch, steps, _sizes(net, sample))
         self.neurons = {
-            stage.stage.name: Neurons(self.page, stage.stage.name, stage.neuron)
+            stage.stage.name: parts.neurons(self.page, stage.stage.name, stage.neuron)
             for stage in net.stages
             if stage.neuron is not None
         }
@@ -140,14 +168,12 @@ class _Builder:
             name = "image"
         else:
             return
-        top = Range(0, 2**self.net.input_bits - 1)
-        shape = self.page.shape(self.page.sizes[INPUT])
-        self.values[INPUT] = self.page.writer.input(name, shape, top)
+        self.values[INPUT] = self.parts.image(self.page, self.net, name)
 
-    def _stage(self, stage: FrozenStage, t: int) -> str:
+    def _stage(self, stage: FrozenStage | TrainedStage, t: int) -> str:
         """One stage at one step; its spikes, or its current without neurons."""
         name = stage.stage.name
-        current = self.static.get(name) or input_current(self.page, stage, self.values, t)
+        current = self.static.get(name) or self.parts.current(self.page, stage, self.values, t)
         if not self.frames and all(b.source == INPUT for b in stage.stage.branches):
             self.static[name] = current
         if stage.neuron is None:
@@ -172,7 +198,9 @@ class _Builder:
             neurons = writer.shapes[total][1]
             groups = np.kron(np.eye(votes), np.ones((neurons // votes, 1)))
             w = writer.constant("vote_weight", groups, datatype="BINARY")
-            values = Range(0, writer.ranges[total].high * (neurons // votes))
+            values = None
+            if total in writer.ranges:
+                values = Range(0, writer.ranges[total].high * (neurons // votes))
             writer.node("MatMul", "vote", [total, w], RECORD, (self.page.batch, votes), values)
         writer.outputs = [RECORD, *(name for name in writer.outputs if name != RECORD)]
 
@@ -194,10 +222,11 @@ class _Builder:
             separator=self.page.target.separator,
             spikes=self.spikes,
             states={i: (o, writer.shapes[i]) for i, o in outputs},
+            levels=self.page.levels,
         )
 
 
-def _sizes(net: FrozenNet, sample: torch.Tensor) -> dict[str, tuple[int, ...]]:
+def _sizes(net: FrozenNet | TrainedNet, sample: torch.Tensor) -> dict[str, tuple[int, ...]]:
     """Features `(F,)` or `(C, H, W)` of the input and of every stage."""
     record: dict[str, torch.Tensor] = {}
     with torch.no_grad():

@@ -14,7 +14,7 @@ are taken in float64, since in float32 they can need more than 24 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,22 @@ def to_stock(model: ModelProto, batch: int | None = None) -> ModelProto:
     del stock.opset_import[:]
     stock.opset_import.extend(default)
     return stock
+
+
+def give(model: ModelProto, tensors: Collection[str]) -> None:
+    """Let every node that takes one of `tensors` take the input `given/NAME` instead.
+
+    The tensors are still computed, each from what is given of those before it.
+    """
+    taken = set()
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in tensors:
+                taken.add(name)
+                node.input[index] = f"given/{name}"
+    for name in sorted(taken):
+        info = helper.make_tensor_value_info(f"given/{name}", TensorProto.FLOAT, None)
+        model.graph.input.append(info)
 
 
 class _Rewriter:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from ..errors import StbpError
 from .golden import Golden
 from .names import Names
-from .stock import to_stock
+from .stock import give, to_stock
 from .writer import Array
 
 Execute = Callable[[dict[str, Array]], dict[str, Array]]
@@ -23,15 +23,32 @@ Execute = Callable[[dict[str, Array]], dict[str, Array]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was compared, all of it equal."""
+    """What was compared and found equal.
+
+    Attributes:
+        samples: Samples.
+        spikes: Spikes of all layers and steps.
+        scores: Scores of the readout.
+        rounded: Samples in which rounding turned a decision; of networks as trained.
+        differences: Spikes that differ in them, these decisions and what followed.
+        margin: How far from its boundary the farthest of these decisions was.
+    """
 
     samples: int
     spikes: int
     scores: int
+    rounded: int = 0
+    differences: int = 0
+    margin: float = 0.0
 
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(
-            self.samples + other.samples, self.spikes + other.spikes, self.scores + other.scores
+            self.samples + other.samples,
+            self.spikes + other.spikes,
+            self.scores + other.scores,
+            self.rounded + other.rounded,
+            self.differences + other.differences,
+            max(self.margin, other.margin),
         )
 
 
@@ -46,26 +63,37 @@ def qonnx_executor(path: Path) -> Execute:
     return lambda inputs: execute_onnx(model, inputs, return_full_exec_context=True)
 
 
-def onnxruntime_executor(path: Path, names: Names) -> Execute:
-    """Onnxruntime on the file `path` in stock operators, whole and without optimizations.
+def onnxruntime_executor(path: Path, names: Names, *, given: bool = False) -> Execute:
+    """The file `path` in onnxruntime: in stock operators, whole and without optimizations.
 
     Args:
         path: A QONNX file.
-        names: Its spikes, which are returned beside its outputs, and the batch size to run it at.
+        names: Its spikes and levels, which are returned beside its outputs, and the batch size to
+            run it at.
+        given: Whether what follows spikes and levels takes them from inputs `given/NAME`.
     """
     import onnxruntime
 
     model = to_stock(onnx.load(str(path)), names.batch)
     outputs = {output.name for output in model.graph.output}
-    for name in {name for steps in names.spikes.values() for name in steps} - outputs:
+    watched = {name for steps in names.tensors.values() for name in steps}
+    if given:
+        give(model, watched)
+    for name in sorted(watched - outputs):
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    labels = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(labels, session.run(None, inputs), strict=True))
+    taken = {tensor.name for tensor in session.get_inputs()}
+    labels = [tensor.name for tensor in session.get_outputs()]
+
+    def run(inputs: dict[str, Array]) -> dict[str, Array]:
+        feeds = {name: value for name, value in inputs.items() if name in taken}
+        return dict(zip(labels, session.run(None, feeds), strict=True))
+
+    return run
 
 
 def verify_chunks(
@@ -74,12 +102,13 @@ def verify_chunks(
     names: Names,
     *,
     count: int,
+    compare: Callable[..., Agreement],
     progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
-    """`verify` with golden vectors that come in chunks, `count` samples in all."""
+    """`compare` an execution with golden vectors that come in chunks, `count` samples in all."""
     agreement = Agreement(0, 0, 0)
     for chunk in chunks:
-        agreement += verify(execute, chunk, names, first=agreement.samples)
+        agreement += compare(execute, chunk, names, first=agreement.samples)
         if progress is not None:
             progress(agreement.samples, count)
     return agreement
@@ -111,8 +140,8 @@ def verify(
     count = len(golden["input"]) if limit is None else min(limit, len(golden["input"]))
     spikes = scores = 0
     for start in range(0, count, names.batch):
-        rows = _rows(start, names.batch, count)
-        record, seen = _run(execute, golden["input"][rows], names)
+        rows = batch_rows(start, names.batch, count)
+        record, seen = run_graph(execute, golden["input"][rows], names)
         for stage in names.stages:
             expected = names.to_graph(golden[f"spikes/{stage}"][rows], 2)
             for t, step in enumerate(seen[stage]):
@@ -133,33 +162,49 @@ def verify(
     return Agreement(count, spikes, scores)
 
 
-def _rows(start: int, batch: int, count: int) -> Array:
+def batch_rows(start: int, batch: int, count: int) -> Array:
     """Indices of a whole batch; the last sample fills it up."""
     return np.minimum(np.arange(start, start + batch), count - 1)
 
 
-def _run(execute: Execute, images: Array, names: Names) -> tuple[Array, dict[str, list[Array]]]:
-    """The record and the spikes per stage and step of a batch of integer inputs."""
+def run_graph(
+    execute: Execute,
+    images: Array,
+    names: Names,
+    given: Callable[[int], dict[str, Array]] | None = None,
+) -> tuple[Array, dict[str, list[Array]]]:
+    """The record and, per step, the spikes (and levels) of a batch of inputs.
+
+    Args:
+        execute: Runs the graph once.
+        images: The batch.
+        names: Names and form of the graph.
+        given: Further inputs of a step, if the graph takes them.
+    """
     x = names.to_graph(images.astype(np.float32), 2 if names.frames else 1)
-    seen: dict[str, list[Array]] = {stage: [] for stage in names.stages}
+    seen: dict[str, list[Array]] = {key: [] for key in names.tensors}
     if names.form == "unrolled":
         feeds = {"image": x}
         if names.frames:
             feeds = {names.frame(t): x[:, t] for t in range(names.steps)}
+        if given is not None:
+            for t in range(names.steps):
+                feeds |= given(t)
         result = execute(feeds)
-        for stage in names.stages:
-            seen[stage] = [result[names.spike(stage, t)] for t in range(names.steps)]
+        for key, steps in names.tensors.items():
+            seen[key] = [result[steps[min(t, len(steps) - 1)]] for t in range(names.steps)]
         return result["record"], seen
     states = {n: np.zeros(shape, np.float32) for n, (_, shape) in names.states.items()}
     total: Array | None = None
     for t in range(names.steps):
-        result = execute({"image": x[:, t] if names.frames else x, **states})
+        feeds = {"image": x[:, t] if names.frames else x, **states}
+        result = execute(feeds if given is None else feeds | given(t))
         states = {
             name: np.asarray(result[out], np.float32).reshape(states[name].shape)
             for name, (out, _) in names.states.items()
         }
-        for stage in names.stages:
-            seen[stage].append(result[names.spike(stage, 0)])
+        for key, steps in names.tensors.items():
+            seen[key].append(result[steps[0]])
         total = result["record"] if total is None else total + result["record"]
     assert total is not None
     return total, seen

@@ -2,6 +2,7 @@
 
 The range `(low, high, fraction)` of a tensor says that its values are multiples of `2^-fraction`
 between `low` and `high` of them. It is computed with the graph and gives each tensor its data type.
+Tensors of real numbers have none.
 """
 
 from __future__ import annotations
@@ -111,11 +112,22 @@ class Writer:
             self.types[name] = self.ranges[name].datatype
         return name
 
-    def input(self, name: str, shape: Sequence[int], values: Range) -> str:
+    def parameter(self, name: str, value: float | Array) -> str:
+        """A constant of real numbers; the same name means the same."""
+        self.constants[name] = np.asarray(value, np.float32)
+        self.shapes[name] = self.constants[name].shape
+        return name
+
+    def input(self, name: str, shape: Sequence[int], values: Range | None) -> str:
         """A graph input."""
         self.inputs.append(name)
-        self.shapes[name], self.ranges[name] = tuple(shape), values
+        self._note(name, shape, values)
         return name
+
+    def _note(self, name: str, shape: Sequence[int], values: Range | None) -> None:
+        self.shapes[name] = tuple(shape)
+        if values is not None:
+            self.ranges[name] = values
 
     def node(
         self,
@@ -124,21 +136,23 @@ class Writer:
         inputs: Sequence[str],
         output: str,
         shape: Sequence[int],
-        values: Range,
+        values: Range | None,
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """A node with one output, whose shape and range are stated."""
+        """A node with one output, whose shape and range (`None` for real numbers) are stated."""
         self.nodes.append(
             helper.make_node(operator, inputs, [output], name=name, domain=domain, **attributes)
         )
-        self.shapes[output], self.ranges[output] = tuple(shape), values
+        self._note(output, shape, values)
         return output
 
     def binary(self, operator: str, name: str, a: str, b: str, output: str | None = None) -> str:
-        """`Add`, `Sub` or `Mul` of two tensors; the range follows."""
-        ra, rb = self.ranges[a], self.ranges[b]
-        values = {"Add": ra.__add__, "Sub": ra.__sub__, "Mul": ra.__mul__}[operator](rb)
+        """`Add`, `Sub` or `Mul` of two tensors (or `Div` of real ones); the range follows."""
+        ra, rb = self.ranges.get(a), self.ranges.get(b)
+        values = None
+        if ra is not None and rb is not None:
+            values = {"Add": ra.__add__, "Sub": ra.__sub__, "Mul": ra.__mul__}[operator](rb)
         shape = np.broadcast_shapes(self.shapes[a], self.shapes[b])
         return self.node(operator, name, [a, b], output or f"{name}_out", shape, values)
 
@@ -166,13 +180,42 @@ class Writer:
         exponents = np.log2(np.asarray(scale)).astype(int)
         finest = int(exponents.min())
         more = int(exponents.max()) - finest
+        values = Range(low << more, high << more, -finest)
+        return self._quant(name, [x, *parameters], output, values, signed, narrow)
+
+    def real_quant(
+        self,
+        name: str,
+        x: str,
+        output: str,
+        bits: int,
+        signed: bool,
+        scale: float | Array,
+        narrow: bool = False,
+    ) -> str:
+        """A QONNX `Quant` to real multiples of any `scale`."""
+        parameters = [
+            self.parameter(f"{name}_{key}", value)
+            for key, value in (("scale", scale), ("zero_point", 0.0), ("bit_width", float(bits)))
+        ]
+        return self._quant(name, [x, *parameters], output, None, signed, narrow)
+
+    def _quant(
+        self,
+        name: str,
+        inputs: Sequence[str],
+        output: str,
+        values: Range | None,
+        signed: bool,
+        narrow: bool,
+    ) -> str:
         return self.node(
             "Quant",
             name,
-            [x, *parameters],
+            inputs,
             output,
-            self.shapes[x],
-            Range(low << more, high << more, -finest),
+            self.shapes[inputs[0]],
+            values,
             QONNX,
             signed=int(signed),
             narrow=int(narrow),
@@ -210,7 +253,7 @@ class Writer:
                 for index, old in enumerate(names):
                     if old == tensor:
                         names[index] = name
-        self.shapes[name], self.ranges[name] = self.shapes.pop(tensor), self.ranges.pop(tensor)
+        self._note(name, self.shapes.pop(tensor), self.ranges.pop(tensor, None))
         self.outputs = [name if old == tensor else old for old in self.outputs]
 
     def model(self, name: str, metadata: dict[str, str]) -> ModelProto:
@@ -244,7 +287,9 @@ class Writer:
     def _annotated(self, model: ModelProto) -> ModelProto:
         """The model with QONNX data types of inputs and constants, from which the rest follows."""
         wrapped = ModelWrapper(model)
-        types = self.types | {name: self.ranges[name].datatype for name in self.inputs}
+        types = self.types | {
+            name: self.ranges[name].datatype for name in self.inputs if name in self.ranges
+        }
         for name, datatype in types.items():
             wrapped.set_tensor_datatype(name, DataType[datatype])
         for name, layout in self.layouts.items():

@@ -37,6 +37,8 @@ class Branch:
         flatten: Whether features are flattened in front of the layer.
         layer: Convolution or linear layer, or `None` for a shortcut.
         norm: Batch normalisation behind the layer, or `None`.
+        quantizer: Quantizer of what enters the layer, or `None`; deployment arithmetic does
+            without it, since its sums of pooled spikes are exact.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Branch:
     flatten: bool = False
     layer: Layer | None = None
     norm: nn.modules.batchnorm._BatchNorm | None = None
+    quantizer: qnn.QuantIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -212,9 +215,10 @@ class _Reader:
     def _quantizer(
         self, quantizer: qnn.QuantIdentity, value: tuple[Branch, ...]
     ) -> tuple[Branch, ...]:
-        """The input's quantizer counts; one of pooled spikes is not needed: their sum is exact."""
         if value == (Branch(INPUT, INPUT),):
             self.graph.input_quant = quantizer
+        elif len(value) == 1 and value[0].layer is None:
+            return (replace(value[0], quantizer=quantizer),)
         return value
 
     def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:

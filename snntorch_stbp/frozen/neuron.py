@@ -58,7 +58,7 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
     act_bits, step = _current_step(neuron, settings)
     membrane_bits, coarse = None, 0
     if neuron.state_quant is not None:
-        quantizer = _act_quant(neuron.state_quant)
+        quantizer = act_quant(neuron.state_quant)
         membrane_bits, grid = int(quantizer.bit_width()), quantizer.scale().detach()
         coarse = max(0, round(math.log2(grid.item() / step.item())))
         step = grid / 2**coarse
@@ -104,13 +104,13 @@ def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], tupl
 def _current_step(neuron: Leaky, settings: Settings) -> tuple[int, Tensor]:
     """Bits and step of the input current: as trained, or a grid of the threshold's size."""
     if neuron.current_quant is not None:
-        quantizer = _act_quant(neuron.current_quant)
+        quantizer = act_quant(neuron.current_quant)
         return int(quantizer.bit_width()), quantizer.scale().detach()
     top = neuron.threshold.detach().abs().max()
     return settings.act_bits, top * CURRENT_STEPS / 2 ** (settings.act_bits - 1)
 
 
-def _act_quant(quantizer: Any) -> Any:
+def act_quant(quantizer: Any) -> Any:
     """The Brevitas proxy of a quantizer made by `Precision`."""
     if not isinstance(quantizer, qnn.QuantIdentity):
         raise StbpError(
