@@ -47,8 +47,8 @@ def test_graphs_as_trained_compute_the_trained_network(tmp_path: Path, net: str,
     name, options = NETS[net]
     path = tmp_path / "net.onnx"
     model = make(name, **options)
-    result = to_qonnx(model, digits(20), path, form=form, as_trained=True, vectors=1)
-    assert (result.agreement.samples, result.onnxruntime.samples) == (1, 20)
+    result = to_qonnx(model, digits(10), path, form=form, as_trained=True, vectors=1)
+    assert (result.agreement.samples, result.onnxruntime.samples) == (1, 10)
     assert result.onnxruntime.margin < 1e-5
     assert {p.name for p in tmp_path.iterdir()} == {f.name for f in result.files}
     vectors = load(tmp_path / "net.samples.npz")
@@ -165,6 +165,16 @@ def test_a_level_and_a_readout_that_differ_are_named(tmp_path: Path) -> None:
         names = built.names.with_batch(4)
         with pytest.raises(StbpError, match=message):
             verify_trained(onnxruntime_executor(path, names), net.vectors(digits(4)), names)
+
+
+def test_numbers_that_are_none_are_no_rounding(tmp_path: Path) -> None:
+    net = TrainedNet(make("mnistnet"))
+    harmed = changed("head.0/bias", lambda v: v * np.nan)
+    built = harmed(net, digits(1), form="unrolled", target="generic", parts=PARTS)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(built.model.SerializeToString())
+    with pytest.raises(StbpError, match="readout of sample 0 differs by nan"):
+        verify_trained(onnxruntime_executor(path, built.names), net.vectors(digits(1)), built.names)
 
 
 def test_rounding_is_forgiven_and_counted(tmp_path: Path) -> None:

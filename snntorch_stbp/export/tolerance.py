@@ -75,7 +75,7 @@ def verify_trained(
                     judged = decision.differs
                     if not given:
                         judged = judged & _spread(equal, judged.ndim, 0)
-                    wrong = judged & (decision.margin > _bound(golden, stage, decision.differs))
+                    wrong = judged & ~(decision.margin <= _bound(golden, stage, judged))
                     if wrong.any():
                         raise StbpError(_message(stage, t, decision, wrong, first + rows))
                     margin = max(margin, float(decision.margin[judged].max(initial=0)))
@@ -114,10 +114,10 @@ def _decisions(
         if f"step/{what}/{stage}" in golden:
             step = golden[f"step/{what}/{stage}"]
             got = seen[f"{stage}/{what}"][t][: len(rows)]
-            differs = np.abs(got - golden[f"{after}/{stage}"][rows, t]) > step / 2
+            jump = np.rint(np.abs(got - golden[f"{after}/{stage}"][rows, t]) / step)
             levels = golden[f"{before}/{stage}"][rows, t] / step
-            margin = np.abs(np.abs(levels - np.floor(levels)) - 0.5) * step
-            yield _Decision(what, differs, margin, "half way between two levels")
+            margin = np.abs(np.abs(levels - np.floor(levels)) - 0.5) + np.maximum(jump - 1, 0)
+            yield _Decision(what, jump != 0, margin * step, "half way between two levels")
     membrane = golden[f"membrane/{stage}"][rows, t]
     threshold = _spread(golden[f"threshold/{stage}"], membrane.ndim)
     got = seen[stage][t][: len(rows)]
@@ -140,7 +140,7 @@ def _compare_record(record: Array, golden: Golden, rows: Array, equal: Array, fi
     """The readout of samples without any difference."""
     error = np.abs(record - golden["record"][rows])[equal].max(1, initial=0)
     bound = float(golden["bound/record"])
-    if error.max(initial=0) > bound:
+    if not error.max(initial=0) <= bound:
         sample = first + int(rows[equal][error.argmax()])
         raise StbpError(
             f"the graph does not compute the trained network: all decisions are equal, but the "
