@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnx
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp.export import golden
-from snntorch_stbp.export.hls4ml import configuration, convert, executor, precision
+from snntorch_stbp.export.hls4ml import configuration, convert, precision, simulate
 from snntorch_stbp.export.qonnx import build
 from snntorch_stbp.export.targets import Form
-from snntorch_stbp.export.verify import Agreement, verify
 from snntorch_stbp.export.writer import Range
 from snntorch_stbp.frozen import freeze
 
@@ -28,17 +27,22 @@ pytestmark = [
 
 def through_cpp(
     model: nn.Module, samples: torch.Tensor, folder: Path, form: Form, io_type: str
-) -> Agreement:
-    """Compile the graph's C++ with g++ and compare every spike with the golden vectors."""
+) -> int:
+    """Compile the graph's C++ with g++ and compare every spike with the golden vectors.
+
+    Returns how many spikes were compared, all of them equal.
+    """
     net = freeze(model)
-    built = build(net, samples[:1], form=form, target="hls4ml", expose_spikes=True)
-    onnx.save(built.model, str(folder / "net.onnx"))
-    compiled = convert(built.model, configuration(built), folder / "hls", io_type)
+    built = build(net, samples[:1], form=form, target="hls4ml")
+    compiled = convert(built.model, configuration(built), folder, io_type, spikes=True)
     compiled.compile()
-    shapes = {name: built.writer.shapes[name][1:] for name in built.writer.outputs}
     vectors = golden.compute(net, samples)
-    names = built.names.with_batch(len(samples))
-    return verify(executor(compiled, shapes), vectors, names)
+    record, spikes = simulate(compiled, built.model, vectors["input"])
+    assert np.array_equal(record, vectors["record"])
+    assert [f"spikes/{stage}" for stage in spikes] == [k for k in vectors if k[:7] == "spikes/"]
+    for stage, values in spikes.items():
+        assert np.array_equal(values, vectors[f"spikes/{stage}"]), stage
+    return sum(values.size for values in spikes.values())
 
 
 def dense() -> nn.Module:
@@ -61,9 +65,8 @@ def dense() -> nn.Module:
 
 @pytest.mark.parametrize("form", ["step", "unrolled"])
 def test_a_dense_network(tmp_path: Path, form: Form) -> None:
-    agreement = through_cpp(dense(), digits(500), tmp_path, form, "io_parallel")
-    assert agreement.samples == 500
-    assert agreement.spikes == 500 * 2 * (24 + 16 + 10)
+    compared = through_cpp(dense(), digits(500), tmp_path, form, "io_parallel")
+    assert compared == 500 * 2 * (24 + 16 + 10)
 
 
 @pytest.mark.slow
@@ -75,8 +78,8 @@ def test_a_dense_network(tmp_path: Path, form: Form) -> None:
 def test_convolutional_networks(
     tmp_path: Path, name: str, options: dict[str, Any], form: Form
 ) -> None:
-    agreement = through_cpp(make(name, **options), digits(500), tmp_path, form, "io_stream")
-    assert agreement.samples == 500
+    compared = through_cpp(make(name, **options), digits(500), tmp_path, form, "io_stream")
+    assert compared >= 500 * 2 * 100
 
 
 @pytest.mark.parametrize(

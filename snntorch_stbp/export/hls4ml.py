@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from ..errors import StbpError
+from .names import Names, with_spikes
 from .qonnx import Built
-from .verify import Execute
+from .verify import Execute, run_graph
 from .writer import Array, Range
 
 MISSING = "hls4ml is not installed: pip install 'snntorch-stbp[hls4ml]'."
@@ -58,15 +61,20 @@ def configuration_text(built: Built) -> str:
 
 
 def convert(
-    model: Any, config: dict[str, Any], folder: str | Path, io_type: str = "io_stream"
+    model: ModelProto,
+    config: dict[str, Any],
+    folder: str | Path,
+    io_type: str = "io_stream",
+    spikes: bool = False,
 ) -> Any:
-    """An hls4ml model of a graph of target `hls4ml`; `compile()` it, then `predict()`.
+    """An hls4ml model of a graph of target `hls4ml`; `compile()` it, then `simulate`.
 
     Args:
         model: The ONNX model.
         config: What `configuration` gives.
         folder: Where hls4ml writes its C++.
         io_type: `"io_stream"` (images) or `"io_parallel"` (small dense networks).
+        spikes: Give the spikes of every layer as outputs, too, to compare them.
 
     Raises:
         StbpError: If hls4ml is not installed.
@@ -75,6 +83,8 @@ def convert(
         import hls4ml
     except ImportError as error:
         raise StbpError(MISSING) from error
+    if spikes:
+        model = with_spikes(model)
     full = hls4ml.utils.config_from_onnx_model(
         model,
         granularity="name",
@@ -95,22 +105,51 @@ def convert(
     )
 
 
-def executor(compiled: Any, shapes: dict[str, tuple[int, ...]]) -> Execute:
-    """Run a compiled hls4ml model with inputs and outputs by the names of the graph.
+def simulate(compiled: Any, model: ModelProto, images: Array) -> tuple[Array, dict[str, Array]]:
+    """Run hls4ml's C++ on images: all steps of a network, in either form of its graph.
+
+    A graph of the form `step` is run `T` times; each state output feeds its input at the next step,
+    0 at the first one, and the readouts are summed.
 
     Args:
-        compiled: An hls4ml model after `compile()`.
-        shapes: Shapes of the graph's outputs without their batch dimension.
-    """
+        compiled: What `convert` gave, after `compile()`.
+        model: The ONNX model that was converted.
+        images: Integers `[N, C, H, W]`, or frames `[N, T, C, H, W]`, as `input` of the golden
+            vectors.
 
-    def run(inputs: dict[str, Array]) -> dict[str, Array]:
+    Returns:
+        The record `[N, K]`, summed over time, and the spikes `[N, T, ...]` of every layer, channels
+        first, as in the golden vectors (none without `convert(..., spikes=True)`).
+
+    Raises:
+        StbpError: If the model does not come from this package.
+    """
+    names = Names.of(model).with_batch(len(images))
+    given = set(_outputs(compiled))
+    names = replace(names, spikes={s: n for s, n in names.spikes.items() if given.issuperset(n)})
+    record, spikes = run_graph(_executor(compiled), images, names)
+    return record, {
+        stage: names.from_graph(np.stack(steps, 1), 2).astype(np.uint8)
+        for stage, steps in spikes.items()
+    }
+
+
+def _executor(compiled: Any) -> Execute:
+    """Run a compiled hls4ml model with inputs and outputs by the names of the graph."""
+    shapes = [variable.shape for variable in compiled.get_output_variables()]
+
+    def execute(inputs: dict[str, Array]) -> dict[str, Array]:
         x = [np.ascontiguousarray(inputs[name], np.float32) for name in compiled.inputs]
         y = compiled.predict(x if len(x) > 1 else x[0])
-        names = [re.sub(r"_cpy\d+$", "", name) for name in compiled.outputs]
         values = y if isinstance(y, list) else [y]
         return {
-            name: np.asarray(value).reshape(-1, *shapes[name])
-            for name, value in zip(names, values, strict=True)
+            name: np.asarray(value).reshape(-1, *shape)
+            for name, value, shape in zip(_outputs(compiled), values, shapes, strict=True)
         }
 
-    return run
+    return execute
+
+
+def _outputs(compiled: Any) -> list[str]:
+    """The graph's names of hls4ml's outputs, in the order of hls4ml."""
+    return [re.sub(r"_cpy\d+$", "", name) for name in compiled.outputs]

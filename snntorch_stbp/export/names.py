@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from onnx import ModelProto
+
+from ..errors import StbpError
 from .writer import Array
 
 
@@ -62,6 +65,14 @@ class Names:
         order = [*range(axis), axis + 1, axis + 2, axis]
         return value.transpose(order)
 
+    def from_graph(self, value: Array, axis: int) -> Array:
+        """Move the channels of an array of the graph, whose features begin at `axis`, to the front
+        of the features, where golden arrays have them.
+        """
+        if not self.channels_last or value.ndim - axis != 3:
+            return value
+        return value.transpose([*range(axis), axis + 2, axis, axis + 1])
+
     def to_json(self) -> str:
         """As text, for metadata and for the file beside a graph of the `step` form."""
         return json.dumps(asdict(self), indent=2)
@@ -72,3 +83,33 @@ class Names:
         values: dict[str, Any] = json.loads(text)
         values["states"] = {k: (o, tuple(s)) for k, (o, s) in values["states"].items()}
         return cls(**values)
+
+    @classmethod
+    def of(cls, model: ModelProto) -> Names:
+        """What an exported model says of itself in its metadata.
+
+        Raises:
+            StbpError: If the model does not come from this package.
+        """
+        for entry in model.metadata_props:
+            if entry.key == "names":
+                return cls.from_json(entry.value)
+        raise StbpError("the model has no metadata 'names'; name one that `export` wrote.")
+
+
+def with_spikes(model: ModelProto) -> ModelProto:
+    """A copy of an exported model with the spikes of every layer and step as outputs, too.
+
+    Args:
+        model: A model that `export` wrote.
+
+    Raises:
+        StbpError: If the model does not come from this package.
+    """
+    spikes = [name for tensors in Names.of(model).spikes.values() for name in tensors]
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    there = {output.name for output in copy.graph.output}
+    known = {info.name: info for info in copy.graph.value_info}
+    copy.graph.output.extend(known[name] for name in spikes if name not in there)
+    return copy
