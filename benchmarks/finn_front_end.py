@@ -4,12 +4,14 @@ FINN is not on PyPI. Check out its branch `dev` and say where it is:
 
     git clone -b dev https://github.com/Xilinx/finn
     FINN_ROOT=finn python -m benchmarks.finn_front_end [--samples 500] [--net dense ...]
+    FINN_ROOT=finn python -m benchmarks.finn_front_end --file runs/RUN/export/finn-step.onnx
 
-Each network is frozen, written, and taken through FINN's transformations. After every stage that
-changes its nodes the graph is executed on digits and compared with the golden vectors: every spike
-of every layer and step, and the record; a line says mismatches / compared, the number of digits and
-the nodes. The last graph is compared on all `--samples`. At the end stand the hardware layers that
-were reached, and what stays for the host. No synthesis tool is needed.
+Each network, small ones of its own or a file of `snntorch-stbp export --target finn`, is taken
+through FINN's transformations. After every stage that changes its nodes the graph is executed on
+digits, or the file's samples, and compared with the golden vectors: every spike of every layer and
+step, and the record; a line says mismatches / compared, the number of samples and the nodes. The
+last graph is compared on all `--samples`. At the end stand the hardware layers that were reached,
+and what stays for the host. No synthesis tool is needed.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from torch import nn
@@ -32,7 +35,7 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import golden
-from snntorch_stbp.export.names import Names
+from snntorch_stbp.export.names import Names, with_spikes
 from snntorch_stbp.export.qonnx import build
 from snntorch_stbp.export.targets import Form
 from snntorch_stbp.export.verify import Execute, verify
@@ -133,23 +136,33 @@ def count(model: ModelWrapper, hardware: bool | None = None) -> str:
     return " ".join(f"{number} {name}" for name, number in found) or "none"
 
 
-def through(net_name: str, form: Form, samples: int, between: int) -> bool:
-    """Print the table of one network and form; whether all of it was equal."""
-    net = freeze(NETS[net_name]())
-    images = digits(samples)
-    built = build(net, images[:1], form=form, target="finn", expose_spikes=True)
-    vectors, names = golden.compute(net, images), built.names
-    inputs, outputs = built.writer.inputs, built.writer.outputs
-    print(f"\n{net_name}, {form}")
+def of_net(name: str, form: Form, samples: int) -> tuple[ModelProto, golden.Golden]:
+    """The graph of a network, and its golden vectors on digits."""
+    net, images = freeze(NETS[name]()), digits(samples)
+    return build(net, images[:1], form=form, target="finn").model, golden.compute(net, images)
+
+
+def of_file(path: Path) -> tuple[ModelProto, golden.Golden]:
+    """An exported graph, and the golden vectors beside it."""
+    return onnx.load(str(path)), golden.load(path.with_suffix(".samples.npz"))
+
+
+def through(
+    title: str, proto: ModelProto, vectors: golden.Golden, samples: int, between: int
+) -> bool:
+    """Print the table of one graph; whether all of it was equal."""
+    names, source = Names.of(proto), ModelWrapper(with_spikes(proto))
+    inputs, outputs = ([v.name for v in vs] for vs in (source.graph.input, source.graph.output))
+    samples = min(samples, len(vectors["input"]))
+    print(f"\n{title}, {names.form}")
     before, equal = "", True
 
     def row(stage: str, model: ModelWrapper, limit: int) -> bool:
         verdict, same = compare(executor(model, inputs, outputs), vectors, names, limit)
-        count_samples = min(limit, samples)
-        print(f"  {stage:36} {verdict} in {count_samples}  {count(model)}", flush=True)
+        print(f"  {stage:36} {verdict} in {min(limit, samples)}  {count(model)}", flush=True)
         return same
 
-    for stage, model in stages(ModelWrapper(built.model)):
+    for stage, model in stages(source):
         if count(model) != before:
             before = count(model)
             equal &= row(stage, model, between)
@@ -173,10 +186,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=8, help="digits for the last stage")
-    parser.add_argument("--between", type=int, default=8, help="digits for every stage")
+    parser.add_argument("--samples", type=int, default=8, help="samples for the last stage")
+    parser.add_argument("--between", type=int, default=8, help="samples for every stage")
     parser.add_argument("--net", choices=NETS, nargs="*", default=list(NETS))
     parser.add_argument("--form", choices=["step", "unrolled"], nargs="*")
+    parser.add_argument("--file", type=Path, nargs="*", help="exported graphs instead of --net")
     arguments = parser.parse_args()
     root = Path(os.environ.get("FINN_ROOT", ""))
     if not os.environ.get("FINN_ROOT") or not (root / "src/finn").is_dir():
@@ -187,11 +201,13 @@ def main() -> int:
     sys.path.insert(0, str(root.resolve() / "src"))
     warnings.simplefilter("ignore")
     onnxruntime.set_default_logger_severity(3)
-    results = [
-        through(net, form, arguments.samples, arguments.between)
-        for net in arguments.net
-        for form in arguments.form or ("step", "unrolled")
-    ]
+    samples, between = arguments.samples, arguments.between
+    if arguments.file:
+        graphs = ((str(path), *of_file(path)) for path in arguments.file)
+    else:
+        forms = arguments.form or ("step", "unrolled")
+        graphs = ((net, *of_net(net, form, samples)) for net in arguments.net for form in forms)
+    results = [through(*graph, samples, between) for graph in graphs]
     return 0 if all(results) else 1
 
 

@@ -42,7 +42,7 @@ NETS: dict[str, dict[str, Any]] = {
 def both(request: pytest.FixtureRequest) -> tuple[FrozenNet, Built]:
     name, form = request.param
     net = freeze(dense() if name == "dense" else make(name, **NETS[name]))
-    return net, build(net, digits(1), form=form, target="finn", expose_spikes=True)
+    return net, build(net, digits(1), form=form, target="finn")
 
 
 @pytest.fixture
@@ -144,5 +144,9 @@ def test_inference_keeps_what_is_computed(both: tuple[FrozenNet, Built]) -> None
     """The executor rounds what is annotated as an integer."""
     net, built = both
     model, vectors = inferred(built), golden.compute(net, digits(2))
-    agreement = verify(lambda feeds: execute_onnx(model, feeds), vectors, built.names)
+
+    def execute(feeds: Any) -> Any:
+        return execute_onnx(model, feeds, return_full_exec_context=True)
+
+    agreement = verify(execute, vectors, built.names)
     assert agreement.samples == 2

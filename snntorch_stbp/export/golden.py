@@ -88,7 +88,7 @@ def save(golden: Golden, path: Path) -> None:
         np.savez_compressed(file, **golden)  # type: ignore[arg-type]
 
 
-def load(path: Path) -> Golden:
+def load(path: str | Path) -> Golden:
     """Read golden vectors."""
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}

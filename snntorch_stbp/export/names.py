@@ -106,10 +106,12 @@ def with_spikes(model: ModelProto) -> ModelProto:
     Raises:
         StbpError: If the model does not come from this package.
     """
-    spikes = [name for tensors in Names.of(model).spikes.values() for name in tensors]
+    spikes = {name for tensors in Names.of(model).spikes.values() for name in tensors}
     copy = ModelProto()
     copy.CopyFrom(model)
-    there = {output.name for output in copy.graph.output}
-    known = {info.name: info for info in copy.graph.value_info}
-    copy.graph.output.extend(known[name] for name in spikes if name not in there)
+    spikes -= {output.name for output in copy.graph.output}
+    infos = list(copy.graph.value_info)
+    copy.graph.ClearField("value_info")
+    for info in infos:
+        (copy.graph.output if info.name in spikes else copy.graph.value_info).append(info)
     return copy

@@ -79,7 +79,6 @@ def build(
     form: Form,
     target: str,
     batch: int = 1,
-    expose_spikes: bool = False,
     metadata: dict[str, str] | None = None,
     parts: Parts = FROZEN,
 ) -> Built:
@@ -91,7 +90,6 @@ def build(
         form: `"unrolled"` or `"step"`.
         target: A key of `TARGETS`.
         batch: Static batch size.
-        expose_spikes: Make every spike tensor an output, too.
         metadata: Further entries of the model's metadata.
         parts: The arithmetic; that of frozen networks, or `as_trained.PARTS`.
 
@@ -101,6 +99,7 @@ def build(
     Raises:
         StbpError: If `net` needs what the target does not have.
     """
+<<<<<<< HEAD
     builder: Any
     if isinstance(net, FixedPointNet):
         if target != "generic":
@@ -108,6 +107,9 @@ def build(
         builder = FixedBuilder(net, sample, form, batch)
     else:
         builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes, parts)
+=======
+    builder = _Builder(net, sample, TARGETS[target], form, batch)
+>>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
     builder.write()
     names = builder.names()
     writer = builder.writer
@@ -123,10 +125,16 @@ class _Builder:
         target: Target,
         form: Form,
         batch: int,
+<<<<<<< HEAD
         expose_spikes: bool,
         parts: Parts,
     ) -> None:
         self.net, self.expose_spikes, self.parts = net, expose_spikes, parts
+=======
+    ) -> None:
+        self.net, self.target, self.form = net, target, form
+        self.batch = batch
+>>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
         self.frames = sample.dim() == 5
         steps = sample.shape[0] if self.frames else net.num_steps
         self.page = Page(target, form, batch, steps, _sizes(net, sample))
@@ -181,8 +189,13 @@ class _Builder:
         spike = self.neurons[name].step(current, t)
         self.values[name] = spike
         self.spikes.setdefault(name, []).append(spike)
+<<<<<<< HEAD
         if self.expose_spikes:
             self.page.writer.outputs.append(spike)
+=======
+        if self.form == "step" or t + 1 < self.steps:
+            self.states[name] = self._leak(stage, u, spike, t)
+>>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
         return spike
 
     def _record(self, total: str) -> None:
@@ -198,11 +211,17 @@ class _Builder:
             neurons = writer.shapes[total][1]
             groups = np.kron(np.eye(votes), np.ones((neurons // votes, 1)))
             w = writer.constant("vote_weight", groups, datatype="BINARY")
+<<<<<<< HEAD
             values = None
             if total in writer.ranges:
                 values = Range(0, writer.ranges[total].high * (neurons // votes))
             writer.node("MatMul", "vote", [total, w], RECORD, (self.page.batch, votes), values)
         writer.outputs = [RECORD, *(name for name in writer.outputs if name != RECORD)]
+=======
+            values = Range(0, writer.ranges[total].high * (neurons // votes))
+            writer.node("MatMul", "vote", [total, w], RECORD, (self.batch, votes), values)
+        writer.outputs = [RECORD]
+>>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
 
     def _states(self) -> list[str]:
         """The state that each layer of neurons leaves."""
