@@ -107,6 +107,16 @@ def test_thresholds_say_layout_and_type_and_do_not_scale(built: Built) -> None:
         assert (low, high) == (datatype.min(), datatype.max())
 
 
+def test_thresholds_absorb_no_addition_but_of_constants(built: Built) -> None:
+    """FINN insists on absorbing an addition that has one producer and one reader."""
+    model = ModelWrapper(built.model)
+    for node in nodes(built, "Add"):
+        readers = model.find_direct_successors(node) or []
+        producers = model.find_direct_predecessors(node) or []
+        if len(producers) == 1 and [r.op_type for r in readers] == ["MultiThreshold"]:
+            assert model.get_initializer(node.input[1]) is not None, node.name
+
+
 def test_every_image_has_a_layout(built: Built) -> None:
     model = inferred(built)
     inner = {n.output[0] for n in nodes(built, "Transpose") if n.name.endswith("_nchw")}

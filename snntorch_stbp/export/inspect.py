@@ -40,7 +40,7 @@ FOLDED = (*QUANTIZERS, *MOVES[:-1], "DequantizeLinear", "QuantizeLinear", "Cast"
 DOMAINS = ("", "ai.onnx", "onnx.brevitas", QONNX, CHANNELS_LAST)
 
 NEURON = re.compile(
-    r"(.+)[/_](?:multiply\d+|add\d+|add_bias|rescale|current(?:_scaled)?|membrane|membrane_shift"
+    r"(.+)[/_](?:multiply\d+|add\d+|add_bias|rescale|current(?:_scaled)?|negated|membrane|membrane_shift"
     r"|membrane_quant(?:_scaled)?|over|relative|relu|spike|fired|reset|decay|offset|state(?:_scaled)?|sum)"
 )
 """Nodes of a layer of neurons (without the step): the layer is the first group."""

@@ -34,7 +34,7 @@ class Neurons:
             self.state = writer.input(state, page.shape(self.size), Range(*neuron.state))
         u = current
         if self.state is not None:
-            u = writer.binary("Add", self._label("membrane", t), current, self.state)
+            u = self._membrane(current, self.state, t)
             writer.ranges[u] = Range(*neuron.potential)
         if neuron.membrane_bits is not None:
             u = self._quantized_membrane(u, neuron.membrane_bits, t)
@@ -42,6 +42,17 @@ class Neurons:
         if page.form == "step" or t + 1 < page.steps:
             self.state = self._leak(u, spike, t)
         return spike
+
+    def _membrane(self, current: str, state: str, t: int) -> str:
+        """The current plus the state."""
+        page, writer, node = self.page, self.page.writer, self._label("membrane", t)
+        quantized = self.neuron.membrane_bits is not None
+        if page.target.quantizers == "quant" or not quantized or state not in writer.inputs:
+            return writer.binary("Add", node, current, state)
+        # FINN takes an addition between a graph's input and thresholds for one of a constant.
+        zero = writer.constant(page.name(self.name, "zero"), 0.0)
+        negated = writer.binary("Sub", self._label("negated", t), zero, state)
+        return writer.binary("Sub", node, current, negated)
 
     def _label(self, what: str, t: int) -> str:
         return self.page.name(self.name, what, f"t{t}")

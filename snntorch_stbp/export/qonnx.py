@@ -99,17 +99,13 @@ def build(
     Raises:
         StbpError: If `net` needs what the target does not have.
     """
-<<<<<<< HEAD
     builder: Any
     if isinstance(net, FixedPointNet):
         if target != "generic":
             raise StbpError(f"the fixed-point network has one graph, 'generic', not '{target}'.")
         builder = FixedBuilder(net, sample, form, batch)
     else:
-        builder = _Builder(net, sample, TARGETS[target], form, batch, expose_spikes, parts)
-=======
-    builder = _Builder(net, sample, TARGETS[target], form, batch)
->>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
+        builder = _Builder(net, sample, TARGETS[target], form, batch, parts)
     builder.write()
     names = builder.names()
     writer = builder.writer
@@ -125,16 +121,9 @@ class _Builder:
         target: Target,
         form: Form,
         batch: int,
-<<<<<<< HEAD
-        expose_spikes: bool,
         parts: Parts,
     ) -> None:
-        self.net, self.expose_spikes, self.parts = net, expose_spikes, parts
-=======
-    ) -> None:
-        self.net, self.target, self.form = net, target, form
-        self.batch = batch
->>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
+        self.net, self.parts = net, parts
         self.frames = sample.dim() == 5
         steps = sample.shape[0] if self.frames else net.num_steps
         self.page = Page(target, form, batch, steps, _sizes(net, sample))
@@ -189,13 +178,6 @@ class _Builder:
         spike = self.neurons[name].step(current, t)
         self.values[name] = spike
         self.spikes.setdefault(name, []).append(spike)
-<<<<<<< HEAD
-        if self.expose_spikes:
-            self.page.writer.outputs.append(spike)
-=======
-        if self.form == "step" or t + 1 < self.steps:
-            self.states[name] = self._leak(stage, u, spike, t)
->>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
         return spike
 
     def _record(self, total: str) -> None:
@@ -211,17 +193,11 @@ class _Builder:
             neurons = writer.shapes[total][1]
             groups = np.kron(np.eye(votes), np.ones((neurons // votes, 1)))
             w = writer.constant("vote_weight", groups, datatype="BINARY")
-<<<<<<< HEAD
             values = None
             if total in writer.ranges:
                 values = Range(0, writer.ranges[total].high * (neurons // votes))
             writer.node("MatMul", "vote", [total, w], RECORD, (self.page.batch, votes), values)
         writer.outputs = [RECORD, *(name for name in writer.outputs if name != RECORD)]
-=======
-            values = Range(0, writer.ranges[total].high * (neurons // votes))
-            writer.node("MatMul", "vote", [total, w], RECORD, (self.batch, votes), values)
-        writer.outputs = [RECORD]
->>>>>>> 8254c5a (docs/hardware.md: commands that run as they stand, and a test that runs them; FINN's front end takes exported files)
 
     def _states(self) -> list[str]:
         """The state that each layer of neurons leaves."""
