@@ -57,6 +57,26 @@ def test_a_graph_has_every_spike(
     assert exported.agreement.samples == 8
 
 
+@pytest.mark.parametrize("name", ["mnistnet_bn", "resnet"])
+def test_a_graph_for_finn_has_every_spike(name: str, tmp_path: Path) -> None:
+    net = lowered(name, {"bits": 4}, {})
+    path = to_qonnx(net, digits(8), tmp_path / "net.onnx", target="finn", batch=8).path
+    assert "Quant" not in {node.op_type for node in onnx.load(str(path)).graph.node}
+
+
+@pytest.mark.parametrize(("options", "settings", "arguments", "message"), [
+    ({"bits": 4}, {}, {"target": "hls4ml"}, "hls4ml reads no MultiThreshold"),
+    ({"bits": 4}, {}, {"target": "finn", "form": "step"}, "FINN has no floor"),
+    ({"act_bits": 6}, {}, {"target": "finn"}, "FINN has no floor"),
+])  # fmt: skip
+def test_what_a_reader_does_not_have_is_named(
+    options: dict[str, Any], settings: dict[str, Any], arguments: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StbpError, match=message):
+        to_qonnx(lowered("mnistnet", options, settings), digits(1), tmp_path / "n", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("form", ["unrolled", "step"])
 def test_a_graph_holds_integers_only(form: Any, tmp_path: Path) -> None:
     net = lowered("mnistnet_bn", {"bits": 4}, {})

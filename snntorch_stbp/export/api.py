@@ -28,9 +28,9 @@ from ..errors import StbpError, UsageError
 from ..files import atomic_write
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet
-from . import golden
+from . import fixed, golden
 from .as_trained import PARTS
-from .qonnx import Built, build
+from .qonnx import FROZEN, Built, build
 from .targets import TARGETS, Form
 from .tolerance import verify_trained
 from .trained import TrainedNet
@@ -78,7 +78,7 @@ def to_qonnx(
 
     Args:
         model: A trained network of the modules of this package, a `FrozenNet`, or a
-            `FixedPointNet` (target generic).
+            `FixedPointNet` (targets generic and finn).
         samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
         path: Where the graph goes; its folder is made.
         form: `"unrolled"`: `T` steps, image in, readout out. `"step"`: one step, states as inputs
@@ -135,7 +135,8 @@ def to_qonnx(
         compute, compare = trained.vectors, verify_trained
     else:
         net: Any = model if ready else freeze(model, settings)
-        built = build(net, _one(samples), **options)
+        parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
+        built = build(net, _one(samples), parts=parts, **options)
         compute, compare = partial(golden.compute, net), verify
     axis = 1 if samples.dim() == 5 else 0
     count = samples.shape[axis]

@@ -62,6 +62,11 @@ class _Neurons:
         self.size = page.sizes[name]
         self.state: str | None = None
 
+    @property
+    def states(self) -> list[str]:
+        """What the next step finds: nothing before the first one."""
+        return [] if self.state is None else [self.state]
+
     def step(self, current: str, t: int) -> str:
         """The spikes of step `t` from its input current."""
         page, writer, neuron = self.page, self.page.writer, self.neuron
@@ -119,7 +124,7 @@ class _Neurons:
         return writer.binary("Mul", self._label("decay", t), kept, beta, out)
 
 
-PARTS = Parts(_image, _current, _Neurons)
+PARTS = Parts(_image, _current, lambda page, stage: _Neurons(page, stage.stage.name, stage.neuron))
 """How `qonnx.build` writes a `TrainedNet`."""
 
 

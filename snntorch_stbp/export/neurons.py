@@ -26,6 +26,11 @@ class Neurons:
         self.size = page.sizes[name]
         self.state: str | None = None
 
+    @property
+    def states(self) -> list[str]:
+        """What the next step finds: nothing before the first one."""
+        return [] if self.state is None else [self.state]
+
     def step(self, current: str, t: int) -> str:
         """The spikes of step `t` from its input current."""
         page, writer, neuron = self.page, self.page.writer, self.neuron

@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from ..errors import StbpError
 from ..frozen import FrozenNet
 from ..frozen.graph import INPUT
 from ..frozen.net import FrozenStage
 from ..lowering import FixedPointNet
+from ..lowering.net import FixedStage
 from .currents import input_current
-from .fixed import FixedBuilder
 from .names import Names
 from .neurons import Neurons
 from .page import Page
@@ -47,12 +46,12 @@ class Parts(NamedTuple):
     Attributes:
         image: Writes an input; gives the tensor that the first layers take.
         current: Writes the input current of a stage from the spikes of earlier ones, at a step.
-        neurons: The neurons of a stage; their `step` writes one step, `state` is what they leave.
+        neurons: The neurons of a stage; their `step` writes one step, `states` are what they leave.
     """
 
     image: Callable[[Page, Any, str], str]
     current: Callable[[Page, Any, dict[str, str], int], str]
-    neurons: Callable[[Page, str, Any], Any]
+    neurons: Callable[[Page, Any], Any]
 
 
 class Built(NamedTuple):
@@ -63,13 +62,15 @@ class Built(NamedTuple):
     names: Names
 
 
-def _image(page: Page, net: FrozenNet, name: str) -> str:
+def integer_image(page: Page, net: FrozenNet | FixedPointNet, name: str) -> str:
     """Integers, as hardware is fed."""
     values = Range(0, 2**net.input_bits - 1)
     return page.writer.input(name, page.shape(page.sizes[INPUT]), values)
 
 
-FROZEN = Parts(_image, input_current, Neurons)
+FROZEN = Parts(
+    integer_image, input_current, lambda page, stage: Neurons(page, stage.stage.name, stage.neuron)
+)
 
 
 def build(
@@ -85,13 +86,13 @@ def build(
     """Write `net` as an ONNX model.
 
     Args:
-        net: The frozen network, the network of integers, or with other `parts` the trained one.
+        net: The frozen network, or with other `parts` the network of integers or the trained one.
         sample: One input, `[1, C, H, W]` or frames `[T, 1, C, H, W]`; its shape counts.
         form: `"unrolled"` or `"step"`.
         target: A key of `TARGETS`.
         batch: Static batch size.
         metadata: Further entries of the model's metadata.
-        parts: The arithmetic; that of frozen networks, or `as_trained.PARTS`.
+        parts: The arithmetic; that of frozen networks, `fixed.PARTS` or `as_trained.PARTS`.
 
     Returns:
         The model, every tensor's shape and range, and what a verifier must know.
@@ -99,16 +100,10 @@ def build(
     Raises:
         StbpError: If `net` needs what the target does not have.
     """
-    builder: Any
-    if isinstance(net, FixedPointNet):
-        if target != "generic":
-            raise StbpError(f"the fixed-point network has one graph, 'generic', not '{target}'.")
-        builder = FixedBuilder(net, sample, form, batch)
-    else:
-        builder = _Builder(net, sample, TARGETS[target], form, batch, parts)
+    builder = _Builder(net, sample, TARGETS[target], form, batch, parts)
     builder.write()
     names = builder.names()
-    writer = builder.writer
+    writer = builder.page.writer
     model = writer.model("snn", {"names": names.to_json(), **(metadata or {})})
     return Built(model, writer, names)
 
@@ -116,7 +111,7 @@ def build(
 class _Builder:
     def __init__(
         self,
-        net: FrozenNet | TrainedNet,
+        net: FrozenNet | FixedPointNet | TrainedNet,
         sample: torch.Tensor,
         target: Target,
         form: Form,
@@ -128,18 +123,13 @@ class _Builder:
         steps = sample.shape[0] if self.frames else net.num_steps
         self.page = Page(target, form, batch, steps, _sizes(net, sample))
         self.neurons = {
-            stage.stage.name: parts.neurons(self.page, stage.stage.name, stage.neuron)
+            stage.stage.name: parts.neurons(self.page, stage)
             for stage in net.stages
             if stage.neuron is not None
         }
         self.values: dict[str, str] = {}  # the input and the spikes of each stage at this step
         self.spikes: dict[str, list[str]] = {}
         self.static: dict[str, str] = {}  # currents that are the same at every step
-
-    @property
-    def writer(self) -> Writer:
-        """The nodes so far."""
-        return self.page.writer
 
     def write(self) -> None:
         """All steps of the form."""
@@ -167,7 +157,7 @@ class _Builder:
             return
         self.values[INPUT] = self.parts.image(self.page, self.net, name)
 
-    def _stage(self, stage: FrozenStage | TrainedStage, t: int) -> str:
+    def _stage(self, stage: FrozenStage | FixedStage | TrainedStage, t: int) -> str:
         """One stage at one step; its spikes, or its current without neurons."""
         name = stage.stage.name
         current = self.static.get(name) or self.parts.current(self.page, stage, self.values, t)
@@ -182,7 +172,7 @@ class _Builder:
 
     def _record(self, total: str) -> None:
         """Name the result; count the votes of a population."""
-        writer, votes = self.page.writer, self.net.graph.votes
+        writer, votes = self.page.writer, self.net.votes
         if votes is None:
             writer.rename(total, RECORD)
             self.spikes = {
@@ -200,8 +190,8 @@ class _Builder:
         writer.outputs = [RECORD, *(name for name in writer.outputs if name != RECORD)]
 
     def _states(self) -> list[str]:
-        """The state that each layer of neurons leaves."""
-        return [neurons.state for neurons in self.neurons.values() if neurons.state is not None]
+        """The states that the layers of neurons leave."""
+        return [state for neurons in self.neurons.values() for state in neurons.states]
 
     def names(self) -> Names:
         """What a verifier must know of the graph."""
@@ -221,7 +211,9 @@ class _Builder:
         )
 
 
-def _sizes(net: FrozenNet | TrainedNet, sample: torch.Tensor) -> dict[str, tuple[int, ...]]:
+def _sizes(
+    net: FrozenNet | FixedPointNet | TrainedNet, sample: torch.Tensor
+) -> dict[str, tuple[int, ...]]:
     """Features `(F,)` or `(C, H, W)` of the input and of every stage."""
     record: dict[str, torch.Tensor] = {}
     with torch.no_grad():

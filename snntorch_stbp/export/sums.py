@@ -10,6 +10,8 @@ from torch import nn
 from ..errors import StbpError
 from ..frozen.fold import FrozenBranch
 from ..frozen.graph import Branch, pair
+from ..lowering.fold import int_pool
+from ..lowering.layers import IntPool
 from .page import Page, array
 from .writer import CHANNELS_LAST, QONNX, Array, Range
 
@@ -22,7 +24,7 @@ def branch_sum(
     where = f"t{t}"
     for number, pool in enumerate(branch.pools):
         label = page.name(stage, f"pool{index}" + (f"_{number}" if number else ""), where)
-        x, size = _pool(page, pool, label, x, size)
+        x, size = pool_sum(page, int_pool(pool), label, x, size)
     if branch.flatten and len(size) == 3:
         flat = page.name(stage, f"flatten{index}", where)
         shape = (page.batch, int(np.prod(size)))
@@ -30,11 +32,11 @@ def branch_sum(
     if frozen.weight is None:
         return x
     weight = array(frozen.weight)
-    values = _accumulated(weight, writer.ranges[x])
+    values = accumulated(weight, writer.ranges[x])
     node = page.name(branch.name, where)
     if isinstance(branch.layer, nn.Conv2d):
         layer = branch.layer
-        return _conv(
+        return convolution(
             page, node, x, _weights(page, branch, frozen, weight, t), weight.shape[2:],
             pair(layer.stride), pair(layer.padding), pair(layer.dilation),  # type: ignore[arg-type]
             layer.groups, page.sizes[stage], values,
@@ -63,7 +65,7 @@ def _weights(page: Page, branch: Branch, frozen: FrozenBranch, weight: Array, t:
     return writer.quant(name, shared, f"{name}_out", bits, True, narrow=True)
 
 
-def _conv(
+def convolution(
     page: Page, node: str, x: str, weight: str, kernel: tuple[int, ...], stride: tuple[int, int],
     padding: tuple[int, int], dilation: tuple[int, int], groups: int, size: tuple[int, ...],
     values: Range,
@@ -95,36 +97,36 @@ def _conv(
     )  # fmt: skip
 
 
-def _pool(
-    page: Page, pool: nn.Module, node: str, x: str, size: tuple[int, ...]
+def pool_sum(
+    page: Page, pool: IntPool, node: str, x: str, size: tuple[int, ...]
 ) -> tuple[str, tuple[int, ...]]:
-    """Average pooling as a sum, by a depthwise convolution of ones; maximum pooling as such."""
-    assert isinstance(pool, (nn.AvgPool2d, nn.MaxPool2d))
-    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
-    out = (
-        size[0],
-        *((n - k) // s + 1 for n, k, s in zip(size[1:], kernel, stride, strict=True)),
-    )
+    """A sum, by a depthwise convolution of ones, or a maximum; and the features behind it."""
+    reach = [(k - 1) * d + 1 for k, d in zip(pool.size, pool.dilation, strict=True)]
+    spatial = zip(size[1:], reach, pool.stride, strict=True)
+    out = (size[0], *((n - r) // s + 1 for n, r, s in spatial))
     writer, values = page.writer, page.writer.ranges[x]
-    if isinstance(pool, nn.AvgPool2d):
-        ones = np.ones((size[0], 1, *kernel))
+    if pool.kind == "sum":
+        ones = np.ones((size[0], 1, *pool.size))
         if page.target.layout == "nhwc":
             ones = ones.transpose(0, 2, 3, 1)
         w = writer.constant(f"{node}_weight", ones, datatype="BINARY")
-        total = Range(0, values.high * kernel[0] * kernel[1])
-        y = _conv(page, node, x, w, kernel, stride, (0, 0), (1, 1), size[0], out, total)
+        total = Range(0, values.high * pool.size[0] * pool.size[1])
+        y = convolution(
+            page, node, x, w, pool.size, pool.stride, (0, 0), (1, 1), size[0], out, total
+        )
         return y, out
     if page.target.layout == "nhwc_transposed":
         raise StbpError("maximum pooling is written for the targets generic and hls4ml only.")
     domain = CHANNELS_LAST if page.target.layout == "nhwc" else ""
     y = writer.node(
         "MaxPool", node, [x], f"{node}_out", page.shape(out), values, domain,
-        kernel_shape=list(kernel), strides=list(stride), pads=[0, 0, 0, 0],
+        kernel_shape=list(pool.size), strides=list(pool.stride), pads=[0, 0, 0, 0],
+        dilations=list(pool.dilation),
     )  # fmt: skip
     return y, out
 
 
-def _accumulated(weight: Array, inputs: Range) -> Range:
+def accumulated(weight: Array, inputs: Range) -> Range:
     """Exact range of integer weights times inputs in a range that starts at 0."""
     flat = weight.reshape(len(weight), -1)
     low = np.minimum(flat, 0).sum(1).min() * inputs.high

@@ -63,6 +63,11 @@ class TrainedNet:
         """Time steps `T`."""
         return self.graph.num_steps or 1
 
+    @property
+    def votes(self) -> int | None:
+        """Classes of a population vote over the last stage's spikes, or `None`."""
+        return self.graph.votes
+
     @torch.no_grad()
     def __call__(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
         """The record `[T, B, classes]` of a real input.

@@ -181,7 +181,8 @@ class Writer:
         finest = int(exponents.min())
         more = int(exponents.max()) - finest
         values = Range(low << more, high << more, -finest)
-        return self._quant(name, [x, *parameters], output, values, signed, narrow)
+        mode = "FLOOR" if floor else "ROUND"
+        return self._quant(name, [x, *parameters], output, values, signed, narrow, mode)
 
     def real_quant(
         self,
@@ -208,6 +209,7 @@ class Writer:
         values: Range | None,
         signed: bool,
         narrow: bool,
+        mode: str = "ROUND",
     ) -> str:
         return self.node(
             "Quant",
@@ -219,7 +221,7 @@ class Writer:
             QONNX,
             signed=int(signed),
             narrow=int(narrow),
-            rounding_mode="FLOOR" if floor else "ROUND",
+            rounding_mode=mode,
         )
 
     def thresholds(

@@ -94,6 +94,11 @@ class FrozenNet(nn.Module):
         """Time steps `T`."""
         return self.graph.num_steps or 1
 
+    @property
+    def votes(self) -> int | None:
+        """Classes of a population vote over the last stage's spikes, or `None`."""
+        return self.graph.votes
+
     def refold(self) -> None:
         """Take the numbers from the network's parameters as they are now."""
         with torch.no_grad():

@@ -126,7 +126,7 @@ def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
     """A branch without its weights."""
     layer = branch.layer
     result = IntBranch(
-        branch.source, branch.name, multiplier, pools=tuple(_pool(p) for p in branch.pools),
+        branch.source, branch.name, multiplier, pools=tuple(int_pool(p) for p in branch.pools),
         flatten=branch.flatten,
     )  # fmt: skip
     if not isinstance(layer, nn.Conv2d):
@@ -137,7 +137,8 @@ def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
     )  # fmt: skip
 
 
-def _pool(pool: nn.AvgPool2d | nn.MaxPool2d) -> IntPool:
+def int_pool(pool: nn.AvgPool2d | nn.MaxPool2d) -> IntPool:
+    """A pooling of integers: an average becomes a sum."""
     size, stride = pair(pool.kernel_size), pair(pool.stride)
     if isinstance(pool, nn.AvgPool2d):
         return IntPool("sum", size, stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -110,6 +111,19 @@ def _integers(x: Tensor, bits: int, scale: float) -> np.ndarray:
     return (x / scale).round().clamp(0, 2**bits - 1).to(torch.int64).cpu().numpy()
 
 
+@dataclass(frozen=True)
+class FixedStage:
+    """A stage and the ranges of its registers."""
+
+    stage: IntStage
+    reach: StageRange
+
+    @property
+    def neuron(self) -> IntNeuron | None:
+        """Its neurons; a readout of currents has none."""
+        return self.stage.neuron
+
+
 class FixedPointNet(nn.Module):
     """A network of integers as a torch module.
 
@@ -132,9 +146,24 @@ class FixedPointNet(nn.Module):
                 self.register_buffer(f"stage{index}_{name}", tensor, persistent=False)
 
     @property
+    def stages(self) -> list[FixedStage]:
+        """The stages, in an order in which they can be computed."""
+        return [FixedStage(stage, self.ranges[stage.name]) for stage in self.integers.stages]
+
+    @property
     def num_steps(self) -> int:
         """Time steps `T`."""
         return self.integers.num_steps
+
+    @property
+    def votes(self) -> int | None:
+        """Classes of a population vote over the last stage's spikes, or `None`."""
+        return self.integers.votes
+
+    @property
+    def input_bits(self) -> int:
+        """Bits of the unsigned integers that enter."""
+        return self.integers.input_bits
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """The unsigned integers that hardware is fed, of a real input."""
