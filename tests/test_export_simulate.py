@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 
@@ -63,6 +64,16 @@ def test_the_simulation_goes_through_all_steps(form: Form, spikes: bool) -> None
     for stage, values in given.items():
         assert values.dtype == np.uint8
         assert np.array_equal(values, vectors[f"spikes/{stage}"])
+
+
+@pytest.mark.parametrize("form", ["step", "unrolled"])
+def test_the_simulation_feeds_a_frame_per_step(form: Form) -> None:
+    net = freeze(make("nmnistnet_bn", size=12, num_steps=3))
+    frames = torch.stack([digits(2, 12).roll(t, -1) for t in range(3)])
+    model = build(net, frames[:, :1], form=form, target="finn").model
+    vectors = golden.compute(net, frames)
+    record, _ = simulate(Compiled(model), model, vectors["input"])
+    assert np.array_equal(record, vectors["record"])
 
 
 @pytest.mark.parametrize("form", ["step", "unrolled"])
