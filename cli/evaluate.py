@@ -37,6 +37,8 @@ snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint la
                  help="Measure in the arithmetic that is exported, and what it changes."),
     click.Option(["--act-bits"], type=BitsType(8, 12, floating=False),
                  help="With --frozen: bits of input currents that training left float."),
+    click.Option(["--fixed-point"], is_flag=True,
+                 help="Measure as the network of integers, and what that changes."),
     json_option(),
 )  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
@@ -75,7 +77,7 @@ def _frozen_lines(result: dict[str, Any]) -> dict[str, str]:
     if "trained_accuracy" not in result:
         return {}
     return {
-        "as trained": f"{percent(result['trained_accuracy'])} before freezing",
+        "as trained": percent(result["trained_accuracy"]),
         "differing": f"{percent(result['predictions_differ'])} of predictions, "
         f"{percent(result['spikes_differ'])} of spikes",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,9 +16,13 @@ from .group import command, json_option
 from .params import BitsType, Whole
 from .text import to_json
 
+if TYPE_CHECKING:
+    from .export_fixed import FixedPoint
+
 EXAMPLE = """\
 snntorch-stbp export runs/resnet18-digits-w4-T2-1
-snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml"""
+snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml
+snntorch-stbp export runs/resnet18-digits-w4-T2-1 --fixed-point"""
 
 WIDER = 16
 """So many times the samples of QONNX's executor, which is slow, are run with onnxruntime."""
@@ -37,6 +41,10 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
                  default="generic", show_default=True, help="The reader it is written for."),
     click.Option(["--as-trained"], is_flag=True,
                  help="The plain float graph instead, for flows that do their own folding."),
+    click.Option(["--fixed-point"], is_flag=True,
+                 help="The network of integers: no operation in it can round."),
+    click.Option(["--arithmetic"], type=click.Choice(["exact", "simple"]),
+                 help="With --fixed-point: exact (default), or simple: one threshold."),
     click.Option(["--verify"], type=Whole(1, "N"), default=32, show_default=True,
                  help=f"Test samples compared in QONNX's executor; {WIDER} N in onnxruntime."),
     click.Option(["--batch"], type=Whole(1), default=1, show_default=True,
@@ -54,18 +62,14 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     The file is run on real samples before it is kept: the spikes of every layer and the readout
     must equal those of the trained network in deployment arithmetic (`evaluate --frozen` says what
-    that changes). With --as-trained they must equal those of the trained network itself, but where
-    float rounding explains a difference.
+    that changes), or with --fixed-point those of the network of integers. With --as-trained they
+    must equal those of the trained network itself, but where float rounding explains a difference.
     """
     folder = RunDir.open(run)
     if not (folder.path / f"{options['checkpoint']}.pt").is_file():
         raise StbpError(f"'{folder.path}' never finished an epoch: there is nothing to export yet.")
-    form, target = options["form"], options["target"]
-    as_trained = options["as_trained"]
-    name = f"{'as-trained' if as_trained else target}-{form}.onnx"
-    path = Path(options["output"] or folder.path / "export" / name)
-    if as_trained and options["act_bits"] is not None:
-        raise UsageError("--act-bits changes deployment arithmetic: --as-trained goes without it.")
+    kind = _kind(options)
+    path = Path(options["output"] or folder.path / "export" / f"{kind}-{options['form']}.onnx")
 
     from .quiet import hush
 
@@ -81,57 +85,101 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     samples, _ = test.__getitems__(list(range(min(WIDER * options["verify"], len(test)))))
-    net = trained.model if as_trained else freeze(trained.model, settings)
-    result = folder.result or {}
-    config = trained.config
+    fixed: FixedPoint | None = None
+    net: Any = trained.model
+    arithmetic = "as trained"
+    if options["fixed_point"]:
+        from .export_fixed import measured
+
+        fixed = measured(trained, options["arithmetic"] or "exact")
+        net, arithmetic = fixed.net, f"fixed-point {fixed.net.integers.form}"
+    elif not options["as_trained"]:
+        net, arithmetic = freeze(net, settings), f"deployment {settings.act_bits}"
     exported = to_qonnx(
-        net, samples, path, form=form, target=target, as_trained=as_trained, batch=options["batch"],
-        vectors=options["verify"], force=options["force"],
-        progress=None if as_json else _progress,
-        metadata={
-            "model": config.model,
-            "dataset": config.dataset,
-            "bits": str(config.bits or 32),
-            "steps": str(config.steps),
-            "beta": str(config.beta),
-            "threshold": str(config.threshold),
-            "test_accuracy": str(result.get("test_accuracy")),
-            "train": json.dumps(config.to_json()),
-            "command": _command(run, options),
-        },
+        net, samples, path, form=options["form"], target=options["target"],
+        as_trained=options["as_trained"], batch=options["batch"], vectors=options["verify"],
+        force=options["force"], progress=None if as_json else progress,
+        metadata=_metadata(run, folder, trained, arithmetic, options)
+        | (fixed.net.integers.settings if fixed else {}),
     )  # fmt: skip
     if as_json:
-        click.echo(
-            to_json(
-                {
-                    "files": [str(file) for file in exported.files],
-                    "form": form,
-                    "target": target,
-                    "as_trained": as_trained,
-                    "nodes": exported.nodes,
-                    **_counts(exported.agreement),
-                    "onnxruntime": _counts(exported.onnxruntime),
-                    "quantized": config.bits is not None,
-                }
-            )
-        )
+        facts = {
+            "files": [str(file) for file in exported.files],
+            "form": options["form"],
+            "target": options["target"],
+            "as_trained": options["as_trained"],
+            "nodes": exported.nodes,
+            **counts(exported.agreement),
+            "onnxruntime": counts(exported.onnxruntime),
+            "quantized": trained.config.bits is not None,
+        }
+        click.echo(to_json(facts if fixed is None else facts | {"fixed_point": fixed.facts()}))
         return
-    kind = "as trained" if as_trained else target
-    click.echo(f"{'graph':<10}{exported.path} ({form}, {kind}, {exported.nodes:,} nodes)")
+    _print(exported, f"{options['form']}, {kind.replace('-', ' ')}")
+    if fixed is not None:
+        fixed.print()
+    if trained.config.bits is None and not options["as_trained"]:
+        click.echo(
+            f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
+            f"on a grid fine enough to stay exact (train with --bits for few bits)"
+        )
+
+
+def _kind(options: dict[str, Any]) -> str:
+    """What is written, as part of a file name.
+
+    Raises:
+        UsageError: If options exclude each other.
+    """
+    as_trained, fixed_point = options["as_trained"], options["fixed_point"]
+    if as_trained and fixed_point:
+        raise UsageError("--as-trained and --fixed-point exclude each other; choose one.")
+    if options["arithmetic"] is not None and not fixed_point:
+        raise UsageError("--arithmetic chooses how integers are made: it needs --fixed-point.")
+    if options["act_bits"] is not None and (as_trained or fixed_point):
+        other = "--as-trained" if as_trained else "--fixed-point"
+        raise UsageError(f"--act-bits changes deployment arithmetic: {other} goes without it.")
+    if as_trained:
+        return "as-trained"
+    return "fixed-point" if fixed_point else str(options["target"])
+
+
+def _metadata(
+    run: str, folder: RunDir, trained: Any, arithmetic: str, options: dict[str, Any]
+) -> dict[str, str]:
+    """What the file says about the run; `verify` reads the arithmetic."""
+    config = trained.config
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "bits": str(config.bits or 32),
+        "steps": str(config.steps),
+        "beta": str(config.beta),
+        "threshold": str(config.threshold),
+        "test_accuracy": str((folder.result or {}).get("test_accuracy")),
+        "train": json.dumps(config.to_json()),
+        "arithmetic": arithmetic,
+        "command": _command(run, options),
+    }
+
+
+def _print(exported: Any, kind: str) -> None:
+    """What was written and compared."""
+    click.echo(f"{'graph':<10}{exported.path} ({kind}, {exported.nodes:,} nodes)")
     for file in exported.files[1:]:
         click.echo(f"{'beside it':<10}{file}")
+    print_agreements(exported.agreement, exported.onnxruntime)
+
+
+def print_agreements(qonnx: Any, onnxruntime: Any) -> None:
+    """What two runtimes computed as the network does."""
     for label, tool, agreement in (
-        ("verified", "QONNX's executor", exported.agreement),
-        ("", "onnxruntime", exported.onnxruntime),
+        ("verified", "QONNX's executor", qonnx),
+        ("", "onnxruntime", onnxruntime),
     ):
         click.echo(
             f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
             f"{agreement.samples} test samples in {tool}: {_verdict(agreement)}"
-        )
-    if config.bits is None and not as_trained:
-        click.echo(
-            f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
-            f"on a grid fine enough to stay exact (train with --bits for few bits)"
         )
 
 
@@ -140,10 +188,14 @@ def _command(run: str, options: dict[str, Any]) -> str:
     text = f"snntorch-stbp export {run} --form {options['form']} --target {options['target']}"
     bits = options["act_bits"]
     text += "" if bits is None else f" --act-bits {bits}"
-    return text + " --as-trained" * options["as_trained"]
+    if options["arithmetic"] is not None:
+        text += f" --arithmetic {options['arithmetic']}"
+    return (
+        text + " --as-trained" * options["as_trained"] + " --fixed-point" * options["fixed_point"]
+    )
 
 
-def _counts(agreement: Any) -> dict[str, float]:
+def counts(agreement: Any) -> dict[str, float]:
     """What was compared, for JSON."""
     return {
         "samples": agreement.samples,
@@ -165,7 +217,7 @@ def _verdict(agreement: Any) -> str:
     )
 
 
-def _progress(done: int, total: int) -> None:
+def progress(done: int, total: int) -> None:
     """A counter on the terminal while samples are compared."""
     if sys.stderr.isatty():
         click.echo(f"\rcomparing sample {done} of {total}", nl=done == total, err=True)

@@ -68,7 +68,7 @@ def test_frozen_evaluation_says_what_freezing_changes(run: str) -> None:
     assert facts["spikes_differ"] < 0.05
     assert abs(facts["accuracy"] - facts["trained_accuracy"]) < 0.05
     code, output = call("evaluate", run, "--frozen")
-    assert "before freezing" in output
+    assert "as trained" in output
 
 
 def test_bits_of_input_currents_can_be_chosen(run: str, tmp_path: Path) -> None:

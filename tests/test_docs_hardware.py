@@ -41,7 +41,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_commands_train_freeze_export_and_inspect(walk: tuple[Path, str]) -> None:
     folder, said = walk
-    assert "before freezing" in said
+    assert "as trained" in said
     assert said.count("of 8 test samples: all equal") == 2
     exported = {path.name for path in (folder / "runs/mnistnet-digits-w4-T2-2/export").iterdir()}
     for name in ("hls4ml-step.onnx", "hls4ml-step.step.json", "hls4ml-step.hls4ml.json",

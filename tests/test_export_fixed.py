@@ -27,6 +27,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mnistnet", {"bits": 4}, {}),
     ("mnistnet_bn", {"bits": 4, "num_steps": 4}, {}),
     ("mnistnet_bn", {"bits": 2}, {"form": "simple", "fraction": 6}),
+    ("mnistnet_bn", {"bits": 2}, {"form": "simple", "fraction": 0}),
     ("resnet", {"bits": "ternary"}, {}),
     ("resnet", {"bits": 1}, {}),
     ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),

@@ -21,7 +21,8 @@ def lifts(page: Page, stage: IntStage) -> bool:
 def floor(
     page: Page, node: str, x: str, bits: int, output: str | None = None, scale: int = 1
 ) -> str:
-    """The floor on a grid of `scale`, clipped to signed `bits`."""
+    """The floor on a grid of `scale`, clipped to signed `bits`; one bit would mean -1 and 1."""
+    bits = max(bits, 2)
     return page.writer.quant(node, x, output or f"{node}_out", bits, True, scale, floor=True)
 
 

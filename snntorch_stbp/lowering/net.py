@@ -16,6 +16,7 @@ from ..frozen.graph import Graph, Stage, read_graph
 from .calibrate import Calibration
 from .fold import Budget, exact_stage, readout_stage
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
+from .neurons import IntegerNeurons
 from .quantized import quantized_stage
 from .ranges import FLOAT32, StageRange, ranges
 
@@ -144,6 +145,13 @@ class FixedPointNet(nn.Module):
             for name, value in _arrays(stage).items():
                 tensor = torch.tensor(value, dtype=self.dtype)
                 self.register_buffer(f"stage{index}_{name}", tensor, persistent=False)
+        self.neurons = nn.ModuleDict(
+            {
+                str(index): IntegerNeurons(stage.neuron, self.dtype)
+                for index, stage in enumerate(integers.stages)
+                if stage.neuron is not None
+            }
+        )
 
     @property
     def stages(self) -> list[FixedStage]:
@@ -190,7 +198,7 @@ class FixedPointNet(nn.Module):
             if stage.neuron is None:
                 result = result * stage.unit.item()
                 continue
-            result, membrane = self._integrate(index, stage.neuron, result)
+            result, membrane = self.neurons[str(index)](result)
             values[stage.name] = result
             if record is not None:
                 record[stage.name], record[f"{stage.name}/membrane"] = result, membrane
@@ -220,44 +228,14 @@ class FixedPointNet(nn.Module):
             y = y.clamp(-top, top - 1)
         return y
 
-    def _integrate(self, index: int, neuron: IntNeuron, x: Tensor) -> tuple[Tensor, Tensor]:
-        beta = self._buffer(index, "beta", x)[0]
-        table = self._buffer(index, "threshold")
-        first = table[0].reshape(1, -1, *[1] * (x.dim() - 3))
-        half = 2**neuron.leak // 2 if neuron.rounds else 0
-        ages = len(table)
-        age = torch.zeros_like(x[0]) if ages > 1 else None
-        v = torch.zeros_like(x[0])
-        spikes, membranes = [], []
-        for step in x.unbind(0):
-            u = v + step
-            if neuron.membrane_bits is not None:
-                levels, grid = 2 ** (neuron.membrane_bits - 1), 2**neuron.coarse
-                u = torch.floor((u + grid // 2) / grid).clamp(-levels, levels - 1) * grid
-            theta = first
-            if age is not None:
-                for row in range(1, ages):
-                    other = table[row].reshape(first.shape)
-                    theta = torch.where(age >= row, other, theta)
-            o = (u > theta).to(u.dtype)
-            kept = {"zero": u * (1 - o), "subtract": u - o * first, "none": u}[neuron.reset]
-            v = torch.floor((beta * kept + half) / 2**neuron.leak)
-            if age is not None:
-                age = (age + 1) * (1 - o) if neuron.reset == "zero" else age + 1
-            spikes.append(o)
-            membranes.append(u)
-        return torch.stack(spikes), torch.stack(membranes)
-
 
 def _arrays(stage: IntStage) -> dict[str, np.ndarray]:
-    """The integers of a stage by name."""
+    """The integers of a stage's current by name."""
     arrays = {"bias": stage.bias, "shift": stage.shift}
     for number, branch in enumerate(stage.branches):
         arrays[f"multiplier{number}"] = branch.multiplier
         if branch.weight is not None:
             arrays[f"weight{number}"] = branch.weight
-    if stage.neuron is not None:
-        arrays |= {"beta": stage.neuron.beta, "threshold": stage.neuron.threshold}
     return arrays
 
 

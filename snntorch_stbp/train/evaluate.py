@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import StbpError, UsageError
 from ..frozen import FrozenNet, Settings, freeze
 from ..losses import LOSSES
+from ..lowering import FixedPointNet, lower
 from ..time import readout
 from . import checkpoint as checkpoints
 from .build import build_data, build_model
@@ -77,12 +78,12 @@ def measure(
 def differences(
     fabric: Fabric,
     net: nn.Module,
-    frozen: FrozenNet,
+    frozen: FrozenNet | FixedPointNet,
     config: RunConfig,
     dataset: Any,
     batch_size: int,
 ) -> dict[str, float]:
-    """What freezing changed: shares of predictions and of spikes that differ over `dataset`."""
+    """What freezing or lowering changed: shares of predictions and spikes that differ."""
     predictions = spikes = images = total = 0
     net.eval()
     for x, _ in evaluation_batches(fabric, config, dataset, batch_size):
@@ -169,6 +170,7 @@ def evaluate(
     device: str = "auto",
     frozen: bool = False,
     act_bits: int | None = None,
+    fixed_point: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the network of a run.
@@ -183,11 +185,12 @@ def evaluate(
         device: `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
         frozen: Measure in deployment arithmetic, and what it changed.
         act_bits: Bits of input currents in that arithmetic, where training did not quantize them.
+        fixed_point: Measure as the network of integers, and what that changed.
         reporter: Receives notices.
 
     Returns:
         `loss`, `accuracy` in [0, 1], `images`, `spike_rate`, `dataset`, `split`, `source`,
-        `checkpoint`, `epoch`, `seconds`; with `frozen` also `trained_accuracy`,
+        `checkpoint`, `epoch`, `seconds`; with `frozen` or `fixed_point` also `trained_accuracy`,
         `predictions_differ` and `spikes_differ`.
 
     Raises:
@@ -197,6 +200,8 @@ def evaluate(
     check_device(device)
     if act_bits is not None and not frozen:
         raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
+    if frozen and fixed_point:
+        raise UsageError("--frozen and --fixed-point exclude each other; choose one.")
     settings = frozen_settings(run.config, act_bits)
     trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
     config, bundle = trained.config, trained.bundle
@@ -206,8 +211,8 @@ def evaluate(
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
     start = time.perf_counter()
     result = measure(fabric, net, config, part, size)
-    if frozen:
-        hard = freeze(net, settings)
+    if frozen or fixed_point:
+        hard = lower(net).to(fabric.device) if fixed_point else freeze(net, settings)
         changed = differences(fabric, net, hard, config, part, size)
         trained_accuracy = {"trained_accuracy": result["accuracy"]}
         result = measure(fabric, hard, config, part, size) | trained_accuracy | changed

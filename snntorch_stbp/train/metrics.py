@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..files import atomic_write
 from ..frozen.neuron import Integrate
+from ..lowering.neurons import IntegerNeurons
 from ..neuron import Leaky
 
 
@@ -38,7 +39,7 @@ class Means:
 def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
     """While active, collects `[spikes, neurons x steps x samples]` of every layer of neurons.
 
-    These are the `Leaky` of a network, or the layers of a network in deployment arithmetic.
+    These are the `Leaky` of a network, or the layers of a frozen or fixed-point network.
     """
     totals: list[Tensor] = []
 
@@ -47,7 +48,7 @@ def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
         number = torch.tensor(float(spikes.numel()))
         totals.append(torch.stack([(spikes > 0).sum().float().cpu(), number]))
 
-    layers = [m for m in model.modules() if isinstance(m, (Leaky, Integrate))]
+    layers = [m for m in model.modules() if isinstance(m, (Leaky, Integrate, IntegerNeurons))]
     handles = [m.register_forward_hook(count) for m in layers]
     try:
         yield totals

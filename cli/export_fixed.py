@@ -1,0 +1,138 @@
+"""`export --fixed-point`: what the network of integers needs, and what lowering changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+import torch
+from lightning_fabric import Fabric
+
+from snntorch_stbp.lowering import FixedPointNet, lower
+from snntorch_stbp.lowering.ranges import Span
+from snntorch_stbp.lowering.report import LayerReport, report
+from snntorch_stbp.train.evaluate import Trained, differences, measure
+
+from .text import Column, percent, print_table
+
+CALIBRATION = 1000
+"""Training samples that choose the fractional bits of the simple form."""
+
+OBSERVED = 100
+"""Test samples whose ranges are reported."""
+
+COLUMNS = (
+    Column("layer"),
+    Column("weight", right=True),
+    Column("sum", right=True),
+    Column("worst .. seen", spare=2),
+    Column("times", right=True, spare=1),
+    Column("membrane", right=True),
+    Column("worst .. seen", spare=3),
+    Column("fraction", right=True),
+    Column("thresholds", right=True),
+)
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A lowered run.
+
+    Attributes:
+        net: The network of integers.
+        rows: What each layer needs.
+        accuracy: Of the integers, over the whole test set.
+        trained_accuracy: Of the trained network.
+        images: Test images.
+        predictions_differ, spikes_differ: Shares that differ between the two.
+    """
+
+    net: FixedPointNet
+    rows: list[LayerReport]
+    accuracy: float
+    trained_accuracy: float
+    images: int
+    predictions_differ: float
+    spikes_differ: float
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "form": self.net.integers.form,
+            "accuracy": self.accuracy,
+            "trained_accuracy": self.trained_accuracy,
+            "images": self.images,
+            "predictions_differ": self.predictions_differ,
+            "spikes_differ": self.spikes_differ,
+            "layers": [
+                asdict(row)
+                | {"accumulator_bits": row.accumulator.bits, "membrane_bits": row.membrane.bits}
+                for row in self.rows
+            ],
+        }
+
+    def print(self) -> None:
+        """A table of the layers, and what lowering changed."""
+        click.echo()
+        print_table(COLUMNS, [_row(row) for row in self.rows])
+        click.echo(
+            "\nBits of weights, sums, multipliers (times) and membranes; fraction: digits of these"
+            "\nbehind the point; thresholds per channel; * rounded in lowering.\n"
+        )
+        click.echo(
+            f"{'accuracy':<10}{percent(self.accuracy)}, as trained "
+            f"{percent(self.trained_accuracy)} ({self.images:,} test images)"
+        )
+        click.echo(
+            f"{'differing':<10}{percent(self.predictions_differ)} of predictions, "
+            f"{_share(self.spikes_differ)} of spikes"
+        )
+
+
+def lowered(trained: Trained, form: Any) -> FixedPointNet:
+    """The network of integers of a run; the simple form is calibrated with its training data."""
+    data, samples = trained.bundle.train, None
+    if form == "simple":
+        generator = torch.Generator().manual_seed(trained.config.seed)
+        indices = torch.randperm(len(data), generator=generator)[:CALIBRATION]
+        samples, _ = data.__getitems__(indices.tolist())
+    return lower(trained.model, form=form, samples=samples)
+
+
+def measured(trained: Trained, form: Any) -> FixedPoint:
+    """Lower the network of a run and compare the two on its test set."""
+    test, config, model = trained.bundle.test, trained.config, trained.model
+    net = lowered(trained, form)
+    observed, _ = test.__getitems__(list(range(min(OBSERVED, len(test)))))
+    fabric, size = Fabric(accelerator="cpu", devices=1), config.batch_size
+    changed = differences(fabric, model, net, config, test, size)
+    ours = measure(fabric, net, config, test, size)
+    theirs = measure(fabric, model, config, test, size)
+    return FixedPoint(
+        net, report(net, observed), ours["accuracy"], theirs["accuracy"], ours["images"],
+        changed["predictions_differ"], changed["spikes_differ"],
+    )  # fmt: skip
+
+
+def _row(row: LayerReport) -> list[str]:
+    return [
+        row.name + ("" if row.exact else "*"),
+        str(row.weight_bits or "-"),
+        str(row.accumulator.bits),
+        _spans(row.accumulator, row.accumulator_seen),
+        str(row.multiplier_bits or "-"),
+        str(row.membrane.bits),
+        _spans(row.membrane, row.membrane_seen),
+        str(row.fraction),
+        str(row.ages or "-"),
+    ]
+
+
+def _spans(worst: Span, seen: Span) -> str:
+    return f"{worst.low}:{worst.high} .. {seen.low}:{seen.high}"
+
+
+def _share(value: float) -> str:
+    """A share that may be tiny."""
+    return f"{value:.1e}" if 0 < value < 5e-5 else percent(value)

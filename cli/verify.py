@@ -1,0 +1,85 @@
+"""`snntorch-stbp verify`: run an exported file again and compare it with its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.train.rundir import RunDir
+
+from .export import MISSING, WIDER, counts, print_agreements, progress
+from .group import command, json_option
+from .params import Whole
+from .text import to_json
+
+EXAMPLE = """\
+snntorch-stbp verify RUN/export/fixed-point-unrolled.onnx --run RUN"""
+
+
+@command(
+    EXAMPLE,
+    click.Argument(["file"]),
+    click.Option(["--run"], metavar="RUN", required=True, help="The run it was exported from."),
+    click.Option(["--samples"], type=Whole(1, "N"), default=32, show_default=True,
+                 help=f"Test samples compared in QONNX's executor; {WIDER} N in onnxruntime."),
+    click.Option(["--checkpoint"], type=click.Choice(["best", "last"]), default="best",
+                 show_default=True, help="The checkpoint it was exported from."),
+    click.Option(["--data-dir"], metavar="DIR", help="Where data sets are found."),
+    json_option(),
+)  # fmt: skip
+def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
+    """Compare FILE, an exported graph, with RUN: every spike of every layer and the readout.
+
+    The network of the run is brought into the arithmetic of the file once more.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"there is no file '{path}'.")
+    folder = RunDir.open(run)
+
+    from .quiet import hush
+
+    hush()
+    try:
+        from snntorch_stbp.export.recheck import metadata, recheck
+    except ImportError as error:
+        raise StbpError(MISSING) from error
+    from snntorch_stbp.train.evaluate import load_trained
+
+    said = metadata(path)
+    trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
+    test = trained.bundle.test
+    samples, _ = test.__getitems__(list(range(min(WIDER * options["samples"], len(test)))))
+    agreements = recheck(
+        path, _network(trained, said), samples, vectors=options["samples"],
+        progress=None if as_json else progress,
+    )  # fmt: skip
+    if as_json:
+        facts = counts(agreements[0]) | {"onnxruntime": counts(agreements[1])}
+        click.echo(to_json({"file": str(path), "arithmetic": said["arithmetic"], **facts}))
+        return
+    click.echo(f"{'graph':<10}{path} ({said['arithmetic']})")
+    print_agreements(*agreements)
+
+
+def _network(trained: Any, said: dict[str, str]) -> Any:
+    """The network of the run in the arithmetic of a file.
+
+    Raises:
+        StbpError: If the file names an arithmetic that this version does not have.
+    """
+    from snntorch_stbp.frozen import Settings, freeze
+
+    from .export_fixed import lowered
+
+    kind, _, detail = said["arithmetic"].partition(" ")
+    if said["arithmetic"] == "as trained":
+        return trained.model
+    if kind == "deployment" and detail.isdecimal():
+        return freeze(trained.model, Settings(act_bits=int(detail)))
+    if kind == "fixed-point" and detail in ("exact", "simple", "quantized"):
+        return lowered(trained, "simple" if detail == "simple" else "exact")
+    raise StbpError(f"this version knows no arithmetic '{said['arithmetic']}'.")

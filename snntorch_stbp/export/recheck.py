@@ -1,0 +1,95 @@
+"""Running a file that was exported earlier and comparing it with the network of its run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from ..errors import StbpError
+from ..frozen import FrozenNet
+from ..lowering import FixedPointNet
+from . import golden
+from .names import Names
+from .tolerance import verify_trained
+from .trained import TrainedNet
+from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
+
+ROWS = 10
+"""Samples that onnxruntime runs at a time."""
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of an exported graph.
+
+    Raises:
+        StbpError: If the file is no ONNX model, or none that this package wrote.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own kinds of error
+        raise StbpError(f"'{path}' is not an ONNX model.") from error
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    if "names" not in found or "arithmetic" not in found:
+        raise StbpError(
+            f"'{path}' does not say which of its tensors are spikes: only files that "
+            f"`snntorch-stbp export` wrote can be compared with a run."
+        )
+    return found
+
+
+def recheck(
+    path: Path,
+    net: FrozenNet | FixedPointNet | nn.Module,
+    samples: torch.Tensor,
+    *,
+    vectors: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Agreement, Agreement]:
+    """Compare the file at `path` with a network: every spike of every layer and the readout.
+
+    Args:
+        path: A graph that `to_qonnx` wrote.
+        net: The network it was written from; a trained one for a graph as trained.
+        samples: Images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
+        vectors: How many of them QONNX's executor runs; onnxruntime runs all.
+        progress: Called with the samples done and their number.
+
+    Returns:
+        What was compared in QONNX's executor and in onnxruntime.
+
+    Raises:
+        StbpError: If the file was not written by this package, is of another network, or does not
+            compute what `net` computes.
+    """
+    try:
+        names = Names.from_json(metadata(path)["names"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StbpError(f"the metadata of '{path}' names no spikes ({error}).") from error
+    compute: Callable[[torch.Tensor], golden.Golden]
+    compare: Callable[..., Agreement]
+    if isinstance(net, FrozenNet | FixedPointNet):
+        compute, compare = partial(golden.compute, net), verify
+    else:
+        compute, compare = TrainedNet(net).vectors, verify_trained
+    axis = 1 if samples.dim() == 5 else 0
+    count = samples.shape[axis]
+    stored = compute(samples.narrow(axis, 0, min(vectors, count)))
+    missing = [stage for stage in names.stages if f"spikes/{stage}" not in stored]
+    if missing:
+        raise StbpError(
+            f"'{path}' is of another network: it has a layer '{missing[0]}', which the run has not."
+        )
+    many = names.with_batch(min(ROWS, count))
+    chunks = golden.chunks(compute, samples, many.batch)
+    return (
+        compare(qonnx_executor(path), stored, names, progress=progress),
+        verify_chunks(
+            onnxruntime_executor(path, many), chunks, many, count=count, compare=compare,
+            progress=progress,
+        ),
+    )  # fmt: skip

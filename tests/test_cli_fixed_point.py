@@ -1,0 +1,149 @@
+"""The network of integers at the command line: export, evaluate, finetune, verify, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from snntorch_stbp.cli import main
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = RunConfig.from_recipe("mnistnet_bn", "digits", bits=2, epochs=2)
+    result = fit(config, out=tmp_path_factory.mktemp("runs"), reporter=Reporter())
+    return str(result["run"])
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def graph(run: str) -> Path:
+    code, output = call("export", run, "--fixed-point", "--verify", "2")
+    assert code == 0, output
+    for text in ("all equal", "membrane", "thresholds", "0.00 % of predictions"):
+        assert text in output
+    return Path(run) / "export" / "fixed-point-unrolled.onnx"
+
+
+def test_lowering_changes_no_prediction(run: str, graph: Path) -> None:
+    code, output = call("evaluate", run, "--fixed-point", "--json")
+    assert code == 0, output
+    facts = json.loads(output)
+    assert facts["accuracy"] == facts["trained_accuracy"]
+    assert facts["predictions_differ"] == 0
+    assert facts["spikes_differ"] < 1e-4
+    assert facts["spike_rate"] > 0.01
+    assert "predictions" in call("evaluate", run, "--fixed-point")[1]
+
+
+def test_the_simple_form_is_calibrated_and_said(run: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    arguments = ("--fixed-point", "--arithmetic", "simple", "--form", "step", "--verify", "2")
+    code, output = call("export", run, *arguments, "--output", str(path), "--json")
+    assert code == 0, output
+    facts = json.loads(output)["fixed_point"]
+    assert facts["form"] == "simple"
+    assert all(row["ages"] <= 1 for row in facts["layers"])
+    assert facts["spikes_differ"] < 0.01
+    said = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    assert said["arithmetic"] == "fixed-point simple"
+    assert {value for key, value in said.items() if key.startswith("changed/")} == {"0"}
+    assert call("verify", str(path), "--run", run, "--samples", "2")[0] == 0
+
+
+def test_a_file_is_verified_again(run: str, graph: Path, tmp_path: Path) -> None:
+    code, output = call("verify", str(graph), "--run", run, "--samples", "2", "--json")
+    assert code == 0, output
+    facts = json.loads(output)
+    assert facts["arithmetic"] == "fixed-point exact"
+    assert facts["differences"] == facts["onnxruntime"]["differences"] == 0
+
+    model = onnx.load(str(graph))
+    for constant in model.graph.initializer:
+        if constant.name == "features.4/weight":
+            changed = numpy_helper.to_array(constant).copy()
+            changed[3] = -changed[3]
+            constant.CopyFrom(numpy_helper.from_array(changed, constant.name))
+    broken = tmp_path / "broken.onnx"
+    onnx.save(model, str(broken))
+    code, output = call("verify", str(broken), "--run", run, "--samples", "2")
+    assert code == 1
+    assert "first difference in layer 'features.5'" in output
+    assert "steps" in output
+
+
+def test_refining_reports_the_accuracy_of_the_integers(run: str, tmp_path: Path) -> None:
+    code, output = call("finetune", run, "--fixed-point", "--out", str(tmp_path), "--quiet")
+    assert code == 0, output
+    refined = output.strip().splitlines()[-1]
+    result = json.loads((Path(refined) / "result.json").read_text())
+    facts = json.loads(call("evaluate", refined, "--fixed-point", "--json")[1])
+    assert facts["accuracy"] == result["test_accuracy"]
+    config = json.loads((Path(refined) / "config.json").read_text())
+    assert config["fixed_point_aware"]
+    assert config["init_from"] == run
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["export", "RUN", "--fixed-point", "--as-trained"], "exclude each other; choose one"),
+    (["export", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),
+    (["export", "RUN", "--fixed-point", "--act-bits", "9"], "--fixed-point goes without it"),
+    (["evaluate", "RUN", "--frozen", "--fixed-point"], "exclude each other; choose one"),
+    (["finetune", "RUN"], "name the arithmetic to refine in: --fixed-point or --frozen"),
+    (["finetune", "RUN", "--frozen", "--fixed-point"], "name the arithmetic to refine in"),
+    (["finetune", "RUN", "--frozen", "--quiet", "--json"], "exclude each other; give one"),
+    (["train", "mnistnet", "--fixed-point-aware"], "name its run with --init-from"),
+    (["train", "mnistnet", "--fixed-point-aware", "--frozen-aware", "--init-from", "RUN"],
+     "exclude each other; choose one"),
+    (["verify", "none.onnx", "--run", "RUN"], "there is no file 'none.onnx'"),
+])  # fmt: skip
+def test_usage_errors(run: str, arguments: list[str], message: str) -> None:
+    code, output = call(*[run if word == "RUN" else word for word in arguments])
+    assert (code, message in output) == (2, True), output
+
+
+def test_files_of_others_are_refused(run: str, graph: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.onnx"
+    text.write_text("no graph")
+    code, output = call("verify", str(text), "--run", run)
+    assert (code, f"'{text}' is not an ONNX model" in output) == (1, True), output
+
+    model = onnx.load(str(graph))
+    said = {entry.key: entry for entry in model.metadata_props}
+    said["arithmetic"].value = "fixed-point of tomorrow"
+    other = tmp_path / "other.onnx"
+    onnx.save(model, str(other))
+    code, output = call("verify", str(other), "--run", run)
+    assert (code, "knows no arithmetic 'fixed-point of tomorrow'" in output) == (1, True), output
+
+    del model.metadata_props[:]
+    onnx.save(model, str(other))
+    code, output = call("verify", str(other), "--run", run)
+    assert (code, "only files that `snntorch-stbp export` wrote" in output) == (1, True), output
+
+    said["arithmetic"].value = "deployment 10"
+    said["names"].value = "{}"
+    model.metadata_props.extend([said["arithmetic"], said["names"]])
+    onnx.save(model, str(other))
+    code, output = call("verify", str(other), "--run", run)
+    assert (code, "names no spikes" in output) == (1, True), output
+
+
+def test_a_run_that_never_finished_an_epoch_cannot_be_refined(run: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((Path(run) / "config.json").read_text())
+    code, output = call("finetune", str(tmp_path), "--fixed-point")
+    assert (code, "there is nothing to refine yet" in output) == (1, True), output
