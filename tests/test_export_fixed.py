@@ -17,6 +17,8 @@ from qonnx.transformation.infer_shapes import InferShapes
 import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import to_qonnx
+from snntorch_stbp.export.names import Names
+from snntorch_stbp.export.verify import verify
 from snntorch_stbp.lowering import FixedPointAware, FixedPointNet, lower
 
 from .nets import digits, make
@@ -126,3 +128,20 @@ def test_training_as_integers_gives_their_record_and_a_gradient() -> None:
     before = {n: b.clone() for n, b in net.named_buffers() if "running" in n}
     aware(images)
     assert all(np.array_equal(b, before[n]) for n, b in net.named_buffers() if n in before)
+
+
+def test_the_margin_of_a_difference_is_that_of_the_neurons_age() -> None:
+    """One channel, three steps, two ages; the spike of step 1 resets, so step 2 has age 0."""
+    names = Names("unrolled", 3, 1, False, False, "/", {"lif": ["a", "b", "c"]})
+    golden = {
+        "input": np.zeros((1, 1, 1, 1), np.uint8),
+        "record": np.zeros((1, 1), np.int32),
+        "spikes/lif": np.array([[[0], [1], [0]]], np.uint8),
+        "membrane/lif": np.array([[[5], [90], [7]]], np.int32),
+        "threshold/lif": np.array([[10], [80]], np.int32),
+    }
+    right = {"a": 0, "b": 1, "c": 0, "record": 0}
+    for name, margin in (("a", "5 steps below"), ("b", "10 steps above"), ("c", "3 steps below")):
+        wrong = {k: np.full((1, 1), v ^ (k == name), np.float32) for k, v in right.items()}
+        with pytest.raises(StbpError, match=margin):
+            verify(lambda feeds, wrong=wrong: wrong, golden, names)

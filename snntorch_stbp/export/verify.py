@@ -223,9 +223,13 @@ def _difference(
     """The first spike that differs, in one sentence."""
     where = tuple(np.argwhere(got != expected)[0])
     membrane = names.to_graph(golden[f"membrane/{stage}"][rows], 2)[:, t][where]
-    theta = golden[f"threshold/{stage}"].reshape(-1)
+    spikes = names.to_graph(golden[f"spikes/{stage}"][rows], 2)[:, :t]
+    theta = golden[f"threshold/{stage}"]
+    theta = theta[None] if theta.ndim == 1 else theta
+    silent = spikes[(where[0], slice(None), *where[1:])][::-1]
+    age = min(int(np.argmax(silent)) if silent.any() else t, len(theta) - 1)
     channel = where[-1] if names.channels_last or len(where) == 2 else where[1]
-    margin = int(membrane) - int(theta[channel if len(theta) > 1 else 0])
+    margin = int(membrane) - int(theta[age, channel if theta.shape[1] > 1 else 0])
     return (
         f"the graph does not compute the network: first difference in layer '{stage}', step {t}, "
         f"sample {first + int(rows[where[0]])}, where the membrane is {abs(margin)} steps "
