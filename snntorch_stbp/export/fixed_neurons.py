@@ -64,6 +64,8 @@ class FixedNeurons:
             u = writer.binary("Add", self._label("membrane", t), u, self.state)
             coarser = self.stage.up - up
             writer.ranges[u] = Range(self.reach.low >> coarser, -(-self.reach.high >> coarser))
+        elif u == current and page.target.quantizers == "multithreshold":
+            u = self._twice_negated(u, t)
         if neuron.membrane_bits is not None:
             u = self._quantized_membrane(u, neuron.membrane_bits, t)
         spike = self._spike(u, neuron.threshold >> (self.stage.up - up), t)
@@ -78,6 +80,12 @@ class FixedNeurons:
     def _constant(self, what: str, t: int, value: Any, fraction: int = 0) -> str:
         spread = self.page.per_channel(np.asarray(value, np.float64), self.size)
         return self.page.constant(self.stage.name, what, t, spread, fraction)
+
+    def _twice_negated(self, u: str, t: int) -> str:
+        """The same: FINN merges thresholds into the layer before them, even if others read it."""
+        zero = self._constant("zero", t, 0)
+        negated = self.page.writer.binary("Sub", self._label("negated", t), zero, u)
+        return self.page.writer.binary("Sub", self._label("membrane", t), zero, negated)
 
     def _spike(self, u: str, theta: Ints, t: int) -> str:
         """The spike by the thresholds of each neuron's age."""
