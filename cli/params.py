@@ -117,3 +117,29 @@ class Names(click.ParamType):
             return value
         names = tuple(part.strip().lower() for part in str(value).split(",") if part.strip())
         return () if names == ("none",) else names
+
+
+class Listed(click.ParamType):
+    """Values of one kind separated by commas, each at most once.
+
+    Args:
+        kind: What each of them is.
+    """
+
+    name = "list"
+
+    def __init__(self, kind: click.ParamType) -> None:
+        self.kind = kind
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the form in the help."""
+        return "A,B,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split at commas."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not parts:
+            self.fail("name at least one value", param, ctx)
+        return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in parts))

@@ -1,0 +1,280 @@
+"""Many runs of one model, over bits, time steps and seeds, and what they say together.
+
+A sweep lives in one folder. Its runs are ordinary run folders: those that finished are kept, those
+that were interrupted go on, those that are missing are begun; so the same command resumes it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import StbpError
+from ..files import atomic_write
+from .config import RunConfig
+from .reporter import Reporter
+from .rundir import RunDir, list_runs
+
+SAMPLES = 100
+"""Test samples on which operations are counted."""
+
+IGNORED = ("device", "devices", "num_nodes", "workers", "data_dir", "download", "version")
+"""Fields in which a run may differ from what a sweep asks for."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+        bits: Bits of weights; `None` is fp32.
+        steps: Time steps `T`.
+        seed: Its seed.
+        accuracy: Test accuracy in [0, 1], or `None` if it diverged.
+        size_kb: Size of the parameters at their bits.
+        additions, multiplications: Operations per test image, see `report.Operations`.
+        seconds: Time it took to train.
+        run: Its folder, relative to the sweep's.
+    """
+
+    bits: int | str | None
+    steps: int
+    seed: int
+    accuracy: float | None
+    size_kb: float
+    additions: float
+    multiplications: float
+    seconds: float
+    run: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one bit width and number of steps.
+
+    Attributes:
+        bits, steps: As in `Point`.
+        mean: Mean test accuracy, or `None` if every run diverged.
+        spread: Standard deviation over the seeds, 0 with one.
+        seeds: Runs that finished.
+        size_kb, additions: Means.
+        pareto: Whether no other row is as accurate with fewer additions.
+    """
+
+    bits: int | str | None
+    steps: int
+    mean: float | None
+    spread: float
+    seeds: int
+    size_kb: float
+    additions: float
+    pareto: bool = False
+
+
+def plan(
+    model: str,
+    dataset: str,
+    bits: Sequence[Any],
+    steps: Sequence[int | None],
+    seeds: int,
+    **given: Any,
+) -> list[RunConfig]:
+    """The configurations of a sweep; a number of steps that is `None` is the recipe's.
+
+    Raises:
+        UsageError: For an unknown model, data set or value.
+    """
+    return [
+        RunConfig.from_recipe(model, dataset, bits=width, steps=count, seed=seed, **given)
+        for width in bits
+        for count in steps
+        for seed in range(seeds)
+    ]
+
+
+def run_all(
+    configs: Sequence[RunConfig], out: Path, reporter: Reporter, notice: Callable[[str], None]
+) -> list[Point]:
+    """Do what is left of a sweep, and measure all of it.
+
+    Args:
+        configs: What `plan` says.
+        out: The sweep's folder; made if it is missing.
+        reporter: Receives the events of the runs.
+        notice: Receives a sentence before each run.
+
+    Raises:
+        StbpError: If data or folders cannot be used.
+        Interrupted: If SIGINT or SIGTERM asked to stop; what was done is kept.
+    """
+    from .loop import fit
+
+    points = []
+    for number, config in enumerate(configs, 1):
+        run = _existing(config, out)
+        label = f"{number} of {len(configs)}: {config.name}, seed {config.seed}"
+        if run is None or run.status not in ("finished", "diverged"):
+            notice(f"{label}{'' if run is None else ' (going on)'}")
+            resume = run if run is not None and run.status == "interrupted" else None
+            try:
+                fit(config, out=out, reporter=reporter, resume=resume)
+            except StbpError:
+                run = _existing(config, out)
+                if run is None or run.status != "diverged":
+                    raise
+            run = _existing(config, out)
+        else:
+            notice(f"{label} (done before)")
+        assert run is not None
+        points.append(_point(run, out))
+    return points
+
+
+def _existing(config: RunConfig, out: Path) -> RunDir | None:
+    """The run of a configuration, the one that got furthest."""
+    order = ("finished", "diverged", "interrupted", "new")
+    same = [run for run in list_runs(out) if _key(run.config) == _key(config)]
+    return min(same, key=lambda run: order.index(run.status), default=None)
+
+
+def _key(config: RunConfig) -> tuple[Any, ...]:
+    return tuple(getattr(config, f.name) for f in fields(config) if f.name not in IGNORED)
+
+
+def _point(run: RunDir, out: Path) -> Point:
+    from ..quant import size_in_bytes
+    from ..report import operations
+    from .evaluate import load_trained
+
+    config, result = run.config, run.result or {}
+    place = run.path.relative_to(out).as_posix()
+    if run.status != "finished":
+        return Point(config.bits, config.steps, config.seed, None, 0, 0, 0, 0, place)
+    trained = load_trained(run)
+    test = trained.bundle.test
+    images, _ = test.__getitems__(list(range(min(SAMPLES, len(test)))))
+    counted = operations(trained.model, images)
+    accuracy = result["test_accuracy"]
+    return Point(
+        config.bits, config.steps, config.seed,
+        result["best_val_accuracy"] if accuracy is None else accuracy,
+        size_in_bytes(trained.model) / 1024, counted.additions, counted.multiplications,
+        result["seconds"], place,
+    )  # fmt: skip
+
+
+def summarize(points: Sequence[Point]) -> list[Row]:
+    """A row for each bit width and number of steps, in the order of the points."""
+    rows = []
+    for bits, steps in dict.fromkeys((p.bits, p.steps) for p in points):
+        done = [p for p in points if (p.bits, p.steps) == (bits, steps) and p.accuracy is not None]
+        values = [p.accuracy for p in done if p.accuracy is not None]
+        rows.append(
+            Row(
+                bits, steps,
+                statistics.fmean(values) if values else None,
+                statistics.stdev(values) if len(values) > 1 else 0.0,
+                len(values),
+                statistics.fmean(p.size_kb for p in done) if done else 0.0,
+                statistics.fmean(p.additions for p in done) if done else 0.0,
+            )
+        )  # fmt: skip
+    return [_with_front(row, rows) for row in rows]
+
+
+def _with_front(row: Row, rows: Sequence[Row]) -> Row:
+    better = any(
+        other.mean is not None and row.mean is not None and other is not row
+        and other.mean >= row.mean and other.additions <= row.additions
+        and (other.mean, other.additions) != (row.mean, row.additions)
+        for other in rows
+    )  # fmt: skip
+    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    return Row(**{**values, "pareto": row.mean is not None and not better})
+
+
+def markdown(rows: Sequence[Row], command: str) -> str:
+    """The table of a sweep, with the command that makes it."""
+    lines = [
+        "| bits | T | test accuracy | seeds | size, KB | synaptic operations per image | Pareto |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        accuracy = "diverged"
+        if row.mean is not None:
+            accuracy = f"{100 * row.mean:.2f} %"
+            accuracy += f" +- {100 * row.spread:.2f}" if row.seeds > 1 else ""
+        lines.append(
+            f"| {word(row.bits)} | {row.steps} | {accuracy} | {row.seeds} | {row.size_kb:,.0f} | "
+            f"{row.additions:,.0f} | {'yes' if row.pareto else ''} |"
+        )
+    return f"`{command}`\n\n" + "\n".join(lines) + "\n"
+
+
+def word(bits: int | str | None) -> str:
+    """A bit width as it is typed."""
+    return "32" if bits is None else str(bits)
+
+
+def save(points: Sequence[Point], rows: Sequence[Row], out: Path, command: str) -> list[Path]:
+    """Write `sweep.csv` (a line per run), `sweep.md` and `sweep.png`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f.name for f in fields(Point)]
+    writer.writerow(names)
+    writer.writerows([getattr(point, name) for name in names] for point in points)
+    files = {"sweep.csv": text.getvalue(), "sweep.md": markdown(rows, command)}
+    for name, content in files.items():
+        with atomic_write(out / name) as file:
+            file.write(content.encode())
+    picture = out / "sweep.png"
+    _plot([row for row in rows if row.mean is not None], picture)
+    return [*(out / name for name in files), picture]
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against size and against synaptic operations; the Pareto front is a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, field, label in zip(
+        figure.subplots(1, 2, sharey=True), ("size_kb", "additions"),
+        ("size of the parameters, KB", "synaptic operations per image"), strict=True,
+    ):  # fmt: skip
+        for steps in dict.fromkeys(row.steps for row in rows):
+            part = [row for row in rows if row.steps == steps]
+            axes.errorbar(
+                [getattr(r, field) for r in part], [100 * (r.mean or 0) for r in part],
+                [100 * r.spread for r in part], fmt="o", capsize=3, label=f"T = {steps}",
+            )  # fmt: skip
+        front = _front(rows, field)
+        axes.plot([x for x, _ in front], [y for _, y in front], color="0.6", lw=1, zorder=0)
+        for row in rows:
+            at = (getattr(row, field), 100 * (row.mean or 0))
+            axes.annotate(word(row.bits), at, xytext=(6, 5), textcoords="offset points", size=8)
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+        axes.margins(0.12)
+    figure.axes[0].set_ylabel("test accuracy, %")
+    if rows:
+        figure.axes[1].legend(loc="lower right")
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _front(rows: Sequence[Row], field: str) -> list[tuple[float, float]]:
+    """Points that no other beats in both, by growing cost."""
+    best, front = -1.0, list[tuple[float, float]]()
+    for row in sorted(rows, key=lambda r: (getattr(r, field), -(r.mean or 0))):
+        if (row.mean or 0) > best:
+            best = row.mean or 0
+            front.append((getattr(row, field), 100 * best))
+    return front
