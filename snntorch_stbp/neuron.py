@@ -18,6 +18,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor
 
+from . import kernels
 from .surrogate import rectangular
 
 
@@ -104,10 +105,19 @@ class Leaky(snn.Leaky):
                 f"{tuple(input_.shape)}"
             )
         x = input_ if self.current_quant is None else self.current_quant(input_)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        beta = self._per_step(self.beta, x).clamp(0, 1)
-        threshold = self._per_step(self.threshold, x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        beta = self._per_step(self.beta.to(dtype), x).clamp(0, 1)
+        threshold = self._per_step(self.threshold.to(dtype), x)
+        if self.state_quant is None and kernels.covers(x, beta, threshold, self.spike_grad):
+            rule = kernels.Rule(self.spike_grad, self.reset_mechanism, self.detach_reset)
+            record, potential = kernels.integrate(x, beta, threshold, rule, self.output)
+        else:
+            record, potential = self._loop(x.to(dtype), beta, threshold)
+        record = self._graded(record).to(input_.dtype)
+        return (record, potential) if self.output else record
 
+    def _loop(self, x: Tensor, beta: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and membrane potentials, step by step: what the kernels have to equal."""
         spikes, membrane = [], []
         carried: Tensor | None = None
         for current in x.unbind(0):
@@ -118,9 +128,7 @@ class Leaky(snn.Leaky):
             carried = self._reset(u, spike, threshold)
             spikes.append(spike)
             membrane.append(u)
-
-        record = (torch.stack(spikes) * self.graded_spikes_factor).to(input_.dtype)
-        return (record, torch.stack(membrane)) if self.output else record
+        return torch.stack(spikes), torch.stack(membrane)
 
     def _reset(self, u: Tensor, spike: Tensor, threshold: Tensor) -> Tensor:
         """The membrane potential that goes on to the next step."""
@@ -132,10 +140,21 @@ class Leaky(snn.Leaky):
             return u - spike * threshold
         return u
 
+    def _graded(self, spikes: Tensor) -> Tensor:
+        """Spikes times their factor, saving the pass over memory where that is seen to be 1."""
+        factor = self.graded_spikes_factor
+        if (
+            factor.device.type == "cpu"
+            and not factor.requires_grad
+            and not torch.compiler.is_compiling()
+            and bool((factor == 1).all())
+        ):
+            return spikes
+        return spikes * factor
+
     @staticmethod
     def _per_step(value: Tensor, x: Tensor) -> Tensor:
-        """`value` in the type of `x`; one value per channel is aligned with `[B, C, ...]`."""
-        value = value.to(x.dtype)
+        """`value`; one value per channel is aligned with one step `[B, C, ...]` of `x`."""
         if value.dim() == 1 and x.dim() > 3 and value.numel() == x.shape[2]:
             return value.reshape(-1, *[1] * (x.dim() - 3))
         return value

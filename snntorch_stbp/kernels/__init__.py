@@ -1,0 +1,151 @@
+"""The neuron over a whole sequence as one differentiable operation with a hand-written backward.
+
+`integrate` computes what the plain loop of `snntorch_stbp.Leaky` computes: the same spikes bit for
+bit, and the same gradient. It keeps one tensor for the backward pass, its own input; membrane
+potentials are computed again from it. `cpu` walks through the sequence in blocks that stay in the
+processor's cache, `cuda` is one Triton kernel per direction.
+
+    with kernels.backend("loop"): ...        the plain loop of `Leaky`, for comparison
+    SNNTORCH_STBP_KERNELS=loop python ...    the same for a whole process
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..surrogate import Surrogate
+from . import cpu
+from .layout import Layout, per_channel
+from .rule import Rule
+
+__all__ = ["BACKENDS", "Rule", "backend", "covers", "integrate"]
+
+BACKENDS = ("fused", "loop")
+VARIABLE = "SNNTORCH_STBP_KERNELS"
+
+
+def _checked(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(
+            f"unknown backend {name!r} of the neuron: choose one of {', '.join(BACKENDS)}"
+        )
+    return name
+
+
+_backend = _checked(os.environ.get(VARIABLE) or "fused")
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Compute neurons by `name` inside the `with` block.
+
+    Args:
+        name: `"fused"`, the kernels wherever they cover the neuron, or `"loop"`, the plain loop
+            of torch operations. The environment variable SNNTORCH_STBP_KERNELS sets what holds
+            outside of any block; it is read once, at import.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    global _backend
+    before, _backend = _backend, _checked(name)
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
+    """Whether `integrate` computes this neuron; where not, the plain loop does.
+
+    It does for real tensors on a CPU or a CUDA device with Triton, `beta` and `threshold` of one
+    value or one per channel, and the surrogates of this package. Under `torch.compile` the loop
+    is left to the compiler, which fuses it on its own.
+    """
+    return (
+        _backend == "fused"
+        and type(x) is Tensor
+        and x.is_floating_point()
+        and x.numel() > 0
+        and isinstance(spike_grad, Surrogate)
+        and all(p.numel() == 1 or per_channel(p, x) for p in (beta, threshold))
+        and not torch.compiler.is_compiling()
+        and _device(x) is not None
+    )
+
+
+def integrate(
+    x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, membrane: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Spikes (and membrane potentials before reset) of a sequence of input currents.
+
+    Args:
+        x: Currents `[T, B, ...]`. Half precision is integrated in float32.
+        beta: Decay in [0, 1], one value or one per channel (aligned with `[B, C, ...]`).
+        threshold: Threshold; shapes as `beta`.
+        rule: Reset and surrogate.
+        membrane: Return the membrane potential too.
+
+    Returns:
+        Spikes in the type and memory layout of `x`, and the membrane potential `u[t]` (float32
+        for half-precision `x`) if `membrane`, else `None`.
+        The operation is differentiable once.
+    """
+    spikes, potential = _Integrate.apply(x, _flat(beta), _flat(threshold), rule, membrane)
+    return spikes, potential
+
+
+def _flat(value: Tensor) -> Tensor:
+    return value.reshape([] if value.numel() == 1 else [-1])
+
+
+def _device(x: Tensor) -> Any:
+    """The module that computes on the device of `x`, if one does."""
+    return cpu if x.device.type == "cpu" else None
+
+
+class _Integrate(torch.autograd.Function):
+    """The sequence as one operation; see `integrate`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, membrane: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Integrate and fire; keep the input."""
+        layout = Layout.of(x, max(beta.numel(), threshold.numel()))
+        ctx.save_for_backward(x, beta, threshold)
+        ctx.layout, ctx.rule = layout, rule
+        ctx.set_materialize_grads(False)
+        spikes, potential = _device(x).forward(
+            layout.flat(x), layout.value(beta), layout.value(threshold), rule, membrane
+        )
+        return layout.shaped(spikes), layout.shaped(potential) if membrane else None
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, spikes: Tensor | None, potential: Tensor | None = None) -> Any:
+        """Backpropagation through time, through space and, unless detached, through the reset."""
+        x, beta, threshold = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        gradients = _device(x).backward(
+            layout.flat(x),
+            layout.value(beta),
+            layout.value(threshold),
+            ctx.rule,
+            layout.flat(torch.zeros_like(x) if spikes is None else spikes),
+            None if potential is None else layout.flat(potential),
+            ctx.needs_input_grad[1:3],
+        )
+        current, *values = gradients
+        values = [
+            None if v is None else v.reshape(beta.shape if i == 0 else threshold.shape)
+            for i, v in enumerate(values)
+        ]
+        return layout.shaped(current), *values, None, None

@@ -1,0 +1,122 @@
+"""The neuron on a CPU: plain torch operations in place, on blocks that stay in the cache.
+
+Step by step over whole tensors, every operation would go through main memory. Here a block of
+neurons is taken through all steps before the next block begins; what leaves the cache is the
+spikes, or the gradient of the input. `benchmarks/RESULTS.md` has what block sizes cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .rule import Rule
+
+BLOCK = 131072  # neurons; two threads share an operation only from 65536 elements on
+
+
+def forward(
+    x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, membrane: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Spikes, and membrane potentials if `membrane`, of currents `[T, rows, ...]`."""
+    spikes = torch.empty_like(x)
+    potential = torch.empty_like(x, dtype=beta.dtype) if membrane else None
+    for rows in _blocks(x):
+        u = torch.empty_like(x[0, rows], dtype=beta.dtype)
+        for t in range(len(x)):
+            spike = spikes[t, rows]
+            if t == 0:
+                u.copy_(x[0, rows])
+            else:
+                u.mul_(beta).add_(x[t, rows])
+            torch.gt(u, threshold, out=spike)
+            if potential is not None:
+                potential[t, rows] = u
+            if t < len(x) - 1:
+                _reset(u, spike, threshold, rule)
+    return spikes, potential
+
+
+def backward(
+    x: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    spikes: Tensor,
+    potential: Tensor | None,
+    learned: tuple[bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of currents, decay and threshold from those of spikes and membrane potentials.
+
+    With `u[t] = beta c[t-1] + x[t]`, `o[t] = [u[t] > threshold]`, `c[t] = reset(u[t], o[t])` and
+    `h` the surrogate derivative at `u[t] - threshold`, all gradients of the loss:
+
+        do[t] = spikes[t] + dc[t] dc/do
+        du[t] = potential[t] + dc[t] dc/du + do[t] h[t]
+        dc[t-1] = beta du[t]        dbeta = sum du[t] c[t-1]        dthreshold = -sum do[t] h[t]
+
+    and `-dc[t] o[t]` in `dthreshold` for reset by subtraction.
+    """
+    steps = len(x)
+    current = torch.empty_like(x)
+    d_beta = torch.zeros_like(beta) if learned[0] else None
+    d_threshold = torch.zeros_like(threshold) if learned[1] else None
+    for rows in _blocks(x):
+        u, fired = _membrane(x[:, rows], beta, threshold, rule)
+        carried = torch.empty_like(u[0])
+        for t in reversed(range(steps)):
+            h = rule.surrogate.derivative(u[t] - threshold)
+            d_spike = spikes[t, rows]
+            if t < steps - 1 and not rule.detach_reset and rule.reset != "none":
+                d_spike = d_spike - carried * (u[t] if rule.reset == "zero" else threshold)
+            h *= d_spike
+            if d_threshold is not None:
+                d_threshold -= h.sum_to_size(d_threshold.shape)
+                if t < steps - 1 and rule.reset == "subtract":
+                    d_threshold -= (carried * fired[t]).sum_to_size(d_threshold.shape)
+            if t < steps - 1:
+                if rule.reset == "zero":
+                    carried -= carried * fired[t]
+                h += carried
+            if potential is not None:
+                h += potential[t, rows]
+            current[t, rows] = h
+            if t > 0:
+                if d_beta is not None:
+                    before = _reset(u[t - 1].clone(), fired[t - 1], threshold, rule)
+                    d_beta += (h * before).sum_to_size(d_beta.shape)
+                torch.mul(h, beta, out=carried)
+    return current, d_beta, d_threshold
+
+
+def _membrane(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Membrane potentials before reset, and spikes, of one block."""
+    u = torch.empty_like(x, dtype=beta.dtype)
+    fired = torch.empty_like(u)
+    carried = torch.empty_like(u[0])
+    for t in range(len(x)):
+        if t == 0:
+            u[0] = x[0]
+        else:
+            torch.mul(carried, beta, out=u[t]).add_(x[t])
+        torch.gt(u[t], threshold, out=fired[t])
+        _reset(carried.copy_(u[t]), fired[t], threshold, rule)
+    return u, fired
+
+
+def _reset(u: Tensor, spike: Tensor, threshold: Tensor, rule: Rule) -> Tensor:
+    """Reset `u` in place where it fired."""
+    if rule.reset == "zero":
+        return u.sub_(u * spike)
+    if rule.reset == "subtract":
+        return u.sub_(spike.to(u.dtype) * threshold)
+    return u
+
+
+def _blocks(x: Tensor) -> Iterator[slice]:
+    """Slices of the rows of `x`, `[T, rows, ...]`, of about `BLOCK` neurons each."""
+    rows = max(1, BLOCK * x.shape[1] // x[0].numel())
+    for start in range(0, x.shape[1], rows):
+        yield slice(start, start + rows)
