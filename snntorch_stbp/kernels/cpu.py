@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..surrogate import Surrogate
 from .rule import Rule
 
 BLOCK = 131072  # neurons; two threads share an operation only from 65536 elements on
@@ -59,36 +60,47 @@ def backward(
 
     and `-dc[t] o[t]` in `dthreshold` for reset by subtraction.
     """
-    steps = len(x)
+    last = len(x) - 1
+    through_reset = rule.reset != "none" and not rule.detach_reset
     current = torch.empty_like(x)
     d_beta = torch.zeros_like(beta) if learned[0] else None
     d_threshold = torch.zeros_like(threshold) if learned[1] else None
     for rows in _blocks(x):
         u, fired = _membrane(x[:, rows], beta, threshold, rule)
-        carried = torch.empty_like(u[0])
-        for t in reversed(range(steps)):
-            h = rule.surrogate.derivative(u[t] - threshold)
+        d_carried, scratch = torch.empty_like(u[0]), torch.empty_like(u[0])
+        for t in range(last, -1, -1):
+            d_u = _derivative(torch.sub(u[t], threshold, out=scratch), rule.surrogate)
             d_spike = spikes[t, rows]
-            if t < steps - 1 and not rule.detach_reset and rule.reset != "none":
-                d_spike = d_spike - carried * (u[t] if rule.reset == "zero" else threshold)
-            h *= d_spike
+            if t < last and through_reset:
+                # The slot of u[t + 1], which is not needed any more, takes the product.
+                kept = u[t] if rule.reset == "zero" else threshold
+                d_spike = torch.sub(d_spike, torch.mul(d_carried, kept, out=u[t + 1]), out=u[t + 1])
+            d_u.mul_(d_spike)
             if d_threshold is not None:
-                d_threshold -= h.sum_to_size(d_threshold.shape)
-                if t < steps - 1 and rule.reset == "subtract":
-                    d_threshold -= (carried * fired[t]).sum_to_size(d_threshold.shape)
-            if t < steps - 1:
+                d_threshold -= d_u.sum_to_size(d_threshold.shape)
+                if t < last and rule.reset == "subtract":
+                    d_threshold -= (d_carried * fired[t]).sum_to_size(d_threshold.shape)
+            if t < last:
                 if rule.reset == "zero":
-                    carried -= carried * fired[t]
-                h += carried
+                    d_carried.sub_(torch.mul(d_carried, fired[t], out=u[t + 1]))
+                d_u.add_(d_carried)
             if potential is not None:
-                h += potential[t, rows]
-            current[t, rows] = h
+                d_u.add_(potential[t, rows])
+            current[t, rows] = d_u
             if t > 0:
                 if d_beta is not None:
                     before = _reset(u[t - 1].clone(), fired[t - 1], threshold, rule)
-                    d_beta += (h * before).sum_to_size(d_beta.shape)
-                torch.mul(h, beta, out=carried)
+                    d_beta += (d_u * before).sum_to_size(d_beta.shape)
+                torch.mul(d_u, beta, out=d_carried)
     return current, d_beta, d_threshold
+
+
+def _derivative(v: Tensor, surrogate: Surrogate) -> Tensor:
+    """The surrogate derivative at `v`, which may be overwritten."""
+    if surrogate.curve != "rectangular":
+        return surrogate.derivative(v)
+    v.abs_().lt_(surrogate.parameter / 2)
+    return v if surrogate.parameter == 1 else v.div_(surrogate.parameter)
 
 
 def _membrane(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
