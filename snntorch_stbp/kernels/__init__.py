@@ -11,9 +11,11 @@ processor's cache, `cuda` is one Triton kernel per direction.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -108,7 +110,20 @@ def _flat(value: Tensor) -> Tensor:
 
 def _device(x: Tensor) -> Any:
     """The module that computes on the device of `x`, if one does."""
-    return cpu if x.device.type == "cpu" else None
+    if x.device.type == "cpu":
+        return cpu
+    return _triton() if x.device.type == "cuda" else None
+
+
+@cache
+def _triton() -> Any:
+    """The Triton kernels, or `None` where Triton is not installed or too old."""
+    try:
+        from . import cuda
+    except ImportError as error:
+        logging.getLogger(__name__).debug("neurons on CUDA take the plain loop: %s", error)
+        return None
+    return cuda
 
 
 class _Integrate(torch.autograd.Function):
