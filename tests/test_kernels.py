@@ -42,8 +42,10 @@ def run(
     return results, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in leaves]
 
 
-def compare(neuron: stbp.Leaky, x: Tensor, rtol: float = 1e-12) -> list[Tensor]:
-    fused, fused_grads = run(neuron, x, "fused")
+def compare(
+    neuron: stbp.Leaky, x: Tensor, rtol: float = 1e-12, backend: str = "fused"
+) -> list[Tensor]:
+    fused, fused_grads = run(neuron, x, backend)
     loop, loop_grads = run(neuron, x, "loop")
     assert fused[0].grad_fn is not None
     assert "Integrate" in str(fused[0].grad_fn)
@@ -184,7 +186,7 @@ def test_a_changed_factor_of_the_spikes_is_seen() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    message = "unknown backend 'fast' of the neuron: choose one of fused, loop"
+    message = "unknown backend 'fast' of the neuron: choose one of fused, compiled, loop"
     with pytest.raises(ValueError, match=message), kernels.backend("fast"):
         pass
 

@@ -3,7 +3,7 @@
 `integrate` computes what the plain loop of `snntorch_stbp.Leaky` computes: the same spikes bit for
 bit, and the same gradient. It keeps one tensor for the backward pass, its own input; membrane
 potentials are computed again from it. `cpu` walks through the sequence in blocks that stay in the
-processor's cache, `cuda` is one Triton kernel per direction.
+processor's cache, `compiled` hands it to inductor, `cuda` is one Triton kernel per direction.
 
     with kernels.backend("loop"): ...        the plain loop of `Leaky`, for comparison
     SNNTORCH_STBP_KERNELS=loop python ...    the same for a whole process
@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..surrogate import Surrogate
-from . import cpu
+from . import compiled, cpu
 from .layout import Layout, per_channel
 from .rule import Rule
 
 __all__ = ["BACKENDS", "Rule", "backend", "covers", "integrate"]
 
-BACKENDS = ("fused", "loop")
+BACKENDS = ("fused", "compiled", "loop")
 VARIABLE = "SNNTORCH_STBP_KERNELS"
 
 
@@ -49,9 +49,11 @@ def backend(name: str) -> Iterator[None]:
     """Compute neurons by `name` inside the `with` block.
 
     Args:
-        name: `"fused"`, the kernels wherever they cover the neuron, or `"loop"`, the plain loop
-            of torch operations. The environment variable SNNTORCH_STBP_KERNELS sets what holds
-            outside of any block; it is read once, at import.
+        name: `"fused"`, the kernels wherever they cover the neuron; `"compiled"`, the same, but
+            those of the CPU through `torch.compile` where a C++ compiler is (seconds at the first
+            call for each number of steps); `"loop"`, the plain loop of torch operations. The
+            environment variable SNNTORCH_STBP_KERNELS sets what holds outside of any block; it is
+            read once, at import.
 
     Raises:
         ValueError: For an unknown name.
@@ -72,7 +74,7 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
     is left to the compiler, which fuses it on its own.
     """
     return (
-        _backend == "fused"
+        _backend != "loop"
         and type(x) is Tensor
         and x.is_floating_point()
         and x.numel() > 0
@@ -111,7 +113,7 @@ def _flat(value: Tensor) -> Tensor:
 def _device(x: Tensor) -> Any:
     """The module that computes on the device of `x`, if one does."""
     if x.device.type == "cpu":
-        return cpu
+        return compiled if _backend == "compiled" else cpu
     return _triton() if x.device.type == "cuda" else None
 
 
@@ -136,9 +138,9 @@ class _Integrate(torch.autograd.Function):
         """Integrate and fire; keep the input."""
         layout = Layout.of(x, max(beta.numel(), threshold.numel()))
         ctx.save_for_backward(x, beta, threshold)
-        ctx.layout, ctx.rule = layout, rule
+        ctx.layout, ctx.rule, ctx.kernels = layout, rule, _device(x)
         ctx.set_materialize_grads(False)
-        spikes, potential = _device(x).forward(
+        spikes, potential = ctx.kernels.forward(
             layout.flat(x), layout.value(beta), layout.value(threshold), rule, membrane
         )
         return layout.shaped(spikes), layout.shaped(potential) if membrane else None
@@ -149,7 +151,7 @@ class _Integrate(torch.autograd.Function):
         """Backpropagation through time, through space and, unless detached, through the reset."""
         x, beta, threshold = ctx.saved_tensors
         layout: Layout = ctx.layout
-        gradients = _device(x).backward(
+        gradients = ctx.kernels.backward(
             layout.flat(x),
             layout.value(beta),
             layout.value(threshold),

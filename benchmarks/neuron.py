@@ -1,0 +1,119 @@
+"""The neuron alone, forward and backward, against copying the three tensors it cannot do without.
+
+    python -m benchmarks.neuron [--steps 2,4,8,16] [--shape 16,128,32,32] [--rounds 7]
+
+Candidates run in turn in one process; a cell is the median in milliseconds and the ratio to the
+floor: reading and writing three tensors of the sequence's size that exist already. Peers that are
+not installed (`pip install -e ".[benchmarks]"`) are skipped, and said to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+
+import snntorch as snn
+import torch
+from torch import Tensor
+
+import snntorch_stbp as stbp
+from snntorch_stbp import kernels, surrogate
+
+from .measure import interleave, machine, table
+
+
+def _skip(name: str, error: Exception) -> None:
+    print(f"skipped {name}: {error}", file=sys.stderr)
+
+
+def snntorch_loop() -> Callable[[Tensor], Tensor]:
+    neuron = snn.Leaky(0.25, 0.4, surrogate.rectangular(), reset_mechanism="zero")
+
+    def run(x: Tensor) -> Tensor:
+        membrane, spikes = neuron.init_leaky(), []
+        for step in x:
+            spike, membrane = neuron(step, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    return run
+
+
+def spikingjelly() -> Callable[[Tensor], Tensor]:
+    from spikingjelly.activation_based import functional, neuron
+
+    layer = neuron.LIFNode(tau=4.0 / 3.0, v_threshold=0.4, decay_input=False, step_mode="m")
+
+    def run(x: Tensor) -> Tensor:
+        functional.reset_net(layer)
+        return layer(x)
+
+    return run
+
+
+def norse() -> Callable[[Tensor], Tensor]:
+    import norse.torch as nt
+
+    layer = nt.LIF()
+    return lambda x: layer(x)[0]
+
+
+def candidates() -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
+    """Name -> (backend of our neuron, function of the sequence)."""
+    ours = stbp.Leaky(0.25, 0.4)
+    found: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+        "ours, fused (no compiler)": ("fused", ours),
+        "ours, compiled": ("compiled", ours),
+        "ours, plain loop": ("loop", ours),
+        "snntorch.Leaky in a loop": ("loop", snntorch_loop()),
+    }
+    peers = {"SpikingJelly LIFNode, multi-step": spikingjelly, "Norse LIF": norse}
+    for name, make in peers.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found[name] = ("loop", make())
+        except ImportError as error:
+            _skip(name, error)
+    return found
+
+
+def measure(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
+    """Median seconds of the floor and of every candidate on one sequence."""
+    x, gradient = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    copies = [(torch.empty(shape), torch.randn(shape)) for _ in range(3)]
+
+    def floor() -> None:
+        for target, source in copies:
+            target.copy_(source)
+
+    def step(backend: str, run: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        def both() -> None:
+            x.grad = None
+            with kernels.backend(backend):
+                run(x).backward(gradient)
+
+        return both
+
+    runs: dict[str, Callable[[], None]] = {"floor: three copies": floor}
+    runs |= {name: step(*candidate) for name, candidate in candidates().items()}
+    return interleave(runs, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", default="2,4,8,16")
+    parser.add_argument("--shape", default="16,128,32,32", help="of one step, batch first")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    shape = tuple(map(int, options.shape.split(",")))
+    steps = list(map(int, options.steps.split(",")))
+    print(f"[T, {', '.join(map(str, shape))}], float32; {machine()}\n")
+    rows = {f"T={t}": measure((t, *shape), options.rounds) for t in steps}
+    print(table(rows, "floor: three copies"))
+
+
+if __name__ == "__main__":
+    main()
