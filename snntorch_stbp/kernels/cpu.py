@@ -24,8 +24,9 @@ def forward(
     """Spikes, and membrane potentials if `membrane`, of currents `[T, rows, ...]`."""
     spikes = torch.empty_like(x)
     potential = torch.empty_like(x, dtype=beta.dtype) if membrane else None
+    (workspace,) = _workspace(x, beta.dtype, 1)
     for rows in _blocks(x):
-        u = torch.empty_like(x[0, rows], dtype=beta.dtype)
+        u = workspace[: rows.stop - rows.start]
         for t in range(len(x)):
             spike = spikes[t, rows]
             if t == 0:
@@ -65,9 +66,11 @@ def backward(
     current = torch.empty_like(x)
     d_beta = torch.zeros_like(beta) if learned[0] else None
     d_threshold = torch.zeros_like(threshold) if learned[1] else None
+    workspace = _workspace(x, beta.dtype, 2 * len(x) + 2)
     for rows in _blocks(x):
-        u, fired = _membrane(x[:, rows], beta, threshold, rule)
-        d_carried, scratch = torch.empty_like(u[0]), torch.empty_like(u[0])
+        d_carried, scratch, *buffers = workspace[:, : rows.stop - rows.start]
+        u, fired = buffers[: len(x)], buffers[len(x) :]
+        _membrane(x[:, rows], beta, threshold, rule, u, fired, d_carried)
         for t in range(last, -1, -1):
             d_u = _derivative(torch.sub(u[t], threshold, out=scratch), rule.surrogate)
             d_spike = spikes[t, rows]
@@ -103,19 +106,24 @@ def _derivative(v: Tensor, surrogate: Surrogate) -> Tensor:
     return v if surrogate.parameter == 1 else v.div_(surrogate.parameter)
 
 
-def _membrane(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Membrane potentials before reset, and spikes, of one block."""
-    u = torch.empty_like(x, dtype=beta.dtype)
-    fired = torch.empty_like(u)
-    carried = torch.empty_like(u[0])
+def _membrane(
+    x: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    u: list[Tensor],
+    fired: list[Tensor],
+    carried: Tensor,
+) -> None:
+    """Fill `u` with the membrane potentials before reset and `fired` with the spikes of a block."""
     for t in range(len(x)):
         if t == 0:
-            u[0] = x[0]
+            u[0].copy_(x[0])
         else:
             torch.mul(carried, beta, out=u[t]).add_(x[t])
         torch.gt(u[t], threshold, out=fired[t])
-        _reset(carried.copy_(u[t]), fired[t], threshold, rule)
-    return u, fired
+        if t < len(x) - 1:
+            _reset(carried.copy_(u[t]), fired[t], threshold, rule)
 
 
 def _reset(u: Tensor, spike: Tensor, threshold: Tensor, rule: Rule) -> Tensor:
@@ -127,8 +135,17 @@ def _reset(u: Tensor, spike: Tensor, threshold: Tensor, rule: Rule) -> Tensor:
     return u
 
 
+def _rows(x: Tensor) -> int:
+    """Rows of `x`, `[T, rows, ...]`, that make a block of about `BLOCK` neurons."""
+    return min(max(1, BLOCK * x.shape[1] // x[0].numel()), x.shape[1])
+
+
 def _blocks(x: Tensor) -> Iterator[slice]:
-    """Slices of the rows of `x`, `[T, rows, ...]`, of about `BLOCK` neurons each."""
-    rows = max(1, BLOCK * x.shape[1] // x[0].numel())
-    for start in range(0, x.shape[1], rows):
-        yield slice(start, start + rows)
+    """Slices of the rows of `x`, a block each."""
+    for start in range(0, x.shape[1], _rows(x)):
+        yield slice(start, min(start + _rows(x), x.shape[1]))
+
+
+def _workspace(x: Tensor, dtype: torch.dtype, count: int) -> Tensor:
+    """Uninitialised memory for `count` blocks of `x`, which one block after the other reuses."""
+    return x.new_empty((count, _rows(x), *x.shape[2:]), dtype=dtype)
