@@ -31,11 +31,11 @@ def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int) -> d
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def table(rows: Mapping[str, Mapping[str, float]], baseline: str) -> str:
-    """Markdown: a line for each candidate, milliseconds and the ratio to `baseline` per column."""
+def table(rows: Mapping[str, Mapping[str, float]], baseline: str, unit: float) -> str:
+    """Markdown: a line for each candidate; values times `unit`, and ratios to `baseline`."""
     columns = list(rows)
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name in rows[columns[0]]:
-        cells = (f"{r[name] * 1e3:.1f} ({r[name] / r[baseline]:.2f}x)" for r in rows.values())
+        cells = (f"{r[name] * unit:.1f} ({r[name] / r[baseline]:.2f}x)" for r in rows.values())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -112,7 +112,7 @@ def main() -> None:
     steps = list(map(int, options.steps.split(",")))
     print(f"[T, {', '.join(map(str, shape))}], float32; {machine()}\n")
     rows = {f"T={t}": measure((t, *shape), options.rounds) for t in steps}
-    print(table(rows, "floor: three copies"))
+    print(table(rows, "floor: three copies", 1e3))
 
 
 if __name__ == "__main__":
