@@ -1,0 +1,126 @@
+"""Exports that are a folder of files: whole, verified, or absent."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import StbpError, UsageError
+from ..lowering import FixedPointNet
+from ..lowering.layers import IntNetwork
+from .golden import Golden
+from .verify import Agreement
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported folder.
+
+    Attributes:
+        path: The folder.
+        files: The files in it.
+        agreement: What was compared with the torch module and found equal.
+        compiled: Of C: whether a compiler was there, so that the program itself was compared.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    agreement: Agreement
+    compiled: bool = False
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Refuse a path that is taken.
+
+    Raises:
+        UsageError: If `path` exists and is not to be replaced, or is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"'{path}' is a file; give the name of a folder.")
+    if path.exists() and not force:
+        raise UsageError(f"'{path}' exists already; replace it with --force.")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its place if all goes well, and is removed if not.
+
+    Raises:
+        StbpError: If it cannot be written; what `path` held before stays.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise StbpError(f"cannot write the folder '{path}': {error}.") from error
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def image_size(samples: torch.Tensor) -> tuple[int, ...]:
+    """`(C, H, W)` of images `[N, C, H, W]` or frames `[T, N, C, H, W]`."""
+    return tuple(samples.shape[-3:])
+
+
+def check_samples(net: IntNetwork, samples: torch.Tensor) -> None:
+    """Refuse samples that the network does not take.
+
+    Raises:
+        UsageError: If there are none, or frames are not one per time step.
+    """
+    if samples.dim() not in (4, 5) or samples.shape[-4] < 1:
+        raise UsageError(
+            f"samples are images [N, C, H, W] or frames [T, N, C, H, W], at least one, not "
+            f"{list(samples.shape)}."
+        )
+    if samples.dim() == 5 and len(samples) != net.num_steps:
+        raise UsageError(f"samples have {len(samples)} frames, the network {net.num_steps} steps.")
+
+
+def agree(net: FixedPointNet, samples: torch.Tensor, stored: Golden) -> Agreement:
+    """Compare vectors with the torch module: every spike, and the record where floats hold it.
+
+    Raises:
+        StbpError: At the first difference.
+    """
+    record: dict[str, torch.Tensor] = {}
+    scores = net(samples, record).double().sum(0)
+    spikes = 0
+    for stage in net.integers.stages:
+        if stage.neuron is not None:
+            ours = record[stage.name].transpose(0, 1).numpy()
+            spikes += ours.size
+            _equal(ours, stored[f"spikes/{stage.name}"], f"the spikes of '{stage.name}'")
+    last, votes = net.integers.stages[-1], net.votes
+    expected = stored["record"]
+    if votes is not None:
+        neurons = stored[f"spikes/{last.name}"].shape[-1]
+        scores = (scores * (neurons // votes)).round()
+    elif last.neuron is None:
+        scores = scores / float(last.unit[0])
+    if net.dtype is torch.float32:
+        _equal(scores.numpy(), expected, "the record")
+    return Agreement(len(expected), spikes, expected.size)
+
+
+def _equal(ours: np.ndarray, theirs: np.ndarray, what: str) -> None:
+    if not np.array_equal(ours, theirs):
+        index = tuple(int(i) for i in np.argwhere(ours != theirs)[0])
+        raise StbpError(
+            f"{what} differ from the torch module first at {list(index)} (sample, step, ...): "
+            f"this is a defect of snntorch-stbp, please report it with this message."
+        )

@@ -1,0 +1,221 @@
+"""A network of integers as a folder: read again it is the same, and nothing foreign is taken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from snntorch_stbp import zoo
+from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.export import bundle
+from snntorch_stbp.export.folder import load_folder, to_folder
+from snntorch_stbp.lowering import FixedPointNet, lower, reference
+from snntorch_stbp.lowering.ranges import ranges
+
+from .nets import digits, make
+
+NETS: dict[str, Callable[[], FixedPointNet]] = {
+    "4 bit": lambda: lower(make("mnistnet_bn")),
+    "ternary resnet": lambda: lower(make("resnet", bits="ternary")),
+    "quantized": lambda: lower(make("resnet", act_bits=6, membrane_bits=5)),
+    "float": lambda: lower(make("mnistnet", bits=None)),
+    "simple": lambda: lower(make("mnistnet_bn", bits=2), form="simple", samples=digits(20)),
+    "population": lambda: lower(make("mnistnet", readout="population")),
+}
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Equality of plain data with arrays in it."""
+    if is_dataclass(a):
+        return type(a) is type(b) and all(
+            equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)
+        )
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, np.ndarray):
+        return bool(a.dtype == b.dtype and np.array_equal(a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_folder_read_again_is_the_same_network(name: str, tmp_path: Path) -> None:
+    net = NETS[name]()
+    done = to_folder(net, digits(6), tmp_path / "net", metadata={"run": "a run"})
+    assert equal(load_folder(done.path), net.integers)
+    assert all(file.is_file() for file in done.files)
+    assert sorted(done.files) == sorted(done.path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    with np.load(done.path / "samples.npz") as samples:
+        record: reference.Record = {}
+        images = samples["input"].astype(np.int64)
+        assert np.array_equal(reference.run(net.integers, images, record), samples["record"])
+        counted = 0
+        for stage in net.integers.stages:
+            if stage.neuron is not None:
+                spikes = samples[f"spikes/{stage.name}"]
+                counted += spikes.size
+                assert np.array_equal(spikes.swapaxes(0, 1), record[stage.name])
+        scores = samples["record"].size
+    assert (done.agreement.samples, done.agreement.spikes) == (6, counted)
+    assert done.agreement.scores == scores
+
+
+def test_event_frames_are_kept_by_sample(tmp_path: Path) -> None:
+    model = zoo.create("nmnistnet", in_channels=2, image_size=16)
+    frames = torch.randint(0, 9, (2, 3, 2, 16, 16)).float()
+    done = to_folder(lower(model.eval()), frames, tmp_path / "net")
+    text = json.loads((done.path / "network.json").read_text())
+    assert text["input"]["frames"] is True
+    with np.load(done.path / "samples.npz") as samples:
+        assert samples["input"].shape == (3, len(frames), 2, 16, 16)
+
+
+def test_the_schema_states_geometry_shapes_and_widths(tmp_path: Path) -> None:
+    net = lower(make("resnet", bits="ternary"))
+    done = to_folder(net, digits(2), tmp_path / "net", metadata={"run": "a run"})
+    text = json.loads((done.path / "network.json").read_text())
+    assert (text["format"], text["version"]) == ("snntorch-stbp fixed-point network", 1)
+    assert text["input"] == {
+        "shape": [1, 8, 8], "frames": False, "bits": 8, "scale": net.integers.input_scale,
+    }  # fmt: skip
+    assert (text["steps"], text["votes"], text["form"]) == (2, None, "exact")
+    assert text["metadata"]["run"] == "a run"
+    record: reference.Record = {}
+    reference.run(net.integers, net.quantize_input(digits(2)).numpy(), record)
+    for entry, stage in zip(text["stages"], net.integers.stages, strict=True):
+        assert entry["name"] == stage.name
+        assert entry["shape"] == list(record[f"{stage.name}/current"].shape[2:])
+        reach = ranges(net.integers)[stage.name]
+        assert entry["registers"]["membrane"]["bits"] == reach.membrane.bits
+        assert len(entry["registers"]["accumulators"]) == len(stage.branches)
+        for index, branch in enumerate(entry["branches"]):
+            assert branch["shape"] == list(record[f"{stage.name}/{index}"].shape[2:])
+        with np.load(done.path / entry["file"]) as arrays:
+            for key, value in entry["arrays"].items():
+                assert value["shape"] == list(arrays[key].shape)
+            weights = [arrays[key] for key in arrays.files if key.startswith("weight")]
+            assert all(weight.dtype == np.int8 for weight in weights)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folder") / "net"
+    return to_folder(lower(make("mnistnet_bn")), digits(2), folder).path
+
+
+def _change(*keys: Any, to: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = json.loads((folder / "network.json").read_text())
+        inner = text
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = to
+        (folder / "network.json").write_text(json.dumps(text))
+
+    return change
+
+
+def _array(key: str, value: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = next(folder.glob("00_*.npz"))
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        arrays[key] = value(arrays[key])
+        np.savez(file, **arrays)
+
+    return change
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda f: (f / "network.json").write_text("{"), "cannot read '.*network.json'"),
+    (lambda f: (f / "network.json").write_text("[]"), "network.json' is no JSON object"),
+    (lambda f: (f / "network.json").unlink(), "cannot read '.*network.json'"),
+    (_change("format", to="other"), "is no network of integers"),
+    (_change("version", to=2), "has version 2; this release reads 1"),
+    (_change("steps", to=0), "'steps' of .* is 0, not 1 to 65536"),
+    (_change("steps", to=True), "'steps' of .* is True, not of type int"),
+    (_change("input", "bits", to=9), "'bits' of 'input' .* is 9, not 1 to 8"),
+    (_change("input", "shape", to=[1, 8]), "'shape' of 'input' .* has 2 numbers, not 3"),
+    (_change("votes", to=3), "10 neurons cannot vote for 3 classes"),
+    (_change("stages", to=[]), "at least one stage"),
+    (_change("stages", 1, "file", to="../x.npz"), "'file' of .* is '../x.npz', not a file of"),
+    (_change("stages", 1, "file", to="missing.npz"), "cannot read '.*missing.npz'"),
+    (_change("stages", 1, "up", to=99), "'up' of .* is 99, not 0 to 30"),
+    (_change("stages", 1, "shape", to=[1, 1, 1]), "'shape' of .*, which follows"),
+    (_change("stages", 1, "branches", 0, "source", to="none"), "takes 'none', which is no stage"),
+    (_change("stages", 0, "branches", 0, "groups", to=3), "weights .* do not fit"),
+    (_change("stages", 1, "branches", 0, "stride", to=[0, 1]), "is 0, not 1 to 65536"),
+    (_change("stages", 1, "neuron", "reset", to="half"), "is 'half', not zero or subtract or none"),
+    (_change("stages", 1, "neuron", "ages", to=7), "'ages' of .* is not that of 'threshold'"),
+    (_change("stages", 1, "registers", "membrane", "bits", to=3), "not those that were written"),
+    (_array("weight0", lambda w: w.astype(object)), "cannot read .*allow_pickle=False"),
+    (_array("weight0", lambda w: w[:1]), "'weight0' in .* is int8 .*, not int8"),
+    (_array("weight0", lambda w: w.astype(np.int64)), "'weight0' in .* is int64 .*, not int8"),
+    (_array("weight0", lambda w: w * 0), "not those that were written"),
+    (_array("unit", lambda u: u * np.nan), "'unit' in .* is not finite everywhere"),
+    (_array("shift", lambda s: s - 1), "'shift' in .* is not 0 to 30 everywhere"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_folder_is_named(
+    change: Callable[[Path], None], message: str, exported: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "net"
+    shutil.copytree(exported, folder)
+    change(folder)
+    with pytest.raises(StbpError, match=message) as caught:
+        load_folder(folder)
+    assert caught.value.exit_code == 1
+    assert str(caught.value).count("\n") == 0
+
+
+def test_a_link_out_of_the_folder_is_not_followed(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    shutil.copytree(exported, folder)
+    file = next(folder.glob("01_*.npz"))
+    file.rename(tmp_path / "outside.npz")
+    file.symlink_to(tmp_path / "outside.npz")
+    with pytest.raises(StbpError, match="not a file of the folder itself"):
+        load_folder(folder)
+
+
+def test_an_existing_path_is_kept_unless_forced(exported: Path, tmp_path: Path) -> None:
+    net, folder = lower(make("mnistnet_bn")), tmp_path / "net"
+    folder.mkdir()
+    (folder / "mine").touch()
+    with pytest.raises(UsageError, match="exists already; replace it with --force"):
+        to_folder(net, digits(2), folder)
+    assert (folder / "mine").exists()
+    to_folder(net, digits(2), folder, force=True)
+    assert not (folder / "mine").exists()
+    assert load_folder(folder)
+    with pytest.raises(UsageError, match="is a file; give the name of a folder"):
+        to_folder(net, digits(2), folder / "network.json", force=True)
+
+
+def test_samples_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    net = lower(make("mnistnet_bn"))
+    with pytest.raises(UsageError, match=r"images \[N, C, H, W\] or frames .*, not \[0, 1, 8, 8\]"):
+        to_folder(net, digits(2)[:0], tmp_path / "net")
+    with pytest.raises(UsageError, match="samples have 3 frames, the network 2 steps"):
+        to_folder(net, digits(6).reshape(3, 2, 1, 8, 8), tmp_path / "net")
+
+
+def test_nothing_is_left_behind_if_what_was_read_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = lower(make("mnistnet_bn"))
+    other = lower(make("mnistnet_bn", bits=2)).integers
+    monkeypatch.setattr("snntorch_stbp.export.folder.load_folder", lambda path: other)
+    with pytest.raises(
+        StbpError, match=r"the spikes of .features.1. differ from the torch module first"
+    ):
+        to_folder(net, digits(4), tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+    assert bundle.image_size(digits(4)) == (1, 8, 8)
