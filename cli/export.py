@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 snntorch-stbp export runs/resnet18-digits-w4-T2-1
 snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml
-snntorch-stbp export runs/resnet18-digits-w4-T2-1 --fixed-point"""
+snntorch-stbp export runs/resnet18-digits-w4-T2-1 --fixed-point
+snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
 
 WIDER = 16
 """So many times the samples of QONNX's executor, which is slow, are run with onnxruntime."""
@@ -34,7 +35,9 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
     EXAMPLE,
     click.Argument(["run"]),
     click.Option(["--output"], metavar="FILE",
-                 help="Where the graph goes; default: RUN/export/TARGET-FORM.onnx."),
+                 help="Where the graph goes; default: RUN/export/TARGET-FORM.onnx (trained.nir)."),
+    click.Option(["--format"], type=click.Choice(["qonnx", "nir"]), default="qonnx",
+                 show_default=True, help="QONNX, or NIR for neuromorphic chips (as trained)."),
     click.Option(["--form"], type=click.Choice(["unrolled", "step"]), default="unrolled",
                  show_default=True, help="All time steps in one graph, or one step with states."),
     click.Option(["--target"], type=click.Choice(["generic", "finn", "hls4ml"]),
@@ -62,12 +65,18 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     The file is run on real samples before it is kept: the spikes of every layer and the readout
     must equal those of the trained network in deployment arithmetic (`evaluate --frozen` says what
-    that changes), or with --fixed-point those of the network of integers. With --as-trained they
-    must equal those of the trained network itself, but where float rounding explains a difference.
+    that changes), or with --fixed-point those of the network of integers. With --as-trained and
+    --format nir they must equal those of the trained network itself, but where float rounding
+    explains a difference.
     """
     folder = RunDir.open(run)
     if not (folder.path / f"{options['checkpoint']}.pt").is_file():
         raise StbpError(f"'{folder.path}' never finished an epoch: there is nothing to export yet.")
+    if options["format"] == "nir":
+        from .export_nir import export_nir
+
+        export_nir(folder, run, as_json, options)
+        return
     kind = _kind(options)
     path = Path(options["output"] or folder.path / "export" / f"{kind}-{options['form']}.onnx")
 
@@ -99,11 +108,15 @@ def export(run: str, as_json: bool, **options: Any) -> None:
         net, samples, path, form=options["form"], target=options["target"],
         as_trained=options["as_trained"], batch=options["batch"], vectors=options["verify"],
         force=options["force"], progress=None if as_json else progress,
-        metadata=_metadata(run, folder, trained, arithmetic, options)
-        | (fixed.net.integers.settings if fixed else {}),
+        metadata={
+            **facts(folder, trained.config),
+            **(fixed.net.integers.settings if fixed else {}),
+            "arithmetic": arithmetic,  # `verify` reads it
+            "command": _command(run, options),
+        },
     )  # fmt: skip
     if as_json:
-        facts = {
+        said = {
             "files": [str(file) for file in exported.files],
             "form": options["form"],
             "target": options["target"],
@@ -113,7 +126,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             "onnxruntime": counts(exported.onnxruntime),
             "quantized": trained.config.bits is not None,
         }
-        click.echo(to_json(facts if fixed is None else facts | {"fixed_point": fixed.facts()}))
+        click.echo(to_json(said if fixed is None else said | {"fixed_point": fixed.facts()}))
         return
     _print(exported, f"{options['form']}, {kind.replace('-', ' ')}")
     if fixed is not None:
@@ -144,25 +157,6 @@ def _kind(options: dict[str, Any]) -> str:
     return "fixed-point" if fixed_point else str(options["target"])
 
 
-def _metadata(
-    run: str, folder: RunDir, trained: Any, arithmetic: str, options: dict[str, Any]
-) -> dict[str, str]:
-    """What the file says about the run; `verify` reads the arithmetic."""
-    config = trained.config
-    return {
-        "model": config.model,
-        "dataset": config.dataset,
-        "bits": str(config.bits or 32),
-        "steps": str(config.steps),
-        "beta": str(config.beta),
-        "threshold": str(config.threshold),
-        "test_accuracy": str((folder.result or {}).get("test_accuracy")),
-        "train": json.dumps(config.to_json()),
-        "arithmetic": arithmetic,
-        "command": _command(run, options),
-    }
-
-
 def _print(exported: Any, kind: str) -> None:
     """What was written and compared."""
     click.echo(f"{'graph':<10}{exported.path} ({kind}, {exported.nodes:,} nodes)")
@@ -179,8 +173,22 @@ def print_agreements(qonnx: Any, onnxruntime: Any) -> None:
     ):
         click.echo(
             f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
-            f"{agreement.samples} test samples in {tool}: {_verdict(agreement)}"
+            f"{agreement.samples} test samples in {tool}: {verdict(agreement)}"
         )
+
+
+def facts(folder: RunDir, config: Any) -> dict[str, str]:
+    """What a file says of the run it comes from."""
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "bits": str(config.bits or 32),
+        "steps": str(config.steps),
+        "beta": str(config.beta),
+        "threshold": str(config.threshold),
+        "test_accuracy": str((folder.result or {}).get("test_accuracy")),
+        "train": json.dumps(config.to_json()),
+    }
 
 
 def _command(run: str, options: dict[str, Any]) -> str:
@@ -207,7 +215,7 @@ def counts(agreement: Any) -> dict[str, float]:
     }
 
 
-def _verdict(agreement: Any) -> str:
+def verdict(agreement: Any) -> str:
     """All equal, or how many spikes differ for float rounding."""
     if not agreement.rounded:
         return "all equal"

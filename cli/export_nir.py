@@ -1,0 +1,91 @@
+"""`snntorch-stbp export --format nir`: a trained run as a verified NIR file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.train.rundir import RunDir
+
+from .export import MISSING, counts, facts, progress, verdict
+from .text import to_json
+
+NEUTRAL = {
+    "form": "unrolled",
+    "target": "generic",
+    "as_trained": False,
+    "batch": 1,
+    "act_bits": None,
+    "fixed_point": False,
+    "arithmetic": None,
+}
+"""Options of `export` that say nothing about NIR, and the values at which they do no harm."""
+
+
+def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any]) -> None:
+    """Export the run in `folder`, given as `run`, and say what was verified.
+
+    Raises:
+        UsageError: For options that only QONNX has, or files that exist.
+        StbpError: If NIR cannot say what the network does, or the file does not compute it.
+    """
+    for name, neutral in NEUTRAL.items():
+        if options[name] != neutral:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for QONNX: --format nir, which writes one time "
+                f"step of the network as trained, goes without it."
+            )
+    from .quiet import hush
+
+    hush()
+    try:
+        from snntorch_stbp.export import to_nir
+    except ImportError as error:
+        raise StbpError(MISSING) from error
+    from snntorch_stbp.train.evaluate import load_trained
+
+    trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
+    test = trained.bundle.test
+    samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
+    command = f"snntorch-stbp export {run} --format nir"
+    exported = to_nir(
+        trained.model,
+        samples,
+        options["output"] or folder.path / "export" / "trained.nir",
+        metadata={**facts(folder, trained.config), "command": command},
+        force=options["force"],
+        progress=None if as_json else progress,
+    )
+    quantized = trained.config.bits is not None
+    if as_json:
+        again = exported.snntorch
+        said = {
+            "files": [str(file) for file in exported.files],
+            "format": "nir",
+            "nodes": exported.nodes,
+            **counts(exported.plain),
+            "snntorch": None if again is None else counts(again),
+            "quantized": quantized,
+        }
+        click.echo(to_json(said))
+        return
+    click.echo(f"{'graph':<10}{exported.path} (NIR, {exported.nodes:,} nodes)")
+    click.echo(f"{'beside it':<10}{exported.files[1]}")
+    for label, tool, agreement in (
+        ("verified", "plain arithmetic", exported.plain),
+        ("", "snnTorch", exported.snntorch),
+    ):
+        if agreement is not None:
+            click.echo(
+                f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
+                f"{agreement.samples} test samples in {tool}: {verdict(agreement)}"
+            )
+    if exported.unread is not None:
+        click.echo(f"{'note':<10}snnTorch cannot read this graph: {exported.unread}")
+    if not quantized:
+        click.echo(
+            f"{'note':<10}this run was trained in fp32: its weights are float "
+            f"(train with --bits for few bits)"
+        )
