@@ -176,11 +176,11 @@ def test_a_graph_that_is_not_the_trained_network_is_refused(
 
 
 def test_the_verdict_counts_what_rounding_turned() -> None:
-    from snntorch_stbp.cli.export import _verdict
+    from snntorch_stbp.cli.export import verdict
     from snntorch_stbp.export.verify import Agreement
 
-    assert _verdict(Agreement(8, 100, 10)) == "all equal"
-    assert _verdict(Agreement(8, 100, 10, 2, 12, 3e-8)) == (
+    assert verdict(Agreement(8, 100, 10)) == "all equal"
+    assert verdict(Agreement(8, 100, 10, 2, 12, 3e-8)) == (
         "12 spikes differ, in 2 samples where float rounding turned a decision (at most 3.0e-08 "
         "from its boundary)"
     )
