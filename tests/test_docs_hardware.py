@@ -42,7 +42,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_commands_train_freeze_export_and_inspect(walk: tuple[Path, str]) -> None:
     folder, said = walk
     assert "as trained" in said
-    assert said.count("of 8 test samples: all equal") == 2
+    assert said.count("of 8 test samples in QONNX's executor: all equal") == 2
+    assert "of 8 test samples in snnTorch: " in said
     exported = {path.name for path in (folder / "runs/mnistnet-digits-w4-T2-2/export").iterdir()}
     for name in ("hls4ml-step.onnx", "hls4ml-step.step.json", "hls4ml-step.hls4ml.json",
                  "hls4ml-step.samples.npz", "finn-step.onnx"):  # fmt: skip
