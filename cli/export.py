@@ -36,8 +36,9 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
     click.Argument(["run"]),
     click.Option(["--output"], metavar="FILE",
                  help="Where the graph goes; default: RUN/export/TARGET-FORM.onnx (trained.nir)."),
-    click.Option(["--format"], type=click.Choice(["qonnx", "nir"]), default="qonnx",
-                 show_default=True, help="QONNX, or NIR for neuromorphic chips (as trained)."),
+    click.Option(["--format"], type=click.Choice(["qonnx", "nir", "folder", "c"]), default="qonnx",
+                 show_default=True, help="QONNX, NIR for neuromorphic chips (as trained), or the"
+                 " network of integers as a folder of arrays or as C99."),
     click.Option(["--form"], type=click.Choice(["unrolled", "step"]), default="unrolled",
                  show_default=True, help="All time steps in one graph, or one step with states."),
     click.Option(["--target"], type=click.Choice(["generic", "finn", "hls4ml"]),
@@ -78,15 +79,16 @@ def export(run: str, as_json: bool, **options: Any) -> None:
         export_nir(folder, run, as_json, options)
         return
     kind = _kind(options)
+    if options["format"] in ("folder", "c"):
+        _hushed()
+        from .export_fixed import export_folder
+
+        export_folder(folder, run, as_json, options)
+        return
     path = Path(options["output"] or folder.path / "export" / f"{kind}-{options['form']}.onnx")
 
-    from .quiet import hush
-
-    hush()
-    try:
-        from snntorch_stbp.export import to_qonnx
-    except ImportError as error:
-        raise StbpError(MISSING) from error
+    _hushed()
+    from snntorch_stbp.export import to_qonnx
     from snntorch_stbp.frozen import freeze
     from snntorch_stbp.train.evaluate import frozen_settings, load_trained
 
@@ -136,6 +138,21 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
             f"on a grid fine enough to stay exact (train with --bits for few bits)"
         )
+
+
+def _hushed() -> None:
+    """Load the tools of export without what they print.
+
+    Raises:
+        StbpError: If they are not installed.
+    """
+    from .quiet import hush
+
+    hush()
+    try:
+        import snntorch_stbp.export  # noqa: F401
+    except ImportError as error:
+        raise StbpError(MISSING) from error
 
 
 def _kind(options: dict[str, Any]) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from lightning_fabric import Fabric
 
+from snntorch_stbp.errors import UsageError
+from snntorch_stbp.export.bundle import check_free
 from snntorch_stbp.lowering import FixedPointNet, lower
 from snntorch_stbp.lowering.ranges import Span
 from snntorch_stbp.lowering.report import LayerReport, report
 from snntorch_stbp.train.evaluate import Trained, differences, measure
+from snntorch_stbp.train.rundir import RunDir
 
-from .text import Column, percent, print_table
+from .export import counts, facts
+from .text import Column, percent, print_table, to_json
 
 CALIBRATION = 1000
 """Training samples that choose the fractional bits of the simple form."""
@@ -88,6 +93,61 @@ class FixedPoint:
             f"{'differing':<10}{percent(self.predictions_differ)} of predictions, "
             f"{_share(self.spikes_differ)} of spikes"
         )
+
+
+NEUTRAL = {"form": "unrolled", "target": "generic", "batch": 1}
+"""Options of graphs, and the values at which they do no harm to a folder."""
+
+
+def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, Any]) -> None:
+    """`--format folder` and `--format c`: the network of integers of a run as files.
+
+    Raises:
+        UsageError: Without --fixed-point, for options of graphs, or for a path that exists.
+        StbpError: If the network cannot be lowered, or the files do not compute it.
+    """
+    kind = options["format"]
+    if not options["fixed_point"]:
+        raise UsageError(f"--format {kind} writes integers: it needs --fixed-point.")
+    for name, neutral in NEUTRAL.items():
+        if options[name] != neutral:
+            raise UsageError(f"--{name} is for graphs: --format {kind} goes without it.")
+    from snntorch_stbp.export.c99 import to_c99
+    from snntorch_stbp.export.folder import to_folder
+    from snntorch_stbp.train.evaluate import load_trained
+
+    path = Path(options["output"] or folder.path / "export" / f"fixed-point-{kind}")
+    check_free(path, options["force"])
+    trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
+    test = trained.bundle.test
+    samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
+    fixed = measured(trained, options["arithmetic"] or "exact")
+    command = f"snntorch-stbp export {run} --fixed-point --format {kind}"
+    write = to_c99 if kind == "c" else to_folder
+    bundle = write(
+        fixed.net, samples, path, force=options["force"],
+        metadata={**facts(folder, trained.config), "command": command},
+    )  # fmt: skip
+    if as_json:
+        said = {
+            "files": [str(file) for file in bundle.files],
+            "format": kind,
+            **counts(bundle.agreement),
+            "compiled": bundle.compiled,
+            "fixed_point": fixed.facts(),
+        }
+        click.echo(to_json(said))
+        return
+    click.echo(f"{'folder':<10}{bundle.path} ({len(bundle.files)} files)")
+    where = "NumPy, read again" if kind == "folder" else "C"
+    if kind == "c" and not bundle.compiled:
+        where = "NumPy; not compiled, since there is no C compiler here"
+    seen = bundle.agreement
+    click.echo(
+        f"{'verified':<10}{seen.spikes:,} spikes and {seen.scores:,} scores of {seen.samples} "
+        f"test samples in {where}: all equal"
+    )
+    fixed.print()
 
 
 def lowered(trained: Trained, form: Any) -> FixedPointNet:

@@ -1,11 +1,13 @@
 """The network of integers in NumPy: the reference that every other backend is compared with.
 
 Nothing here rounds: sums, products and arithmetic shifts of integers. Sums of products go through
-float64 matrix products, for which NumPy has fast kernels; they are exact below `2^53`, and `ranges`
-proves that no sum here comes near that.
+float matrix products, for which NumPy has fast kernels, in a type that holds every partial sum:
+float32 where none can exceed `2^24`, float64 else.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -110,7 +112,9 @@ def spread(value: Ints, like: Ints) -> Ints:
     return value.reshape(1, 1, -1, *[1] * (like.ndim - 3))
 
 
-def _windows(x: Ints, size: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]):  # type: ignore[no-untyped-def]
+def _windows(
+    x: Any, size: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Any:
     """All windows of `x [N, C, H, W]`: `[N, C, H', W', kh, kw]`."""
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
     view = sliding_window_view(x, reach, (2, 3))[:, :, :: stride[0], :: stride[1]]
@@ -123,21 +127,29 @@ def _pool(pool: IntPool, x: Ints) -> Ints:
     return result
 
 
+def _exact(weight: Ints, x: Ints) -> type[np.floating[Any]]:
+    """A float type that holds any partial sum of products of `weight [C, N]` with values of `x`."""
+    largest = int(np.abs(weight).sum(1).max()) * int(np.abs(x).max(initial=0))
+    return np.float32 if largest <= 1 << 24 else np.float64
+
+
 def _linear(weight: Ints, x: Ints) -> Ints:
-    return np.rint(x.astype(np.float64) @ weight.T.astype(np.float64)).astype(np.int64)
+    kind = _exact(weight, x)
+    return (x.astype(kind) @ weight.T.astype(kind)).astype(np.int64)
 
 
 def _convolve(branch: IntBranch, x: Ints) -> Ints:
     assert branch.weight is not None
     (top, left), groups = branch.padding, branch.groups
-    x = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)))
-    windows = _windows(x, branch.weight.shape[2:], branch.stride, branch.dilation)
+    kind = _exact(branch.weight.reshape(len(branch.weight), -1), x)
+    padded = np.pad(x.astype(kind), ((0, 0), (0, 0), (top, top), (left, left)))
+    windows = _windows(padded, branch.weight.shape[2:], branch.stride, branch.dilation)
     n, _, height, width = windows.shape[:4]
     parts = []
     for w, part in zip(
         np.split(branch.weight, groups), np.split(windows, groups, axis=1), strict=True
     ):
         columns = part.transpose(0, 2, 3, 1, 4, 5).reshape(n * height * width, -1)
-        rows = _linear(w.reshape(len(w), -1), columns)
+        rows = columns @ w.reshape(len(w), -1).T.astype(kind)
         parts.append(rows.reshape(n, height, width, -1).transpose(0, 3, 1, 2))
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1).astype(np.int64)

@@ -262,7 +262,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-        axes.margins(0.12)
+        axes.margins(x=0.2, y=0.12)
     figure.axes[0].set_ylabel("test accuracy, %")
     if rows:
         figure.axes[1].legend(loc="lower right")
