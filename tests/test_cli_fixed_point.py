@@ -98,7 +98,29 @@ def test_refining_reports_the_accuracy_of_the_integers(run: str, tmp_path: Path)
     assert config["init_from"] == run
 
 
+@pytest.mark.parametrize(("kind", "files"), [
+    ("folder", {"network.json", "samples.npz"}),
+    ("c", {"network.h", "selftest.c", "samples.bin"}),
+])  # fmt: skip
+def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[str]) -> None:
+    path = tmp_path / "net"
+    arguments = ("export", run, "--fixed-point", "--format", kind, "--output", str(path))
+    code, output = call(*arguments, "--verify", "4")
+    assert code == 0, output
+    assert "of 4 test samples in" in output
+    assert files <= {file.name for file in path.iterdir()}
+    code, output = call(*arguments)
+    assert (code, "exists already; replace it with --force" in output) == (2, True), output
+    code, output = call(*arguments, "--verify", "2", "--force", "--json")
+    assert code == 0, output
+    assert json.loads(output)["samples"] == 2
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["export", "RUN", "--format", "c"], "--format c writes integers: it needs --fixed-point"),
+    (["export", "RUN", "--format", "folder", "--fixed-point", "--form", "step"],
+     "--form is for graphs: --format folder goes without it"),
+    (["export", "RUN", "--format", "nir", "--fixed-point"], "goes without it"),
     (["export", "RUN", "--fixed-point", "--as-trained"], "exclude each other; choose one"),
     (["export", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),
     (["export", "RUN", "--fixed-point", "--act-bits", "9"], "--fixed-point goes without it"),
