@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snntorch_stbp.errors import StbpError
+from snntorch_stbp.errors import StbpError, UsageError
 
 from .group import command, json_option
 from .text import Column, paragraph, percent, table, to_json
@@ -44,14 +44,22 @@ NEURONS = (
     EXAMPLE,
     click.Argument(["file"]),
     json_option(),
+    click.Option(["--draw"], metavar="PATH", help="Draw the graph, too: a .png or .svg file."),
+    click.Option(["--force"], is_flag=True, help="Replace a drawing that exists."),
 )
-def inspect(file: str, as_json: bool) -> None:
+def inspect(file: str, as_json: bool, draw: str | None, force: bool) -> None:
     """Show the layers, data types and memory of FILE, an ONNX or QONNX graph.
 
     The file need not come from this program. Layers that a graph repeats for every time step are
     listed and counted once. `sums` is the exact type of a layer's sums where weights and inputs
     are integers; KB are those of the weights, without biases, multipliers and thresholds.
+
+    A drawing shows one time step: layers, input currents, neurons and their states, with the data
+    type and shape of what runs between them.
     """
+    picture = None if draw is None else Path(draw)
+    if picture is not None:
+        _check(picture, force)
     path = Path(file)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
@@ -65,10 +73,26 @@ def inspect(file: str, as_json: bool) -> None:
     except ImportError as error:
         raise StbpError(MISSING) from error
     found = read(path)
+    if picture is not None:
+        from snntorch_stbp.export.draw import draw as paint
+
+        paint(found, picture)
     if as_json:
         click.echo(to_json(as_data(found)))
         return
     _print(found)
+    if picture is not None:
+        click.echo(f"\ndrawn    {_clean(picture)}")
+
+
+def _check(picture: Path, force: bool) -> None:
+    """Refuse a path before anything is read."""
+    if picture.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"a drawing is a .png or .svg file, not '{picture.name}'.")
+    if picture.exists() and not force:
+        raise UsageError(f"'{picture}' exists already; replace it with --force.")
+    if not picture.parent.is_dir():
+        raise StbpError(f"there is no folder '{picture.parent}' for the drawing.")
 
 
 def _print(found: Inspected) -> None:

@@ -8,7 +8,6 @@ with channels last and is left out for these.
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import onnx
@@ -59,7 +58,8 @@ class _Types:
         graph = self.graph
         if node.domain in DOMAINS[2:4] and node.op_type in QUANTIZERS:
             return self._quantized(node)
-        if graph.stage(node) is not None and re.search("[/_]sum$", graph.key(node)):
+        part = graph.part(node)
+        if part is not None and part[1] == "sum":
             return self._sum(*(self.types.get(name) for name in node.input))
         if node.op_type == "MultiThreshold" and node.domain == QONNX:
             return str(DataType[getCustomOp(node).get_nodeattr("out_dtype")].name)

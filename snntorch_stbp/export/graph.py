@@ -25,11 +25,19 @@ MOVES = ("Flatten", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
 FOLDED = (*QUANTIZERS, *MOVES, "DequantizeLinear", "QuantizeLinear", "Cast")
 DOMAINS = ("", "ai.onnx", "onnx.brevitas", QONNX, CHANNELS_LAST)
 
+PARTS = {
+    "add": r"add\d+",
+    "current": r"multiply\d+|scale_up|add_bias|rescale|current(?:_scaled)?",
+    "spike": r"negated|membrane|membrane_shift|membrane_quant(?:_scaled)?|over|relative|relu"
+    r"|spike(?:_age\d+)?|change\d+|older\d+|select\d+",
+    "state": r"fired|reset|decay|offset|state(?:_scaled)?|silent|grow|age|older_than\d+",
+    "sum": "sum",
+}
+"""What the nodes of a layer of neurons are called, without layer and step, by what they compute."""
+
 NEURON = re.compile(
-    r"(.+)[/_](?:multiply\d+|add\d+|add_bias|rescale|current(?:_scaled)?|negated|membrane|membrane_shift"
-    r"|membrane_quant(?:_scaled)?|over|relative|relu|spike|fired|reset|decay|offset|state(?:_scaled)?|sum)"
+    r"(?P<stage>.+)[/_](?:" + "|".join(f"(?P<{k}>{v})" for k, v in PARTS.items()) + ")"
 )
-"""Nodes of a layer of neurons (without the step): the layer is the first group."""
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -97,10 +105,17 @@ class Graph:
         name = node.name or (node.output[0] if node.output else node.op_type)
         return name if self.names is None else re.sub(rf"{self.names.separator}t\d+$", "", name)
 
-    def stage(self, node: NodeProto) -> str | None:
-        """The layer of neurons that a node belongs to, in files of this package."""
+    def part(self, node: NodeProto) -> tuple[str, str] | None:
+        """The layer of neurons that a node belongs to, and what of it (a key of `PARTS`) it helps
+        to compute; in files of this package.
+        """
         found = NEURON.fullmatch(self.key(node)) if self.names is not None else None
-        return found[1] if found else None
+        return (found["stage"], found.lastgroup or "") if found else None
+
+    def step(self, name: str) -> int:
+        """The time step in the name of a node or tensor; 0 without one."""
+        found = self.names and re.search(rf"{self.names.separator}t(\d+)(?:_n\w+)?$", name)
+        return int(found[1]) if found else 0
 
     def is_layer(self, node: NodeProto) -> bool:
         """Whether a node is a pooling or has constant weights."""

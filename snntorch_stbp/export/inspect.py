@@ -21,7 +21,8 @@ from .datatypes import bits, infer, stored
 from .graph import Graph, load
 from .names import Names
 
-NOTED = ("current", "spike", "state")
+STATES = ("reset", "decay", "state")
+"""Nodes of a layer of neurons of which the last one there is gives the state."""
 
 
 @dataclass
@@ -137,10 +138,9 @@ def _inspected(
     counted: dict[str, Layer] = {}  # weights -> the first layer that has them
     neurons: dict[str, Neurons] = {}
     for node in graph.nodes:
-        key, stage = graph.key(node), graph.stage(node)
-        what = key[len(stage) + 1 :] if stage is not None else ""
-        if stage is not None and what in NOTED:
-            _note(neurons.setdefault(stage, Neurons(stage, None)), node, what, graph, types)
+        key, part = graph.key(node), graph.part(node)
+        if part is not None and graph.step(node.name) == 0:
+            _note(neurons, node, *part, graph, types)
         if graph.is_layer(node) and key not in layers:
             layers[key] = layer = _layer(node, key, graph, types)
             weights = graph.source(node.input[1]) if len(node.input) > 1 else None
@@ -209,19 +209,29 @@ def _layer(node: NodeProto, key: str, graph: Graph, types: dict[str, str | None]
 
 
 def _note(
-    neurons: Neurons, node: NodeProto, what: str, graph: Graph, types: dict[str, str | None]
+    neurons: dict[str, Neurons],
+    node: NodeProto,
+    stage: str,
+    part: str,
+    graph: Graph,
+    types: dict[str, str | None],
 ) -> None:
-    """What a node says of the neurons that it belongs to."""
-    output = node.output[0]
-    neurons.shape = neurons.shape or graph.shape(output)
-    if what == "current" and neurons.current is None:
-        neurons.current = types[output]
-    elif what == "spike":
-        neurons.spiking = True
-    elif what == "state" and neurons.state is None:
-        neurons.state = types[output]
+    """What a node of the first step says of the neurons, or the readout, that it belongs to."""
+    output, what = node.output[0], graph.key(node)[len(stage) + 1 :]
+    if what == "current" or part == "spike":
+        found = neurons.setdefault(stage, Neurons(stage, graph.shape(output)))
+        found.spiking |= part == "spike"
+        states = graph.names.states if graph.names is not None else {}
+        taken = [name for name in node.input if name not in (*graph.constants, *states)]
+        if what == "current":
+            found.current = types[output]
+        elif found.current is None and taken:  # not quantized: what the neurons take
+            found.current = types.get(taken[0])
+    elif what in STATES and stage in neurons:  # the last of them is kept
+        found = neurons[stage]
+        found.state = types[output]
         count = math.prod(graph.shape(output) or [0])
-        neurons.state_kb = count * (bits(neurons.state) or 0) / 8 / 1024
+        found.state_kb = count * (bits(found.state) or 0) / 8 / 1024
 
 
 def as_data(found: Inspected) -> dict[str, Any]:
