@@ -123,20 +123,23 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
     fixed = measured(trained, options["arithmetic"] or "exact")
     command = f"snntorch-stbp export {run} --fixed-point --format {kind}"
+    said = facts(folder, trained.config)
+    if kind == "c":
+        del said["train"]  # JSON, which is no reading in a comment
     write = to_c99 if kind == "c" else to_folder
     bundle = write(
         fixed.net, samples, path, force=options["force"],
-        metadata={**facts(folder, trained.config), "command": command},
+        metadata={**said, "command": command},
     )  # fmt: skip
     if as_json:
-        said = {
+        result = {
             "files": [str(file) for file in bundle.files],
             "format": kind,
             **counts(bundle.agreement),
             "compiled": bundle.compiled,
             "fixed_point": fixed.facts(),
         }
-        click.echo(to_json(said))
+        click.echo(to_json(result))
         return
     click.echo(f"{'folder':<10}{bundle.path} ({len(bundle.files)} files)")
     where = "NumPy, read again" if kind == "folder" else "C"
