@@ -57,6 +57,16 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that was exported without a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.which", lambda name: None)
+        done = to_c99(NETS["4 bit"](), digits(24), tmp_path_factory.mktemp("c99") / "net")
+    assert (done.compiled, done.agreement.samples) == (False, 24)
+    return done.path
+
+
 def run(folder: Path, source: str = "selftest.c", *arguments: str) -> tuple[int, str]:
     """Exit code and output of a program of the folder."""
     program = str(folder / "program")
@@ -158,8 +168,11 @@ int main(void)
 """
 
 
-def test_a_program_of_ones_own_runs_and_streams(tmp_path: Path) -> None:
+def test_a_program_of_ones_own_runs_and_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, image = NETS["ternary resnet"](), digits(1)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     done = to_c99(net, image, tmp_path / "net")
     pixels = net.quantize_input(image).numpy().astype(np.int64)
     record: reference.Record = {}
@@ -171,45 +184,53 @@ def test_a_program_of_ones_own_runs_and_streams(tmp_path: Path) -> None:
     assert list(map(int, text.split())) == [spikes, *np.repeat(scores, 2)]
 
 
-def test_a_flipped_weight_is_found_and_its_layer_named(tmp_path: Path) -> None:
-    done = to_c99(NETS["4 bit"](), digits(24), tmp_path / "net")
-    text = (done.path / "network.h").read_text()
+def test_a_flipped_weight_is_found_and_its_layer_named(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    shutil.copytree(exported, folder)
+    text = (folder / "network.h").read_text()
     row = re.search(r'snn_weights_0_0\[\d+\]\[(\d+)\] = \{\n"(.*)",\n', text)
     assert row is not None
     changed = r"\377" + r"\210" * (int(row[1]) - 2)
-    (done.path / "network.h").write_text(text.replace(f'"{row[2]}"', f'"{changed}"', 1))
-    code, output = run(done.path)
-    assert code == 1
+    (folder / "network.h").write_text(text.replace(f'"{row[2]}"', f'"{changed}"', 1))
     place = r"step \d, channel \d+, row \d+, column \d+: [01] instead of [01]"
+    code, output = run(folder)
+    assert code == 1
     assert re.fullmatch(rf"sample \d+: 'features\.1' differs at {place}", output)
-    with pytest.raises(StbpError, match=r"exported program differs .*: sample .*'features\.1'"):
-        c99.selftest(done.path, str(GCC))
 
 
-def test_foreign_samples_are_refused(tmp_path: Path) -> None:
-    done = to_c99(NETS["4 bit"](), digits(3), tmp_path / "net")
-    data = (done.path / "samples.bin").read_bytes()
-    (done.path / "short.bin").write_bytes(data[:-5])
-    (done.path / "other.bin").write_bytes(data[:12] + b"\0" + data[13:])
-    record = data[:-40] + bytes(4) + data[-36:]
-    (done.path / "record.bin").write_bytes(record)
-    assert run(done.path, "selftest.c", "short.bin") == (2, "'short.bin' ends within sample 2")
-    program = str(done.path / "program")
-    for name, code, message in (
-        ("other.bin", 2, "'other.bin' holds no samples of this network"),
-        ("missing.bin", 2, "'missing.bin' holds no samples of this network"),
-        ("record.bin", 1, "sample 2: the record differs at 0: "),
-    ):
-        ran = subprocess.run([program, name], cwd=done.path, capture_output=True, text=True)
-        assert (ran.returncode, ran.stdout[: len(message)]) == (code, message)
-
-
-def test_without_a_compiler_the_result_says_so(
+def test_an_export_that_differs_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    done = to_c99(NETS["4 bit"](), digits(2), tmp_path / "net")
-    assert (done.compiled, done.agreement.samples) == (False, 2)
+    net = NETS["4 bit"]()
+    first = net.integers.stages[0]
+    changed = replace(first, up=first.up + 1)
+    other = replace(net.integers, stages=(changed, *net.integers.stages[1:]))
+    written = c99.header
+    monkeypatch.setattr(c99, "header", lambda _, *rest: written(other, *rest))
+    message = r"exported program differs from the network: sample \d+: 'features\.1' differs"
+    with pytest.raises(StbpError, match=message) as caught:
+        to_c99(net, digits(24), tmp_path / "net")
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_samples_are_refused(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    shutil.copytree(exported, folder)
+    assert run(folder)[1].endswith(": all equal")
+    data = (folder / "samples.bin").read_bytes()
+    (folder / "short.bin").write_bytes(data[:-5])
+    (folder / "other.bin").write_bytes(data[:12] + b"\0" + data[13:])
+    (folder / "record.bin").write_bytes(data[:-40] + bytes(4) + data[-36:])
+    for name, code, message in (
+        ("short.bin", 2, "'short.bin' ends within sample 23"),
+        ("other.bin", 2, "'other.bin' holds no samples of this network"),
+        ("missing.bin", 2, "'missing.bin' holds no samples of this network"),
+        ("record.bin", 1, "sample 23: the record differs at 0: "),
+    ):
+        command = [str(folder / "program"), name]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout[: len(message)]) == (code, message)
 
 
 def test_what_does_not_compile_is_not_left_behind(

@@ -1,8 +1,8 @@
 
 /* Event driven: every value that is not zero adds its rows of weights, [tap][channel][sum], to the
    sums of the windows that it lies in. A linear layer has one tap and one window. */
-static inline void snn_convolve_@KIND@(const snn_shape *g, const @TYPE@ *weights, size_t stride,
-                                       const snn_value *x, int32_t *sum)
+static void snn_convolve_@KIND@(const snn_shape *g, const @TYPE@ *weights, size_t stride,
+                                const snn_value *x, int32_t *sum)
 {
     const int32_t group = g->channels / g->groups, count = g->sums / g->groups;
     int32_t y, z, ky, kx, c;

@@ -1,8 +1,8 @@
 
 /* Adds value * weight over `count` channels: two weights a byte, each plus 8, the first half of the
    channels in the low halves of the bytes. */
-static inline void snn_add_nibbles(const unsigned char *restrict w, int32_t value, int32_t count,
-                                   int32_t *restrict sum)
+static void snn_add_nibbles(const unsigned char *restrict w, int32_t value, int32_t count,
+                            int32_t *restrict sum)
 {
     const int32_t half = (count + 1) / 2;
     int32_t i;

@@ -104,6 +104,8 @@ class _Header:
     def functions(self) -> list[str]:
         """The shared functions that this network uses."""
         result = [template("runtime.h")]
+        if self._pooled():
+            result.append(template("pool.h"))
         for kind in sorted(self.kinds):
             words = {"KIND": kind, "TYPE": KINDS[kind]}
             result.append(template("nibbles.h" if kind == "nibbles" else "whole.h", **words))

@@ -1,7 +1,7 @@
 
 /* Adds value * weight over `count` channels. */
-static inline void snn_add_@KIND@(const @TYPE@ *restrict w, int32_t value, int32_t count,
-                                  int32_t *restrict sum)
+static void snn_add_@KIND@(const @TYPE@ *restrict w, int32_t value, int32_t count,
+                           int32_t *restrict sum)
 {
     int32_t i;
     if (value == 1)
