@@ -160,6 +160,8 @@ def _array(key: str, value: Any) -> Callable[[Path], None]:
     (_array("weight0", lambda w: w[:1]), "'weight0' in .* is int8 .*, not int8"),
     (_array("weight0", lambda w: w.astype(np.int64)), "'weight0' in .* is int64 .*, not int8"),
     (_array("weight0", lambda w: w * 0), "not those that were written"),
+    (_change("stages", 0, "up", to=30), "needs more than 32 bits"),
+    (_array("beta", lambda b: b * 0 + 100), "'beta' of .* exceeds 2\\^leak, 4"),
     (_array("unit", lambda u: u * np.nan), "'unit' in .* is not finite everywhere"),
     (_array("shift", lambda s: s - 1), "'shift' in .* is not 0 to 30 everywhere"),
 ])  # fmt: skip

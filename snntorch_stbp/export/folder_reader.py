@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import StbpError
 from ..lowering.layers import IntBranch, IntNetwork, IntNeuron, IntPool, Ints, IntStage
-from ..lowering.ranges import INT32, ranges
+from ..lowering.ranges import INT32, branch_range, ranges
 from .shapes import sizes
 from .writer import Array
 
@@ -58,6 +58,8 @@ def load_folder(path: str | Path) -> IntNetwork:
         top.value("form", str), top.words("settings"),
     )  # fmt: skip
     shapes = sizes(net, image.wholes("shape", 3, 1, 1 << 16))
+    for entry, stage in zip(top.entries("stages"), stages, strict=True):
+        _check_magnitude(entry, stage, net.input_bits)
     reach = ranges(net)
     for entry, stage in zip(top.entries("stages"), stages, strict=True):
         shape = shapes.values[stage.name]
@@ -72,6 +74,18 @@ def load_folder(path: str | Path) -> IntNetwork:
                 f"{reach[stage.name].membrane.bits}: they are not those that were written."
             )
     return net
+
+
+def _check_magnitude(entry: _Entry, stage: IntStage, input_bits: int) -> None:
+    """Refuse integers of which 64 bits could not hold the ranges."""
+    for branch in stage.branches:
+        low, high = branch_range(branch, input_bits)
+        sums = max(-int(low.min()), int(high.max()))
+        if sums * int(np.abs(branch.multiplier).max()) << stage.up >= 1 << 40:
+            raise StbpError(f"{entry.where} needs more than 32 bits.")
+    neuron = stage.neuron
+    if neuron is not None and int(np.abs(neuron.beta).max()) > 1 << neuron.leak:
+        raise StbpError(f"'beta' of {entry.where} exceeds 2^leak, {1 << neuron.leak}.")
 
 
 class _Entry:
