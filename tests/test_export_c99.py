@@ -75,6 +75,19 @@ def run(folder: Path, source: str = "selftest.c", *arguments: str) -> tuple[int,
     return done.returncode, done.stdout.strip()
 
 
+def test_samples_computed_in_parts_are_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = NETS["4 bit"]()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    whole = to_c99(net, digits(24), tmp_path / "whole")
+    monkeypatch.setattr(c99, "MOST_SAMPLES", 7)
+    parts = to_c99(net, digits(24), tmp_path / "parts")
+    assert parts.agreement == whole.agreement
+    for one, other in zip(whole.files, parts.files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_program_has_every_spike(name: str, tmp_path: Path, printed: list[str]) -> None:
     net, images = NETS[name](), digits(24)

@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,18 @@ from .. import __version__
 from ..errors import StbpError
 from ..files import atomic_write
 from ..lowering import FixedPointNet
-from ..lowering.layers import IntNetwork
 from . import golden
 from .bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
 from .c99_source import header, template
 from .golden import Golden
+from .shapes import sizes
+from .verify import Agreement
 
 FLAGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O3")
 """How the program is compiled."""
+
+MOST_SAMPLES, MOST_SPIKES = 50, 2**23
+"""What is computed at a time."""
 
 FILES = ("network.h", "selftest.c", "samples.bin")
 
@@ -65,9 +70,8 @@ def to_c99(
     check_samples(net.integers, samples)
     words = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     text = header(net.integers, image_size(samples), samples.dim() == 5, words)
-    stored = golden.compute(net, samples)
-    agreement = agree(net, samples, stored)
-    content = (text.encode(), template("selftest.c").encode(), _samples(net.integers, stored))
+    agreement, vectors = _vectors(net, samples)
+    content = (text.encode(), template("selftest.c").encode(), vectors)
     compiler = shutil.which("gcc") or shutil.which("cc")
     with new_folder(path) as folder:
         for name, data in zip(FILES, content, strict=True):
@@ -99,21 +103,36 @@ def selftest(folder: Path, compiler: str) -> str:
     return done.stdout.strip()
 
 
-def _samples(net: IntNetwork, stored: Golden) -> bytes:
-    """Golden vectors for the program, values `[row][column][channel]`.
+def _vectors(net: FixedPointNet, samples: torch.Tensor) -> tuple[Agreement, bytes]:
+    """What was compared with the torch module, and golden vectors for the program.
 
     `SNNTEST1`; then as 32-bit integers, low byte first: samples, input values of one, neurons; then
     of every sample its input as bytes, of every step and layer the spikes, 8 a byte, lowest bit
     first, filled up to whole bytes, and the record, 32 bits each.
     """
-    images = np.moveaxis(stored["input"], -3, -1)
-    count = len(images)
-    layers = [_packed(stored[f"spikes/{s.name}"]) for s in net.stages if s.neuron is not None]
-    neurons = sum(stored[f"spikes/{s.name}"][0, 0].size for s in net.stages if s.neuron is not None)
-    head = b"SNNTEST1" + struct.pack("<III", count, images[0].size, neurons)
+    shapes = sizes(net.integers, image_size(samples)).values
+    names = [stage.name for stage in net.integers.stages if stage.neuron is not None]
+    neurons = sum(prod(shapes[name]) for name in names)
+    axis = 1 if samples.dim() == 5 else 0
+    values = prod(samples.shape) // samples.shape[axis]
+    parts = [b"SNNTEST1" + struct.pack("<III", samples.shape[axis], values, neurons)]
+    agreement = Agreement(0, 0, 0)
+    size = max(1, min(MOST_SAMPLES, MOST_SPIKES // (neurons * net.num_steps)))
+    for part in samples.split(size, axis):
+        stored = golden.compute(net, part)
+        agreement += agree(net, part, stored)
+        parts.append(_bytes(stored, names))
+    return agreement, b"".join(parts)
+
+
+def _bytes(stored: Golden, names: list[str]) -> bytes:
+    """Golden vectors, sample by sample."""
+    count = len(stored["record"])
+    images = np.moveaxis(stored["input"], -3, -1).reshape(count, -1)
+    layers = [_packed(stored[f"spikes/{name}"]) for name in names]
     spikes = np.concatenate(layers, axis=2).reshape(count, -1)
-    record = stored["record"].reshape(count, -1).astype("<i4").view(np.uint8)
-    return head + np.concatenate([images.reshape(count, -1), spikes, record], axis=1).tobytes()
+    record = stored["record"].astype("<i4").view(np.uint8).reshape(count, -1)
+    return np.concatenate([images, spikes, record], axis=1).tobytes()
 
 
 def _packed(spikes: np.ndarray) -> np.ndarray:
