@@ -1,10 +1,10 @@
 """The fixed-point network of trained runs in every runtime, on many test images.
 
-    python -m benchmarks.fixed_point RUN [RUN ...] [--images 1000]
+    python -m benchmarks.fixed_point RUN [RUN ...] [--images 1000] [--runtimes qonnx c ...]
 
-For each run: torch in float32, QONNX's executor, onnxruntime (graph of the unrolled form) and, if
-there is a compiler, the C program against the NumPy reference, spike by spike; and what lowering
-changed against the trained network. Prints a row of Markdown per run.
+For each run: torch in float32, QONNX's executor, onnxruntime (graph of the unrolled form) and the C
+program against the NumPy reference, spike by spike; and what lowering changed against the trained
+network. Prints a row of Markdown per run: spikes and scores that differ, a dash if not asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from snntorch_stbp.export import fixed, golden
+from snntorch_stbp.export.c99 import to_c99
 from snntorch_stbp.export.qonnx import build
 from snntorch_stbp.export.verify import onnxruntime_executor, qonnx_executor, verify
 from snntorch_stbp.lowering import FixedPointNet, lower
@@ -27,8 +28,9 @@ from snntorch_stbp.train.metrics import spike_record
 from snntorch_stbp.train.rundir import RunDir
 
 ROWS = 50
+RUNTIMES = ("qonnx", "onnxruntime", "c")
 COLUMNS = (
-    "run", "images", "spikes", "torch", "qonnx", "onnxruntime", "trained", "fixed point",
+    "run", "images", "spikes", "torch", "qonnx", "onnxruntime", "c", "trained", "fixed point",
     "predictions differ", "spikes differ", "bits", "minutes",
 )  # fmt: skip
 
@@ -46,7 +48,14 @@ def torch_differences(net: FixedPointNet, samples: torch.Tensor, expected: golde
     return differing
 
 
-def measure(path: str, images: int) -> dict[str, Any]:
+def c_differences(net: FixedPointNet, test: Any, count: int, folder: str) -> int | str:
+    """Spikes that differ in the C program: none, or `to_c99` raises."""
+    samples, _ = test.__getitems__(list(range(count)))
+    compiled = to_c99(net, samples, Path(folder) / "c").compiled
+    return 0 if compiled else "no compiler"
+
+
+def measure(path: str, images: int, wanted: list[str]) -> dict[str, Any]:
     """One row."""
     start = time.perf_counter()
     trained = load_trained(RunDir.open(path))
@@ -63,13 +72,14 @@ def measure(path: str, images: int) -> dict[str, Any]:
             "qonnx": qonnx_executor(file),
             "onnxruntime": onnxruntime_executor(file, built.names),
         }
+        runtimes = {name: run for name, run in runtimes.items() if name in wanted}
         for start_row in range(0, count, ROWS):
             x, y = test.__getitems__(list(range(start_row, start_row + ROWS)))
             expected = golden.compute(net, x)
             totals["torch"] += torch_differences(net, x, expected)
             for execute in runtimes.values():
-                agreement = verify(execute, expected, built.names, first=start_row)
-            totals["spikes"] += agreement.spikes
+                verify(execute, expected, built.names, first=start_row)
+            totals["spikes"] += sum(v.size for k, v in expected.items() if k[:7] == "spikes/")
             with torch.no_grad(), spike_record(model) as spikes:
                 theirs = model(x).sum(0).argmax(1)
             ours = torch.from_numpy(np.argmax(expected["record"], 1))
@@ -79,13 +89,15 @@ def measure(path: str, images: int) -> dict[str, Any]:
             for name, value in spikes.items():
                 want = torch.from_numpy(expected[f"spikes/{name}"]).transpose(0, 1)
                 totals["changed"] += int((want != value).sum())
+        in_c = c_differences(net, test, count, folder) if "c" in wanted else "-"
     return {
         "run": f"{trained.config.model}, {trained.config.bits}",
         "images": count,
         "spikes": f"{totals['spikes']:,}",
         "torch": totals["torch"],
-        "qonnx": 0,  # `verify` raises at the first difference
-        "onnxruntime": 0,
+        # `verify` raises at the first difference.
+        **{name: 0 if name in runtimes else "-" for name in ("qonnx", "onnxruntime")},
+        "c": in_c,
         "trained": f"{100 * totals['right'] / count:.2f} %",
         "fixed point": f"{100 * totals['ours'] / count:.2f} %",
         "predictions differ": totals["predictions"],
@@ -99,10 +111,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--runtimes", nargs="*", default=RUNTIMES, choices=RUNTIMES)
     arguments = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |\n| {' | '.join('---' for _ in COLUMNS)} |")
     for run in arguments.runs:
-        row = measure(run, arguments.images)
+        row = measure(run, arguments.images, arguments.runtimes)
         print(f"| {' | '.join(str(row[column]) for column in COLUMNS)} |", flush=True)
 
 
