@@ -13,6 +13,8 @@ Modules over sequences `[T, B, ...]`, time first:
     Precision                        bits -> Brevitas layers
     surrogate, losses                spike functions; losses on records
     zoo                              networks, a registry and their recipes
+    freeze, lower                    a trained network in deployment arithmetic; as integers
+    export, kernels                  files for hardware; how neurons are computed
 
 Names are imported when first used, so that `import snntorch_stbp` alone does not import torch.
 """
@@ -25,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import losses, surrogate, zoo  # type: ignore[attr-defined]
+    from . import export, kernels, losses, surrogate, zoo  # type: ignore[attr-defined]
+    from .frozen import freeze
+    from .lowering import lower
     from .neuron import Leaky
     from .norm import NeuNorm, TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d
     from .quant import Precision
@@ -51,6 +55,10 @@ _HOME = {
     "RateCoding": "time",
     "TimeDistributed": "time",
     "readout": "time",
+    "freeze": "frozen",
+    "lower": "lowering",
+    "export": "",
+    "kernels": "",
     "losses": "",
     "surrogate": "",
     "zoo": "",
@@ -68,7 +76,11 @@ __all__ = [
     "TDBatchNorm2d",
     "TDBatchNorm3d",
     "TimeDistributed",
+    "export",
+    "freeze",
+    "kernels",
     "losses",
+    "lower",
     "readout",
     "surrogate",
     "zoo",

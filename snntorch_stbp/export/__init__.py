@@ -6,8 +6,18 @@ from typing import Any
 
 from ..errors import StbpError
 from .api import Exported, to_qonnx
+from .c99 import to_c99
+from .folder import load_folder, to_folder
 
-__all__ = ["Exported", "ExportedNir", "to_nir", "to_qonnx"]
+__all__ = [
+    "Exported",
+    "ExportedNir",
+    "load_folder",
+    "to_c99",
+    "to_folder",
+    "to_nir",
+    "to_qonnx",
+]
 
 MISSING_NIR = "export to NIR needs nir and nirtorch: pip install 'snntorch-stbp[nir]'."
 
