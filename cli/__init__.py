@@ -16,7 +16,7 @@ COMMANDS = {
     "finetune": "Refine a run in the arithmetic that its export computes.",
     "evaluate": "Measure a trained run on its test set or on other data.",
     "export": "Export a trained run to QONNX, verified spike by spike.",
-    "verify": "Run an exported graph again and compare it with its run.",
+    "verify": "Run an exported graph or folder again and compare it with its run.",
     "inspect": "Show what an exported graph holds, and draw it.",
     "models": "List the networks that can be trained.",
     "datasets": "List the data sets that can be trained on.",

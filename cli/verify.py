@@ -16,7 +16,8 @@ from .params import Whole
 from .text import to_json
 
 EXAMPLE = """\
-snntorch-stbp verify RUN/export/fixed-point-unrolled.onnx --run RUN"""
+snntorch-stbp verify RUN/export/fixed-point-unrolled.onnx --run RUN
+snntorch-stbp verify RUN/export/fixed-point-folder --run RUN"""
 
 
 @command(
@@ -31,12 +32,12 @@ snntorch-stbp verify RUN/export/fixed-point-unrolled.onnx --run RUN"""
     json_option(),
 )  # fmt: skip
 def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
-    """Compare FILE, an exported graph, with RUN: every spike of every layer and the readout.
+    """Compare FILE, an exported graph or folder, with RUN: every spike and the readout.
 
     The network of the run is brought into the arithmetic of the file once more.
     """
     path = Path(file)
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"there is no file '{path}'.")
     folder = RunDir.open(run)
 
@@ -44,14 +45,18 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
 
     hush()
     try:
-        from snntorch_stbp.export.recheck import metadata, recheck
+        from snntorch_stbp.export.recheck import metadata, recheck, recheck_folder
     except ImportError as error:
         raise StbpError(MISSING) from error
     from snntorch_stbp.train.evaluate import load_trained
 
-    said = metadata(path)
+    said = {} if path.is_dir() else metadata(path)
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
+    if path.is_dir():
+        samples, _ = test.__getitems__(list(range(min(options["samples"], len(test)))))
+        _folder(path, trained, recheck_folder, samples, as_json)
+        return
     samples, _ = test.__getitems__(list(range(min(WIDER * options["samples"], len(test)))))
     agreements = recheck(
         path, _network(trained, said), samples, vectors=options["samples"],
@@ -63,6 +68,26 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
         return
     click.echo(f"{'graph':<10}{path} ({said['arithmetic']})")
     print_agreements(*agreements)
+
+
+def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool) -> None:
+    """Compare a folder of integers."""
+    from snntorch_stbp.export import load_folder
+
+    from .export_fixed import lowered
+
+    form = load_folder(path).form
+    seen = recheck(path, lowered(trained, "simple" if form == "simple" else "exact"), samples)
+    if as_json:
+        click.echo(
+            to_json({"file": str(path), "arithmetic": f"fixed-point {form}", **counts(seen)})
+        )
+        return
+    click.echo(f"{'folder':<10}{path} (fixed-point {form})")
+    click.echo(
+        f"{'verified':<10}{seen.spikes:,} spikes and {seen.scores:,} scores of {seen.samples} "
+        f"test samples in NumPy: all equal"
+    )
 
 
 def _network(trained: Any, said: dict[str, str]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -84,6 +85,24 @@ def test_a_file_is_verified_again(run: str, graph: Path, tmp_path: Path) -> None
     assert code == 1
     assert "first difference in layer 'features.5'" in output
     assert "steps" in output
+
+
+def test_a_folder_is_verified_again(run: str, tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    arguments = ("--fixed-point", "--format", "folder", "--output", str(path), "--verify", "2")
+    assert call("export", run, *arguments)[0] == 0
+    code, output = call("verify", str(path), "--run", run, "--samples", "3")
+    assert (code, "of 3 test samples in NumPy: all equal" in output) == (0, True), output
+    facts = json.loads(call("verify", str(path), "--run", run, "--samples", "2", "--json")[1])
+    assert facts["arithmetic"] == "fixed-point exact"
+
+    (file,) = path.glob("02_*.npz")
+    with np.load(file) as arrays:
+        changed = {name: arrays[name] for name in arrays.files}
+    changed["weight0"] = -changed["weight0"]
+    np.savez(file, **changed)
+    code, output = call("verify", str(path), "--run", run, "--samples", "2")
+    assert (code, "'spikes/features.5' differ" in output) == (1, True), output
 
 
 def test_refining_reports_the_accuracy_of_the_integers(run: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Running a file that was exported earlier and comparing it with the network of its run again."""
+"""Running what was exported earlier and comparing it with the network of its run again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from ..errors import StbpError
 from ..frozen import FrozenNet
 from ..lowering import FixedPointNet
 from . import golden
+from .folder import load_folder
 from .names import Names
 from .tolerance import verify_trained
 from .trained import TrainedNet
@@ -93,3 +95,31 @@ def recheck(
             progress=progress,
         ),
     )  # fmt: skip
+
+
+def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agreement:
+    """Compare the folder at `path` with a fixed-point network: every spike and the readout.
+
+    Args:
+        path: A folder that `to_folder` wrote.
+        net: The network it was written from.
+        samples: Images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
+
+    Raises:
+        StbpError: If the folder is none of ours, is of another network, or computes something else.
+    """
+    found = golden.compute(FixedPointNet(load_folder(path)), samples)
+    expected = golden.compute(net, samples)
+    spikes = 0
+    for key in [*(k for k in expected if k.startswith("spikes/")), "record"]:
+        wanted = expected[key]
+        if key not in found or found[key].shape != wanted.shape:
+            raise StbpError(f"'{path}' is of another network: it has no '{key}' as the run has.")
+        if not np.array_equal(found[key], wanted):
+            where = np.argwhere(found[key] != wanted)
+            raise StbpError(
+                f"'{path}' does not compute the network: {len(where)} of {wanted.size} values of "
+                f"'{key}' differ, the first in sample {where[0][0]}."
+            )
+        spikes += wanted.size if key.startswith("spikes/") else 0
+    return Agreement(len(expected["record"]), spikes, expected["record"].size)
