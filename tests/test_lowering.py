@@ -140,6 +140,32 @@ def test_thresholds_by_age_decide_as_rational_numbers_do(
                 u = Fraction(0) if spike and reset == "zero" else decay * u
 
 
+def test_wide_weights_in_a_residual_block_give_the_digits_of_the_leak_to_multipliers() -> None:
+    """512 x 9 weights of 8 bits behind one neuron, with a shortcut of their own kind."""
+    torch.manual_seed(0)
+    p = Precision(8)
+    x = torch.rand(2, 4, 256, 3, 3).round()
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main = stbp.TimeDistributed(p.conv2d(256, 8, 3, padding=1, bias=False))
+            self.shortcut = stbp.TimeDistributed(p.conv2d(256, 8, 1, bias=False))
+            self.first, self.lif = stbp.Leaky(threshold=0.5), stbp.Leaky(threshold=0.05)
+
+        def forward(self, frames: torch.Tensor) -> torch.Tensor:
+            spikes = self.first(frames)
+            result: torch.Tensor = self.lif(self.main(spikes) + self.shortcut(spikes))
+            return result
+
+    block = Block().eval()
+    stage = lower(block, samples=x).integers.stages[-1]
+    assert stage.neuron is not None
+    assert (stage.up, stage.neuron.rounds, stage.exact) == (0, True, False)
+    narrow = lower(make("resnet", bits=4)).integers.stages
+    assert not any(stage.neuron and stage.neuron.rounds for stage in narrow)
+
+
 def test_more_calibration_needs_no_fewer_digits_and_keeps_every_spike() -> None:
     net = make("mnistnet_bn", bits=2)
     images = digits(100)

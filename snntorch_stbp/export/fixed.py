@@ -51,7 +51,8 @@ def _image(page: Page, net: FixedPointNet, name: str) -> str:
     if page.target.quantizers == "multithreshold" and (page.form == "step" or rounds):
         raise StbpError(
             "FINN has no floor: for target finn the fixed-point network is exported unrolled, and "
-            "without anything that rounds (form exact, no quantized currents or membranes)."
+            "without anything that rounds (form exact, no quantized currents or membranes, no wide "
+            "weights in residual blocks)."
         )
     for stage in net.stages:
         if stage.reach.largest > FLOAT32:

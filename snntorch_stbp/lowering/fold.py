@@ -35,6 +35,12 @@ FLOAT_WEIGHT_BITS = 16
 CANDIDATES = 64
 """Divisors that are tried to bring branches to a common unit."""
 
+COARSE = 2.0**-12
+"""Error of a current, in thresholds, above which a stage gives its leak's digits to multipliers."""
+
+ROOM_STEPS = 20
+"""Steps of a search for the widest multipliers that fit."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -222,21 +228,39 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
             f"the decay of '{stage.name}', {neuron.beta.flat[0]:g}, is no multiple of "
             f"2^-{BETA_DIGITS}, which the exact form needs; use the simple form, which rounds it."
         )
-    up = leak * (budget.num_steps - 1)
+    beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
 
-    def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
-        ages = np.arange(budget.num_steps)[:, None]
-        grown = np.cumsum(neuron.beta[None] ** ages, 0)
-        levels = np.floor((neuron.threshold - shift * grown) / unit * 2.0**up)
-        if (levels == levels[:1]).all():
-            levels = levels[:1]
-        beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
-        return _stage(
-            stage, branches, up, np.zeros(len(unit), np.int64), unit * 2.0**-up,
-            IntNeuron(beta, leak, False, _integers(levels), neuron.reset), budget,
-        )  # fmt: skip
+    def build(up: int, rounds: bool) -> IntStage:
+        def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
+            ages = np.arange(budget.num_steps)[:, None]
+            grown = np.cumsum(neuron.beta[None] ** ages, 0)
+            levels = np.floor((neuron.threshold - shift * grown) / unit * 2.0**up)
+            if (levels == levels[:1]).all():
+                levels = levels[:1]
+            return _stage(
+                stage, branches, up, np.zeros(len(unit), np.int64), unit * 2.0**-up,
+                IntNeuron(beta, leak, rounds, _integers(levels), neuron.reset), budget,
+            )  # fmt: skip
 
-    return _fit(stage, budget, finish, "the simple form, fewer weight bits or fewer time steps")
+        remedy = "the simple form, fewer weight bits or fewer time steps"
+        return _fit(stage, budget, finish, remedy)
+
+    built = build(leak * (budget.num_steps - 1), False)
+    if len(built.branches) > 1 and _error(stage, built, budget) > COARSE:
+        return build(0, True)
+    return built
+
+
+def _error(stage: Stage, built: IntStage, budget: Budget) -> float:
+    """Largest error of a current by its multipliers, in thresholds; the mean over channels."""
+    error: Reals = np.zeros(1)
+    for term, branch in zip(terms(stage, budget), built.branches, strict=True):
+        low, high = branch_range(term.integer, budget.input_bits)
+        gain = np.abs(term.gain) if branch.weight is not None else term.gain
+        off = gain - branch.multiplier * built.unit * 2.0**built.up
+        error = error + np.maximum(-low, high) * np.abs(off)
+    assert stage.neuron is not None
+    return float((error / np.abs(real_neuron(stage.neuron).threshold)).mean())
 
 
 def simple_stage(stage: Stage, budget: Budget, fraction: int) -> IntStage | None:
@@ -300,17 +324,22 @@ def _fit(stage: Stage, budget: Budget, finish, remedy: str) -> IntStage:  # type
     for float_bits in range(FLOAT_WEIGHT_BITS, 3, -2):
         parts = terms(stage, budget, float_bits)
         shift = np.sum(np.stack(np.broadcast_arrays(*(part.shift for part in parts))), 0)
-        room = 2.0**budget.bits
-        while room >= 1:
+        best: IntStage | None = None
+        low, high = 0.0, 2.0**budget.bits
+        for _ in range(ROOM_STEPS if len(parts) > 1 else 1):  # a single branch needs no room
+            room = high if low == 0 else math.sqrt(low * high)
             branches, unit = join(parts, budget, room)
             if not branches:
                 break
             built = finish(branches, unit, np.broadcast_to(shift, unit.shape))
             if budget.fits(built):
-                return built
-            if len(parts) == 1:
-                break
-            room /= 2
+                best, low = built, room
+                if room == high:
+                    break
+            else:
+                high = room if low else room / 2
+        if best is not None:
+            return best
         if all(part.integer.weight_bits != float_bits for part in parts):
             break
     raise _too_wide(stage, built, budget, remedy)
