@@ -183,6 +183,7 @@ def compare(execute: Execute, vectors: golden.Golden, names: Names, limit: int) 
 
 
 def main() -> int:
+    """Take every network or file through FINN's front end and print what came out."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -108,6 +108,7 @@ def measure(path: str, images: int, wanted: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print a row of the table for every run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--images", type=int, default=1000)

@@ -86,6 +86,7 @@ def peak(name: str, steps: int, batch: int) -> int:
 
 
 def main() -> None:
+    """Time the candidates side by side, or measure the peak memory of one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", default="2x8,8x2")
     parser.add_argument("--rounds", type=int, default=3)

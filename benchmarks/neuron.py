@@ -29,6 +29,7 @@ def _skip(name: str, error: Exception) -> None:
 
 
 def snntorch_loop() -> Callable[[Tensor], Tensor]:
+    """The neuron of snnTorch, step by step."""
     neuron = snn.Leaky(0.25, 0.4, surrogate.rectangular(), reset_mechanism="zero")
 
     def run(x: Tensor) -> Tensor:
@@ -42,6 +43,7 @@ def snntorch_loop() -> Callable[[Tensor], Tensor]:
 
 
 def spikingjelly() -> Callable[[Tensor], Tensor]:
+    """SpikingJelly's multi-step neuron."""
     from spikingjelly.activation_based import functional, neuron
 
     layer = neuron.LIFNode(tau=4.0 / 3.0, v_threshold=0.4, decay_input=False, step_mode="m")
@@ -54,6 +56,7 @@ def spikingjelly() -> Callable[[Tensor], Tensor]:
 
 
 def norse() -> Callable[[Tensor], Tensor]:
+    """Norse's neuron over a sequence."""
     import norse.torch as nt
 
     layer = nt.LIF()
@@ -103,6 +106,7 @@ def measure(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Time the candidates side by side and print medians and ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", default="2,4,8,16")
     parser.add_argument("--shape", default="16,128,32,32", help="of one step, batch first")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import StbpError
+from .errors import StbpError, UsageError
 
 
 @contextmanager
@@ -29,3 +29,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         kept = " (the file from before is kept)" if path.exists() else ""
         raise StbpError(f"cannot write '{path}': {error}{kept}.") from error
+
+
+def claim(files: Sequence[Path], force: bool) -> None:
+    """Make sure that `files` may be written: the folder of the first is made.
+
+    Raises:
+        UsageError: If one of them exists, unless `force`.
+        StbpError: If the folder cannot be made.
+    """
+    there = [file for file in files if file.exists()]
+    if there and not force:
+        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
+    folder = files[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StbpError(f"cannot make the folder '{folder}': {error.strerror}.") from error

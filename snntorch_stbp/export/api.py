@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..errors import StbpError, UsageError
-from ..files import atomic_write
+from ..errors import UsageError
+from ..files import atomic_write, claim
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet
 from . import fixed, golden
@@ -113,13 +113,7 @@ def to_qonnx(
     files = [path, path.with_suffix(".samples.npz")]
     files += [path.with_suffix(".step.json")] * (form == "step")
     files += [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
-    there = [file for file in files if file.exists()]
-    if there and not force:
-        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StbpError(f"cannot make the folder '{path.parent}': {error.strerror}.") from error
+    claim(files, force)
 
     options: dict[str, Any] = {
         "form": form,

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..errors import StbpError, UsageError
+from ..errors import StbpError
+from ..files import claim
 from . import golden
 from .api import MOST_SAMPLES, MOST_SPIKES
 from .names import Names
@@ -82,13 +83,7 @@ def to_nir(
     """
     path = Path(path)
     files = (path, path.with_suffix(".samples.npz"))
-    there = [file for file in files if file.exists()]
-    if there and not force:
-        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StbpError(f"cannot make the folder '{path.parent}': {error.strerror}.") from error
+    claim(files, force)
     net = TrainedNet(model)
     with torch.no_grad():  # the graph takes inputs that are on the network's grid
         samples = samples if net.graph.input_quant is None else net.graph.input_quant(samples)
