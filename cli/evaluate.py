@@ -12,12 +12,13 @@ from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
 
 from .group import command, json_option
-from .params import BitsType, Whole
-from .text import duration, percent, to_json
+from .params import BitsType, Listed, Real, Whole
+from .text import Column, duration, percent, print_table, to_json
 
 EXAMPLE = """\
 snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1
-snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint last"""
+snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint last
+snntorch-stbp evaluate runs/resnet18-digits-w4-T4-1 --early-exit 0.5,0.7,0.9"""
 
 
 @command(
@@ -39,6 +40,8 @@ snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1 --split val --checkpoint la
                  help="With --frozen: bits of input currents that training left float."),
     click.Option(["--fixed-point"], is_flag=True,
                  help="Measure as the network of integers, and what that changes."),
+    click.Option(["--early-exit"], metavar="P,...", type=Listed(Real(0, 1)), default=(),
+                 help="Accuracy and mean steps if samples stop once a class has probability P."),
     json_option(),
 )  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
@@ -70,6 +73,15 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     width = max(map(len, lines)) + 2
     for name, text in lines.items():
         click.echo(f"{name:<{width}}{text}")
+    if "early_exit" in result:
+        click.echo()
+        print_table(
+            [Column("stop at", True), Column("accuracy", True), Column("mean steps", True)],
+            [
+                [f"{row['confidence']:g}", percent(row["accuracy"]), f"{row['mean_steps']:.2f}"]
+                for row in result["early_exit"]
+            ],
+        )
 
 
 def _frozen_lines(result: dict[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from . import checkpoint as checkpoints
 from .build import build_data, build_model
 from .config import RunConfig
 from .data import DataBundle, make_loader
+from .early_exit import EarlyExit
 from .launch import check_device
 from .metrics import Means, spike_counter, spike_record
 from .reporter import Reporter
@@ -56,9 +57,17 @@ def evaluation_batches(
 
 @torch.no_grad()
 def measure(
-    fabric: Fabric, net: nn.Module, config: RunConfig, dataset: Any, batch_size: int
+    fabric: Fabric,
+    net: nn.Module,
+    config: RunConfig,
+    dataset: Any,
+    batch_size: int,
+    early: EarlyExit | None = None,
 ) -> dict[str, Any]:
-    """Loss, accuracy and spike rate of `net` over all of `dataset`, all ranks together."""
+    """Loss, accuracy and spike rate of `net` over all of `dataset`, all ranks together.
+
+    `early`, if given, sees the records of this rank.
+    """
     means = Means(fabric.device)
     was_training = net.training
     net.eval()
@@ -66,6 +75,8 @@ def measure(
         for x, y in evaluation_batches(fabric, config, dataset, batch_size):
             record = net(x)
             means.update(LOSSES[config.loss](record.float(), y, 0.0), readout(record), y)
+            if early is not None:
+                early.update(record, y)
     net.train(was_training)
     counts = torch.stack(spikes).sum(0) if spikes else torch.zeros(2)
     sums = all_sum(fabric, torch.cat([means.sums.cpu(), counts.to(means.sums.dtype)]))
@@ -171,6 +182,7 @@ def evaluate(
     frozen: bool = False,
     act_bits: int | None = None,
     fixed_point: bool = False,
+    early_exit: Sequence[float] = (),
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the network of a run.
@@ -186,15 +198,17 @@ def evaluate(
         frozen: Measure in deployment arithmetic, and what it changed.
         act_bits: Bits of input currents in that arithmetic, where training did not quantize them.
         fixed_point: Measure as the network of integers, and what that changed.
+        early_exit: Confidences, 0 to 1, at which samples stop before the last step.
         reporter: Receives notices.
 
     Returns:
         `loss`, `accuracy` in [0, 1], `images`, `spike_rate`, `dataset`, `split`, `source`,
         `checkpoint`, `epoch`, `seconds`; with `frozen` or `fixed_point` also `trained_accuracy`,
-        `predictions_differ` and `spikes_differ`.
+        `predictions_differ` and `spikes_differ`; with `early_exit` a list of that name, of
+        `confidence`, `accuracy` and `mean_steps`.
 
     Raises:
-        UsageError: If `act_bits` cannot apply.
+        UsageError: If `act_bits` or `early_exit` cannot apply.
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
     check_device(device)
@@ -202,6 +216,8 @@ def evaluate(
         raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
     if frozen and fixed_point:
         raise UsageError("--frozen and --fixed-point exclude each other; choose one.")
+    if early_exit and run.config.steps < 2:
+        raise UsageError("--early-exit needs a run of 2 time steps or more; this one has 1.")
     settings = frozen_settings(run.config, act_bits)
     trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
     config, bundle = trained.config, trained.bundle
@@ -210,12 +226,16 @@ def evaluate(
     part, size = getattr(bundle, split), batch_size or config.batch_size
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
     start = time.perf_counter()
-    result = measure(fabric, net, config, part, size)
-    if frozen or fixed_point:
+    early = EarlyExit(early_exit)
+    hardened = frozen or fixed_point
+    result = measure(fabric, net, config, part, size, None if hardened else early)
+    if hardened:
         hard = lower(net).to(fabric.device) if fixed_point else freeze(net, settings)
         changed = differences(fabric, net, hard, config, part, size)
         trained_accuracy = {"trained_accuracy": result["accuracy"]}
-        result = measure(fabric, hard, config, part, size) | trained_accuracy | changed
+        result = measure(fabric, hard, config, part, size, early) | trained_accuracy | changed
+    if early_exit:
+        result["early_exit"] = early.read()
     return {
         **result,
         "dataset": config.dataset,
