@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -212,14 +212,17 @@ class FixedPointNet(nn.Module):
         return value if like is None else value.reshape(1, 1, -1, *[1] * (like.dim() - 3))
 
     def _current(self, index: int, stage: IntStage, values: dict[str, Tensor]) -> Tensor:
-        total: Any = 0
+        terms = []
         for number, branch in enumerate(stage.branches):
             weight = None
             if branch.weight is not None:
                 weight = self._buffer(index, f"weight{number}")
             a = _accumulate(branch, weight, values[branch.source])
-            total = total + a * self._buffer(index, f"multiplier{number}", a)
-        y = total * 2**stage.up + self._buffer(index, "bias", total)
+            terms.append(a * (self._buffer(index, f"multiplier{number}", a) * 2**stage.up))
+        y = terms[0]
+        for term in terms[1:]:
+            y = y + term
+        y = y + self._buffer(index, "bias", y)
         if stage.shift.any():
             scale = torch.exp2(self._buffer(index, "shift", y))
             y = torch.floor((y + torch.floor(scale / 2)) / scale)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from .layers import IntNeuron
 
+BLOCK = 131072  # neurons of a block, which stays in the cache through all steps
+
 
 class IntegerNeurons(nn.Module):
     """A layer of neurons over a sequence; a module without state, so that hooks can watch it.
@@ -28,25 +30,40 @@ class IntegerNeurons(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and membrane potentials `[T, B, ...]` of input currents `[T, B, ...]`."""
+        spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        membranes = torch.empty_like(spikes)
+        samples = max(1, BLOCK // max(1, x[0, :1].numel()))
+        for part in zip(*(v.split(samples, 1) for v in (x, spikes, membranes)), strict=True):
+            self._run(*part)
+        return spikes, membranes
+
+    def _run(self, x: Tensor, spikes: Tensor, membranes: Tensor) -> None:
+        """Write spikes and membrane potentials of a block of samples."""
         neuron, shape = self.neuron, (1, -1, *[1] * (x.dim() - 3))
-        beta, rows = self.beta.reshape(shape), [row.reshape(shape) for row in self.threshold]
-        half = 2**neuron.leak // 2 if neuron.rounds else 0
-        age = torch.zeros_like(x[0])
-        v = torch.zeros_like(x[0])
-        spikes, membranes = [], []
-        for step in x.unbind(0):
-            u = v + step
+        rows = [row.reshape(shape) for row in self.threshold]
+        decay = self.beta.reshape(shape) / 2**neuron.leak  # exact: a power of two
+        v, age = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+        for t, (o, u) in enumerate(zip(spikes.unbind(0), membranes.unbind(0), strict=True)):
+            torch.add(v, x[t], out=u)
             if neuron.membrane_bits is not None:
                 levels, grid = 2 ** (neuron.membrane_bits - 1), 2**neuron.coarse
-                u = torch.floor((u + grid // 2) / grid).clamp(-levels, levels - 1) * grid
-            theta = rows[0]
-            for older, row in enumerate(rows[1:], 1):
-                theta = torch.where(age >= older, row, theta)
-            o = (u > theta).to(u.dtype)
-            kept = {"zero": u * (1 - o), "subtract": u - o * rows[0], "none": u}[neuron.reset]
-            v = torch.floor((beta * kept + half) / 2**neuron.leak)
-            if len(rows) > 1:
-                age = (age + 1) * (1 - o) if neuron.reset == "zero" else age + 1
-            spikes.append(o)
-            membranes.append(u)
-        return torch.stack(spikes), torch.stack(membranes)
+                u.add_(grid // 2).div_(grid).floor_().clamp_(-levels, levels - 1).mul_(grid)
+            torch.gt(u, self._theta(rows, t, age), out=o)
+            if neuron.reset == "subtract":
+                torch.sub(u, o * rows[0], out=v).mul_(decay)
+            else:
+                torch.mul(u, decay, out=v)
+            if neuron.leak:
+                v.add_(0.5 if neuron.rounds else 0).floor_()
+            if neuron.reset == "zero":
+                v.masked_fill_(fired := o.bool(), 0)
+                age.add_(1).masked_fill_(fired, 0)
+
+    def _theta(self, rows: list[Tensor], t: int, age: Tensor) -> Tensor:
+        """The threshold of step `t`; after `t` steps no neuron is older than `t`."""
+        if self.neuron.reset != "zero":
+            return rows[min(t, len(rows) - 1)]
+        theta = rows[0]
+        for older, row in enumerate(rows[1 : t + 1], 1):
+            theta = torch.where(age >= older, row, theta)
+        return theta
