@@ -49,6 +49,8 @@ class IntegerNeurons(nn.Module):
                 levels, grid = 2 ** (neuron.membrane_bits - 1), 2**neuron.coarse
                 u.add_(grid // 2).div_(grid).floor_().clamp_(-levels, levels - 1).mul_(grid)
             torch.gt(u, self._theta(rows, t, age), out=o)
+            if t == len(x) - 1:
+                break  # nobody asks for the state behind the last step
             if neuron.reset == "subtract":
                 torch.sub(u, o * rows[0], out=v).mul_(decay)
             else:
