@@ -140,6 +140,17 @@ def test_thresholds_by_age_decide_as_rational_numbers_do(
                 u = Fraction(0) if spike and reset == "zero" else decay * u
 
 
+def test_blocks_of_samples_compute_what_numpy_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed, images = lower(make("resnet", bits=4)), digits(7)
+    monkeypatch.setattr("snntorch_stbp.lowering.neurons.BLOCK", 1)  # one sample each
+    record: dict[str, torch.Tensor] = {}
+    fixed(images, record)
+    expected, _ = numpy_run(fixed, images)
+    assert record
+    for name, value in record.items():
+        assert np.array_equal(value.numpy(), expected[name]), name
+
+
 def test_wide_weights_in_a_residual_block_give_the_digits_of_the_leak_to_multipliers() -> None:
     """512 x 9 weights of 8 bits behind one neuron, with a shortcut of their own kind."""
     torch.manual_seed(0)
