@@ -15,6 +15,7 @@ Modules over sequences `[T, B, ...]`, time first:
     zoo                              networks, a registry and their recipes
     freeze, lower                    a trained network in deployment arithmetic; as integers
     export, kernels                  files for hardware; how neurons are computed
+    memory                           training in less memory
 
 Names are imported when first used, so that `import snntorch_stbp` alone does not import torch.
 """
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import export, kernels, losses, surrogate, zoo  # type: ignore[attr-defined]
+    from . import export, kernels, losses, memory, surrogate, zoo  # type: ignore[attr-defined]
     from .frozen import freeze
     from .lowering import lower
     from .neuron import Leaky
@@ -60,6 +61,7 @@ _HOME = {
     "export": "",
     "kernels": "",
     "losses": "",
+    "memory": "",
     "surrogate": "",
     "zoo": "",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "kernels",
     "losses",
     "lower",
+    "memory",
     "readout",
     "surrogate",
     "zoo",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from snntorch_stbp.memory import run
+
 from .parts import Parts, output_size
 
 BRANCH_ALPHA = 1 / math.sqrt(2)
@@ -95,8 +97,9 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` -> record `[T, B, classes]`."""
-        x = self.lif1(self.conv1(self.encoder(x)))
-        x = self.pool(self.stages(x))
+        blocks = [[block] for stage in self.stages.children() for block in stage.children()]
+        x = run([[self.conv1, self.lif1], *blocks], self.encoder(x))
+        x = self.pool(x)
         record: Tensor = self.head(self.hidden(x))
         return record
 

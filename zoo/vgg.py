@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from snntorch_stbp.memory import by_neuron, run
+
 from .parts import Parts, output_size
 
 # Convolutions in each of the five stages, and the channels of a stage.
@@ -55,7 +57,8 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` -> record `[T, B, classes]`."""
-        record: Tensor = self.head(self.classifier(self.features(self.encoder(x))))
+        x = run(by_neuron(self.features), self.encoder(x))
+        record: Tensor = self.head(self.classifier(x))
         return record
 
 
