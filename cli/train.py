@@ -20,6 +20,15 @@ from .params import BitsType, Names, Real, Whole
 # Options under which a run may go on with other values than it began with.
 FREE = {"epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile"}
 
+# Fields that a flag sets -> the flag and the value it sets.
+FLAGS = {
+    "validate_on_test": ("--validate-on-test", True),
+    "per_channel": ("--per-tensor", False),
+    "nesterov": ("--no-nesterov", False),
+    "frozen_aware": ("--frozen-aware", True),
+    "fixed_point_aware": ("--fixed-point-aware", True),
+}
+
 
 def _choice(name: str) -> click.Choice[str]:
     return click.Choice(CHOICES[name])
@@ -68,6 +77,10 @@ OPTIONS = [
     Option(["--lr"], section="Training", type=Real(0, above=True), help="Highest learning rate."),
     Option(["--optimizer"], section="Training", type=_choice("optimizer"), metavar="NAME",
            help="adamw, adam or sgd."),
+    Option(["--momentum"], section="Training", type=Real(0, 0.9999),
+           help="Of --optimizer sgd; default: 0.9."),
+    Option(["--no-nesterov"], section="Training", is_flag=True,
+           help="Plain momentum for --optimizer sgd, not Nesterov's."),
     Option(["--weight-decay"], section="Training", type=Real(0), help="Decay of the weights."),
     Option(["--schedule"], section="Training", type=_choice("schedule"), metavar="KIND",
            help="Learning rate after warm-up: cosine or constant."),
@@ -79,6 +92,8 @@ OPTIONS = [
            help="Part of a label that all classes share."),
     Option(["--clip-grad"], section="Training", type=Real(0),
            help="Largest norm of the gradient; 0 for no limit."),
+    Option(["--ema"], section="Training", type=Real(0, 0.999999), metavar="DECAY",
+           help="Validate and save the moving average of the weights, such as 0.999; 0 for none."),
     Option(["--init-from"], section="Training", metavar="RUN",
            help="Start from the weights of another run."),
     Option(["--frozen-aware"], section="Training", is_flag=True,
@@ -149,9 +164,11 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     given = {n: value for n, value in values.items() if value is not None and value is not False}
     if given.pop("per_tensor", False):
         given["per_channel"] = False
+    if given.pop("no_nesterov", False):
+        given["nesterov"] = False
     for name, value in given.items():
         off = 32 if name.endswith("bits") else 0
-        if name in ("image_size", "clip_grad") or name.endswith("bits"):
+        if name in ("image_size", "clip_grad", "ema") or name.endswith("bits"):
             given[name] = None if value == off else value
     return given
 
@@ -166,6 +183,10 @@ def _new_config(given: dict[str, Any]) -> RunConfig:
             " `snntorch-stbp models` lists them."
         )
     config = RunConfig.from_recipe(model, dataset, **given)
+    for name in ("momentum", "nesterov"):
+        if name in given and config.optimizer != "sgd":
+            option = "--momentum" if name == "momentum" else "--no-nesterov"
+            raise UsageError(f"{option} is for --optimizer sgd, not for {config.optimizer}.")
     absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
     return replace(config, **absent)
 
@@ -191,9 +212,9 @@ def _words(name: str, value: Any) -> str:
     """A field and its value as they are typed."""
     if name == "model":
         return f"the model {value}"
-    if name in ("validate_on_test", "per_channel"):
-        option = "--per-tensor" if name == "per_channel" else "--validate-on-test"
-        return option if value != (name == "per_channel") else f"no {option}"
+    if name in FLAGS:
+        option, when_given = FLAGS[name]
+        return option if value == when_given else f"no {option}"
     if value is None:
         value = 32 if name.endswith("bits") else 0
     if isinstance(value, tuple):

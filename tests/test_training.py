@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from snntorch_stbp import losses
 from snntorch_stbp.errors import Interrupted, StbpError, UsageError
@@ -25,54 +22,7 @@ from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
 
-
-@pytest.fixture(scope="module")
-def small_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """320 training and 80 test images of the digits, as an npz data set."""
-    x, y = load_digits(return_X_y=True)
-    x = (x.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    np.savez(path, x_train=x[:320], y_train=y[:320], x_test=x[320:400], y_test=y[320:400])
-    return f"npz:{path}"
-
-
-def make_config(dataset: str, **changes: Any) -> RunConfig:
-    options = {"epochs": 3, "batch_size": 32, "bits": 4, "act_bits": 8, "device": "cpu"}
-    return RunConfig.from_recipe("mnistnet_bn", dataset, **options | changes)
-
-
-def last_state(run: Path) -> dict[str, Any]:
-    return checkpoint.load(run / "last.pt")
-
-
-def assert_same_state(a: Path, b: Path) -> None:
-    """Weights, statistics and optimizer are equal in every bit."""
-    first, second = last_state(a), last_state(b)
-    assert first["model"].keys() == second["model"].keys()
-    for key, value in first["model"].items():
-        assert torch.equal(value, second["model"][key]), key
-    for index, entry in first["optimizer"]["state"].items():
-        for key, value in entry.items():
-            assert torch.equal(value, second["optimizer"]["state"][index][key]), (index, key)
-    losses = [[row["train_loss"] for row in state["history"]] for state in (first, second)]
-    assert losses[0] == losses[1]
-
-
-class StopAt(Reporter):
-    """Sends SIGINT, as Ctrl-C does, after a step."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        self.target, self.epoch, self.command = (epoch, step), 0, ""
-
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        self.epoch = epoch
-
-    def step(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        if (self.epoch, done) == self.target:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def interrupted(self, run: str, epoch: int, step: int, command: str) -> None:
-        self.command = command
+from .runs import StopAt, assert_same_state, last_state, make_config
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ class Recipe:
     Args:
         epochs: Passes over the training data.
         batch_size: Samples per optimizer step, over all devices.
-        optimizer: `"adamw"`, `"adam"` or `"sgd"` (momentum 0.9).
+        optimizer: `"adamw"`, `"adam"` or `"sgd"` (see `RunConfig` for its momentum).
         lr: Peak learning rate.
         weight_decay: Decay of the weights.
         warmup_epochs: Epochs of linear warm-up.

@@ -34,6 +34,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
     "beta": (0.0, 1.0),
+    "momentum": (0.0, 0.9999),
+    "ema": (0.5, 0.999999),
     "weight_decay": (0.0, 1e6),
     "label_smoothing": (0.0, 0.999),
     "val_fraction": (0.01, 0.9),
@@ -88,6 +90,9 @@ class RunConfig:
     init_from: str | None = None
     frozen_aware: bool = False
     fixed_point_aware: bool = False
+    momentum: float = 0.9
+    nesterov: bool = True
+    ema: float | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:

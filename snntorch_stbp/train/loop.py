@@ -12,8 +12,7 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,12 @@ from ..losses import LOSSES
 from ..lowering import FixedPointAware
 from ..time import readout
 from . import augment, build
+from .average import WeightAverage
 from .config import RunConfig
 from .data import DataBundle, make_loader, seeded_generator
 from .evaluate import all_sum, measure
 from .launch import launch, summary
-from .metrics import Means, plot_curves
+from .metrics import Means, plot_curves, tensorboard
 from .reporter import Reporter
 from .rundir import RunDir
 from .state import TrainState, read_last
@@ -114,7 +114,10 @@ class _Trainer:
         self.loss = LOSSES[config.loss]
         self.augment = augment.make(config.augment, bundle.image_size)
         steps = len(_epoch_loader(fabric, config, bundle))
-        self.state = TrainState(fabric, run, self.model, self.optimizer, bundle.classes, steps)
+        self.average = WeightAverage(self.model, config.ema) if config.ema else None
+        self.state = TrainState(
+            fabric, run, self.model, self.optimizer, bundle.classes, steps, self.average
+        )
         if last is not None:
             self.state.restore(last)
         if resuming and fabric.global_rank == 0:
@@ -127,7 +130,8 @@ class _Trainer:
             summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
         )
         self._log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
-        with asked_to_stop() as stop, self._tensorboard() as board:
+        board_path = self.run.path if self.fabric.global_rank == 0 else None
+        with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:
             while self.state.epoch <= self.config.epochs:
                 if not self._train_epoch(stop):
                     self.state.save()
@@ -176,13 +180,16 @@ class _Trainer:
         if config.clip_grad is not None:
             fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)
         self.wrapped_optimizer.step()
+        if self.average:
+            self.average.update()
         return loss.detach(), readout(record.detach())
 
     def _end_epoch(self, board: Any) -> None:
         """Validate, write the row and the checkpoints, go on to the next epoch."""
         state, sums = self.state, all_sum(self.fabric, self.state.means.sums)
         loss, accuracy, count = Means(torch.device("cpu"), sums.tolist()).read()
-        val = measure(self.fabric, self.net, self.config, self.bundle.val, self.config.batch_size)
+        with self.average.applied() if self.average else nullcontext():
+            val = self._measure(self.bundle.val)
         best = all(val["accuracy"] > row["val_accuracy"] for row in state.history)
         row = {
             "epoch": state.epoch,
@@ -207,6 +214,9 @@ class _Trainer:
             self._log(", ".join(f"{k} {v}" for k, v in row.items()))
         self.reporter.epoch_ended(row)
 
+    def _measure(self, part: Any) -> dict[str, Any]:
+        return measure(self.fabric, self.net, self.config, part, self.config.batch_size)
+
     def _finish(self, seconds: float) -> dict[str, Any]:
         """Test the best weights and write how the run ended."""
         best = max(self.state.history, key=lambda row: row["val_accuracy"])
@@ -222,9 +232,7 @@ class _Trainer:
         }
         if not self.config.validate_on_test:
             self.state.load_best()
-            test = measure(
-                self.fabric, self.net, self.config, self.bundle.test, self.config.batch_size
-            )
+            test = self._measure(self.bundle.test)
             result |= {"test_accuracy": test["accuracy"], "test_loss": round(test["loss"], 6)}
             result |= {"test_spike_rate": round(test["spike_rate"], 5)}
         if self.fabric.global_rank == 0:
@@ -265,19 +273,6 @@ class _Trainer:
     def _log(self, text: str) -> None:
         if self.fabric.global_rank == 0:
             self.run.log(text)
-
-    @contextmanager
-    def _tensorboard(self) -> Iterator[Any]:
-        if self.fabric.global_rank != 0:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.state.epoch)
-        try:
-            yield writer
-        finally:
-            writer.close()
 
 
 def _epoch_loader(

@@ -77,6 +77,21 @@ def spike_record(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
+@contextmanager
+def tensorboard(run: Path | None, epoch: int) -> Iterator[Any]:
+    """A writer of TensorBoard events in the folder of a run, from `epoch` on; `None` for none."""
+    if run is None:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=epoch)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Loss and accuracy per epoch as a PNG at `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

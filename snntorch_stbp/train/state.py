@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import StbpError
 from . import checkpoint
+from .average import WeightAverage
 from .metrics import Means
 from .rundir import RunDir
 
@@ -28,7 +29,7 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
         return None
     state = checkpoint.load(file, run.config.model)
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state.get("unaveraged", state["model"]))
     except (KeyError, RuntimeError, TypeError) as error:
         raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
     return state
@@ -44,6 +45,8 @@ class TrainState:
         optimizer: Its optimizer.
         classes: Names of the classes, kept with the weights.
         steps: Steps per epoch.
+        average: The average of its weights, where one is kept: then that is the network which
+            checkpoints hold, and `last.pt` also holds the weights that training goes on from.
     """
 
     def __init__(
@@ -54,10 +57,11 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         classes: list[str],
         steps: int,
+        average: WeightAverage | None = None,
     ) -> None:
         self.fabric, self.run = fabric, run
         self.model, self.optimizer = model, optimizer
-        self.classes, self.steps = classes, steps
+        self.classes, self.steps, self.average = classes, steps, average
         self.epoch, self.step = 1, 0  # the next step to take
         self.means = Means(fabric.device)  # of this epoch, in this process
         self.seconds = 0.0  # spent on this epoch so far
@@ -86,7 +90,7 @@ class TrainState:
                 "name": self.run.config.model,
                 "classes": self.classes,
                 "config": self.run.config.to_json(),
-                "model": self.model.state_dict(),
+                "model": self.average.state if self.average else self.model.state_dict(),
             }
             if best:
                 row = self.history[-1]
@@ -103,6 +107,8 @@ class TrainState:
                 "seconds": self.seconds,
                 "history": self.history,
             }
+            if self.average:
+                state |= {"unaveraged": self.average.live, "averaged_steps": self.average.steps}
             checkpoint.save(self.run.path / "last.pt", state)
         self.fabric.barrier()
 
@@ -115,6 +121,8 @@ class TrainState:
         file = self.run.path / "last.pt"
         try:
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.restore(state["model"], state["averaged_steps"])
             if self._scaler and state["scaler"]:
                 self._scaler.load_state_dict(state["scaler"])
             self.epoch, self.step = state["epoch"], state["step"]

@@ -1,0 +1,55 @@
+"""Short runs, what stops them, and what two of them must have in common."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snntorch_stbp.train import checkpoint
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.reporter import Reporter
+
+
+def make_config(dataset: str, **changes: Any) -> RunConfig:
+    options = {"epochs": 3, "batch_size": 32, "bits": 4, "act_bits": 8, "device": "cpu"}
+    return RunConfig.from_recipe("mnistnet_bn", dataset, **options | changes)
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    return checkpoint.load(run / "last.pt")
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    """Weights, averages, statistics and optimizer are equal in every bit."""
+    first, second = last_state(a), last_state(b)
+    assert first.keys() == second.keys()
+    for part in {"model", "unaveraged"} & first.keys():
+        assert first[part].keys() == second[part].keys()
+        for key, value in first[part].items():
+            assert torch.equal(value, second[part][key]), key
+    for index, entry in first["optimizer"]["state"].items():
+        for key, value in entry.items():
+            assert torch.equal(value, second["optimizer"]["state"][index][key]), (index, key)
+    losses = [[row["train_loss"] for row in state["history"]] for state in (first, second)]
+    assert losses[0] == losses[1]
+
+
+class StopAt(Reporter):
+    """Sends SIGINT, as Ctrl-C does, after a step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.target, self.epoch, self.command = (epoch, step), 0, ""
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        self.epoch = epoch
+
+    def step(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        if (self.epoch, done) == self.target:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(self, run: str, epoch: int, step: int, command: str) -> None:
+        self.command = command

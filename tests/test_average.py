@@ -1,0 +1,133 @@
+"""The average of the weights is the textbook's, and it is what a run validates and saves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from snntorch_stbp.errors import Interrupted, UsageError
+from snntorch_stbp.train import checkpoint
+from snntorch_stbp.train.average import WeightAverage
+from snntorch_stbp.train.build import build_optimizer
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.evaluate import evaluate
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir
+
+from .runs import StopAt, assert_same_state, last_state, make_config
+
+
+def test_the_average_is_that_of_a_plain_loop() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    average = WeightAverage(net, 0.8)
+    expected = {k: v.double().clone() for k, v in net.state_dict().items()}
+    for step in range(1, 60):
+        optimizer.zero_grad()
+        net(torch.randn(8, 3)).square().sum().backward()
+        optimizer.step()
+        average.update()
+        decay = min(0.8, (1 + step) / (10 + step))
+        for key, value in net.state_dict().items():
+            expected[key] = decay * expected[key] + (1 - decay) * value.double()
+    counter = "1.num_batches_tracked"
+    assert average.state.pop(counter) == net.state_dict()[counter] == 59
+    for key, value in average.state.items():
+        torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_the_network_has_its_own_weights_back_after_the_average_was_applied() -> None:
+    net = nn.Linear(2, 2)
+    average = WeightAverage(net, 0.9)
+    mean = average.state["weight"].clone()
+    nn.init.ones_(net.weight)
+    with average.applied():
+        assert torch.equal(net.weight, mean)
+    assert torch.equal(net.weight, torch.ones(2, 2))
+    assert torch.equal(average.state["weight"], mean)
+
+
+@pytest.fixture(scope="module")
+def averaged(small_digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = make_config(small_digits, ema=0.99, epochs=2)
+    return Path(fit(config, out=tmp_path_factory.mktemp("runs"), reporter=Reporter())["run"])
+
+
+def test_training_itself_is_not_changed(averaged: Path, small_digits: str, tmp_path: Path) -> None:
+    plain = fit(make_config(small_digits, epochs=2), out=tmp_path, reporter=Reporter())
+    without = last_state(Path(plain["run"]))
+    for key, value in last_state(averaged)["unaveraged"].items():
+        assert torch.equal(value, without["model"][key]), key
+    assert "unaveraged" not in without
+
+
+def test_the_average_is_what_was_validated_and_saved(averaged: Path) -> None:
+    run = RunDir.open(averaged)
+    val = evaluate(run, split="val", reporter=Reporter())
+    assert run.result is not None
+    assert val["accuracy"] == run.result["best_val_accuracy"]
+    assert evaluate(run, reporter=Reporter())["accuracy"] == run.result["test_accuracy"]
+    last = evaluate(run, split="val", checkpoint="last", reporter=Reporter())
+    assert last["accuracy"] == run.history[-1]["val_accuracy"]
+    assert last["loss"] == pytest.approx(run.history[-1]["val_loss"], abs=1e-5)
+    state = last_state(averaged)
+    weight = next(key for key in state["model"] if key.endswith("weight"))
+    assert not torch.equal(state["model"][weight], state["unaveraged"][weight])
+
+
+def test_an_interrupted_average_resumes_bit_for_bit(
+    averaged: Path, small_digits: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        fit(make_config(small_digits, ema=0.99, epochs=2), out=tmp_path, reporter=StopAt(2, 3))
+    (path,) = tmp_path.iterdir()
+    run = RunDir.open(path)
+    assert run.config.ema == 0.99
+    fit(run.continued(), out=tmp_path, reporter=Reporter(), resume=run)
+    assert_same_state(averaged, path)
+
+
+@pytest.mark.parametrize("mode", ["frozen_aware", "fixed_point_aware"])
+def test_refining_in_integers_averages_too(averaged: Path, tmp_path: Path, mode: str) -> None:
+    config = RunDir.open(averaged).changed(epochs=1, init_from=str(averaged), **{mode: True})
+    run = RunDir.open(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    how = {"frozen": True} if mode == "frozen_aware" else {"fixed_point": True}
+    assert run.result is not None
+    measured = evaluate(run, reporter=Reporter(), **how)  # type: ignore[arg-type]
+    assert measured["accuracy"] == run.result["test_accuracy"]
+    state = checkpoint.load(run.path / "last.pt")
+    assert any(not torch.equal(v, state["model"][k]) for k, v in state["unaveraged"].items())
+
+
+def test_runs_from_before_the_option_keep_nesterov_and_average_nothing(averaged: Path) -> None:
+    run = RunDir.open(averaged)
+    values = json.loads(run.config.to_json())
+    for name in ("momentum", "nesterov", "ema"):
+        del values[name]
+    config = RunConfig.from_json(json.dumps(values))
+    assert (config.momentum, config.nesterov, config.ema) == (0.9, True, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"momentum": 0.9, "nesterov": True}),
+        ({"momentum": 0.5, "nesterov": False}, {"momentum": 0.5, "nesterov": False}),
+        ({"momentum": 0.0}, {"momentum": 0, "nesterov": False}),
+    ],
+)
+def test_momentum_of_sgd(changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    config = make_config("digits", optimizer="sgd", **changes)
+    (group,) = build_optimizer(config, nn.Linear(2, 2, bias=False)).param_groups
+    assert expected.items() <= group.items()
+
+
+def test_a_decay_that_averages_next_to_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"ema lies between 0\.5 and 0\.999999, not 0\.1"):
+        make_config("digits", ema=0.1)
