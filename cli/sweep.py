@@ -42,6 +42,7 @@ OPTIONS = [
            help="As of `train`."),
     Option(["--data-dir"], metavar="DIR", help="Folder of downloaded data sets."),
     Option(["--download"], is_flag=True, help="Fetch a missing data set."),
+    Option(["--recipe"], type=click.Choice(CHOICES["recipe"]), help="As of `train`."),
     Option(["--epochs"], type=Whole(1), help="Passes over the data; default: as the recipe."),
     Option(["--lr"], type=Real(0, above=True), help="Highest learning rate."),
     Option(["--device"], type=click.Choice(CHOICES["device"]), metavar="KIND",
@@ -59,7 +60,7 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     bits = [None if width == 32 else width for width in options["bits"]]
     given = {
         name: options[name]
-        for name in ("data_dir", "download", "epochs", "lr", "device")
+        for name in ("data_dir", "download", "recipe", "epochs", "lr", "device")
         if options[name] not in (None, False)
     }
     dataset = options["dataset"]

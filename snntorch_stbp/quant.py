@@ -72,29 +72,32 @@ def _scale_values(scale: str, covers: bool = True) -> dict[str, Any]:
     return {"restrict_scaling_type": RestrictValueType.FP}
 
 
-def weight_quantizer(bits: int | Literal["ternary"], per_channel: bool, scale: str) -> type:
+def weight_quantizer(
+    bits: int | Literal["ternary"], per_channel: bool, scale: str, weight_range: str = "fitted"
+) -> type:
     """The Brevitas weight quantizer of `bits` (1 to 8, or `"ternary"`).
 
     Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: zero below
     0.7 times the mean magnitude, which is also the scale.
     """
     kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
+    fitted = bits in GAUSSIAN_LOADING and weight_range == "fitted"
     values: dict[str, Any] = {
         "scaling_impl_type": ScalingImplType.STATS,
         "scaling_per_output_type": kind,
         "scaling_min_val": 1e-10,
         "bit_width": 2 if bits == "ternary" else bits,
-        **_scale_values(scale, covers=bits not in (*GAUSSIAN_LOADING, "ternary")),
+        **_scale_values(scale, covers=not fitted and bits != "ternary"),
     }
     if bits == "ternary":
         values |= {"quant_type": QuantType.TERNARY, "threshold": 0.7}
         values |= {"scaling_stats_op": StatsOp.AVE}
     elif bits == 1:
         values |= {"quant_type": QuantType.BINARY}
-    if bits in GAUSSIAN_LOADING:
+    if fitted:
         # The enumeration still names an operation because the solver derives shapes from it.
         values |= {"scaling_stats_op": StatsOp.AVE}
-        values |= {"scaling_stats_impl": _ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}
+        values |= {"scaling_stats_impl": _ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}  # type: ignore[index]
     elif bits != "ternary":
         values |= {"scaling_stats_op": StatsOp.MAX}
     return _injector(f"Weight{bits}", NarrowIntQuant, WeightQuantSolver, **values)
@@ -146,6 +149,8 @@ class Precision:
         scale: `"float"`, or `"po2"` for weight and current scales that are powers of two.
         boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ.
         input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.
+        weight_range: `"fitted"`, the range with the least squared error up to 4 bits; or `"max"`,
+            up to the largest weight at any of 2 to 8 bits.
 
     Raises:
         ValueError: For a number of bits outside its range or an unknown kind of scale.
@@ -159,6 +164,7 @@ class Precision:
     scale: Literal["float", "po2"] = "float"
     boundary_bits: int | None = None
     input_max: float = 1.0
+    weight_range: Literal["fitted", "max"] = "fitted"
 
     def __post_init__(self) -> None:
         if self.weight_bits != "ternary":
@@ -169,6 +175,12 @@ class Precision:
         _check("boundary_bits", self.boundary_bits, 2, 8)
         if self.scale not in ("float", "po2"):
             raise ValueError(f"scale is 'float' or 'po2', not {self.scale!r}")
+        if self.weight_range not in ("fitted", "max"):
+            raise ValueError(f"weight_range is 'fitted' or 'max', not {self.weight_range!r}")
+        if self.weight_range == "max" and self.weight_bits in (1, "ternary"):
+            raise ValueError(
+                f"weight_range 'max' is for weights of 2 to 8 bits, not for {self.weight_bits!r}"
+            )
         if not self.input_max > 0:
             raise ValueError(f"input_max is positive, not {self.input_max!r}")
 
@@ -240,7 +252,7 @@ class Precision:
         return self.weight_bits
 
     def _weight_quant(self, bits: int | Literal["ternary"]) -> type:
-        return weight_quantizer(bits, self.per_channel, self.scale)
+        return weight_quantizer(bits, self.per_channel, self.scale, self.weight_range)
 
 
 def _check(name: str, value: Any, low: int, high: int, also: str = "") -> None:

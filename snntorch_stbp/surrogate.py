@@ -50,20 +50,21 @@ CURVES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 class Spike(torch.autograd.Function):
-    """Heaviside step whose derivative is `CURVES[curve](v, parameter)`."""
+    """Heaviside step whose derivative is `CURVES[curve](v - centre, parameter)`."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, curve: str, parameter: float) -> Tensor:
+    def forward(ctx: Any, v: Tensor, curve: str, parameter: float, centre: float = 0.0) -> Tensor:
         """Spikes of `v`: 1 where `v > 0`, else 0."""
         ctx.save_for_backward(v)
-        ctx.curve, ctx.parameter = curve, parameter
+        ctx.curve, ctx.parameter, ctx.centre = curve, parameter, centre
         return (v > 0).to(v.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """The incoming gradient times the surrogate derivative."""
         (v,) = ctx.saved_tensors
-        return grad * CURVES[ctx.curve](v, ctx.parameter), None, None
+        v = v - ctx.centre if ctx.centre else v
+        return grad * CURVES[ctx.curve](v, ctx.parameter), None, None, None
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,13 @@ class Surrogate:
         curve: One of `CURVES`.
         parameter: The curve's width `a`, positive, in units of the membrane potential (squared
             for the Gaussian, inverse squared for the polynomial).
+        centre: Where the curve is centred, on the axis of `v`: 0 is the threshold, minus the
+            threshold is a membrane potential of 0.
     """
 
     curve: str
     parameter: float
+    centre: float = 0.0
 
     def __post_init__(self) -> None:
         if self.curve not in CURVES:
@@ -88,19 +92,25 @@ class Surrogate:
             raise ValueError(
                 f"the width of a surrogate is a positive number, not {self.parameter!r}"
             )
+        if not math.isfinite(self.centre):
+            raise ValueError(f"the centre of a surrogate is a number, not {self.centre!r}")
 
     def __call__(self, v: Tensor) -> Tensor:
         """Spikes (0 or 1, any shape, the type of `v`) with the surrogate gradient."""
-        return Spike.apply(v, self.curve, self.parameter)
+        return Spike.apply(v, self.curve, self.parameter, self.centre)
 
     def derivative(self, v: Tensor) -> Tensor:
         """The curve itself, elementwise."""
-        return CURVES[self.curve](v, self.parameter)
+        return CURVES[self.curve](v - self.centre if self.centre else v, self.parameter)
 
 
-def rectangular(width: float = 1.0) -> Surrogate:
-    """Rectangular window of the given full width centred on the threshold (Wu 2018, h1)."""
-    return Surrogate("rectangular", width)
+def rectangular(width: float = 1.0, centre: float = 0.0) -> Surrogate:
+    """Rectangular window of the given full width around the threshold plus `centre` (Wu 2018, h1).
+
+    STBP-train-and-compression centres its window on a membrane potential of 0: there `centre` is
+    minus the threshold.
+    """
+    return Surrogate("rectangular", width, centre)
 
 
 def polynomial(a: float = 1.0) -> Surrogate:

@@ -105,13 +105,23 @@ def test_refining_in_integers_averages_too(averaged: Path, tmp_path: Path, mode:
     assert any(not torch.equal(v, state["model"][k]) for k, v in state["unaveraged"].items())
 
 
-def test_runs_from_before_the_option_keep_nesterov_and_average_nothing(averaged: Path) -> None:
-    run = RunDir.open(averaged)
-    values = json.loads(run.config.to_json())
-    for name in ("momentum", "nesterov", "ema"):
+NEW = {
+    "momentum": 0.9,
+    "nesterov": True,
+    "ema": None,
+    "surrogate_centre": "threshold",
+    "weight_range": "fitted",
+    "init": "threshold",
+    "recipe": "standard",
+}
+
+
+def test_runs_from_before_these_options_keep_what_was_done_then(small_digits: str) -> None:
+    values = json.loads(make_config(small_digits).to_json())
+    for name in NEW:
         del values[name]
     config = RunConfig.from_json(json.dumps(values))
-    assert (config.momentum, config.nesterov, config.ema) == (0.9, True, None)
+    assert {name: getattr(config, name) for name in NEW} == NEW
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ def run(tmp_path):
         (["train", "resnet18", "--augment", "flop"], "Did you mean 'flip'?"),
         (["train"], "name the model to train, such as `snntorch-stbp train resnet18`"),
         (["train", "resnet18", "--quiet", "--json"], "--quiet and --json exclude each other"),
+        (
+            ["train", "resnet18", "--recipe", "seed", "--bits", "1"],
+            "weight_range max is for weights of 2 to 8 bits, not for 1: use fitted.",
+        ),
+        (["sweep", "resnet18", "--recipe", "sed"], "'sed' is not one of 'standard', 'seed'"),
         (["train", "resnet18", "--momentum", "0.5"], "--momentum is for --optimizer sgd, not for"),
         (["train", "resnet18", "--no-nesterov"], "--no-nesterov is for --optimizer sgd, not for"),
         (["train", "resnet18", "--bit", "4"], "No such option"),

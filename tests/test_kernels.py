@@ -19,6 +19,7 @@ CURVES = [
     surrogate.polynomial(2.0),
     surrogate.sigmoid(0.3),
     surrogate.gaussian(0.5),
+    surrogate.rectangular(0.7, centre=-0.4),
 ]
 RESETS = ["zero", "subtract", "none"]
 

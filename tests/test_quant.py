@@ -43,6 +43,19 @@ def test_weights_are_integers_of_their_range(bits: Any, per_channel: bool, scale
             assert torch.equal(exponents, exponents.round())
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_largest_weight_sets_the_range_where_that_is_asked(
+    bits: int, per_channel: bool
+) -> None:
+    """The formula of `quantize_tensor` in STBP-train-and-compression."""
+    layer = stbp.Precision(bits, per_channel=per_channel, weight_range="max").conv2d(3, 16, 3)
+    weight = layer.weight.detach()
+    largest = weight.abs().amax((1, 2, 3), keepdim=True) if per_channel else weight.abs().max()
+    step = largest / (2 ** (bits - 1) - 1)
+    torch.testing.assert_close(layer.quant_weight().value, (weight / step).round() * step)
+
+
 @pytest.mark.parametrize("bits", ALL_BITS)
 def test_gradients_flow_to_the_weights(bits: Any) -> None:
     layer = stbp.Precision(bits).conv2d(2, 4, 3)
@@ -166,6 +179,8 @@ def test_weights_of_another_architecture_are_refused() -> None:
         ({"membrane_bits": 1}, "membrane_bits is a whole number from 2 to 16, not 1"),
         ({"boundary_bits": 1}, "boundary_bits is a whole number from 2 to 8, not 1"),
         ({"scale": "log"}, "scale is 'float' or 'po2', not 'log'"),
+        ({"weight_range": "min"}, "weight_range is 'fitted' or 'max', not 'min'"),
+        ({"weight_bits": 1, "weight_range": "max"}, "for weights of 2 to 8 bits, not for 1"),
         ({"input_max": 0.0}, "input_max is positive, not 0.0"),
     ],
 )

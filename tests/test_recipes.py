@@ -3,9 +3,11 @@
 import dataclasses
 
 import pytest
+import torch
 
-from snntorch_stbp import zoo
+from snntorch_stbp import Leaky, surrogate, zoo
 from snntorch_stbp.errors import UsageError
+from snntorch_stbp.train.build import build_data, build_model, learning_rate
 from snntorch_stbp.train.catalog import AUGMENTATIONS, DATASETS
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.zoo.recipes import RECIPES
@@ -51,6 +53,45 @@ def test_rows_name_models_data_sets_and_fields_that_exist():
         assert row in rows
         assert column in {"*", *DATASETS}
         assert set(values) <= fields
+
+
+def test_the_recipe_of_the_seed_project_is_what_its_main_does():
+    config = RunConfig.from_recipe("resnet18", "cifar10", recipe="seed", bits=8)
+    assert (config.optimizer, config.lr, config.momentum) == ("sgd", 1e-3, 0.0)
+    assert {learning_rate(config, progress) for progress in (0, 10.5, 199)} == {1e-3}
+    assert (config.epochs, config.batch_size, config.augment) == (200, 64, ("flip", "crop"))
+    assert (config.readout, config.loss, config.beta, config.threshold) == (
+        "rate",
+        "cross_entropy",
+        0.25,
+        0.4,
+    )
+    assert (config.per_channel, config.weight_range, config.act_bits) == (False, "max", None)
+    assert config.surrogate_centre == "zero"
+    for model, dataset in PAIRS:
+        RunConfig.from_recipe(model, dataset + ":x" * DATASETS[dataset].takes_path, recipe="seed")
+
+
+def test_the_recipe_of_the_seed_project_reaches_the_network(small_digits):
+    config = RunConfig.from_recipe("mnistnet", small_digits, recipe="seed", bits=4)
+    net = build_model(config, build_data(config))
+    neurons = [m for m in net.modules() if isinstance(m, Leaky)]
+    assert {m.spike_grad for m in neurons} == {surrogate.rectangular(1.0, centre=-0.4)}
+    linear = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
+    for layer in linear:  # torch's default is uniform in +-1/sqrt(inputs)
+        bound = layer.in_features**-0.5
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias.abs().max() > 0
+        step = layer.weight.abs().max() / 7
+        expected = (layer.weight / step).round() * step
+        torch.testing.assert_close(layer.quant_weight().value, expected)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(UsageError, match=r"no recipe 'sed'.*standard, seed\. Did you mean 'seed'"):
+        RunConfig.from_recipe("resnet18", "digits", recipe="sed")
+    with pytest.raises(UsageError, match="There is no init 'zero': choose one of threshold, torch"):
+        zoo.create("mnistnet", init="zero")
 
 
 def test_particular_rows_win_over_general_ones():

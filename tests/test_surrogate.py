@@ -30,6 +30,20 @@ def test_gradient_equals_the_formula(name: str, a: float) -> None:
     assert torch.equal(spikes, (v > 0).double())
 
 
+def test_a_window_can_be_centred_on_a_membrane_potential_of_zero() -> None:
+    """As in STBP-train-and-compression: `abs(u) < 0.5` in place of `abs(u - threshold) < 0.5`."""
+    u = torch.linspace(-2, 2, 81, dtype=torch.float64, requires_grad=True)
+    spikes = surrogate.rectangular(1.0, centre=-0.4)(u - 0.4)
+    spikes.sum().backward()
+    assert torch.equal(spikes, (u > 0.4).double())
+    assert torch.equal(u.grad, (u.abs() < 0.5).double())
+
+
+def test_a_centre_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="the centre of a surrogate is a number, not nan"):
+        surrogate.rectangular(1.0, centre=math.nan)
+
+
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("a", [0.25, 1.0, 3.0])
 def test_curve_has_unit_area(name: str, a: float) -> None:
@@ -77,7 +91,7 @@ def test_serves_a_snntorch_neuron(name: str) -> None:
 def test_is_a_value_that_prints_compares_and_pickles() -> None:
     curve = surrogate.rectangular(0.5)
     assert curve == pickle.loads(pickle.dumps(curve)) != surrogate.rectangular(1.0)
-    assert repr(curve) == "Surrogate(curve='rectangular', parameter=0.5)"
+    assert repr(curve) == "Surrogate(curve='rectangular', parameter=0.5, centre=0.0)"
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, math.inf, math.nan])

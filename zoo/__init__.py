@@ -9,10 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .recipes import Recipe, recipe
+from .recipes import METHODS, Recipe, recipe
 from .registry import MODELS, ModelInfo, create, info, list_models
 
-__all__ = ["ModelInfo", "Recipe", "create", "info", "list_models", "recipe"]
+__all__ = ["METHODS", "ModelInfo", "Recipe", "create", "info", "list_models", "recipe"]
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

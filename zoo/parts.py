@@ -40,6 +40,7 @@ class Parts:
     threshold: float
     spike_grad: Callable[[Any], Any] | None
     readout: str
+    init: str = "threshold"
 
     def encoder(self) -> nn.Sequential:
         """The input, quantized and presented at every step; the first convolution follows."""
@@ -112,7 +113,11 @@ class Parts:
         approach the stable fixed point `r = r' = 0.3`: no layer falls silent, however deep the
         network. torch's default (`n v = 1/3`) has no fixed point but 0. `v` is the variance after
         quantization, which at 1 or 2 bits would take enough of it to silence deep networks.
+
+        With `init="torch"` layers without tdBN keep torch's default.
         """
+        if not norm and self.init == "torch":
+            return
         if norm:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         else:

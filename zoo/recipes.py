@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from snntorch_stbp.errors import UsageError, suggest
+
 from .registry import info
 
 
@@ -18,7 +20,8 @@ class Recipe:
     Args:
         epochs: Passes over the training data.
         batch_size: Samples per optimizer step, over all devices.
-        optimizer: `"adamw"`, `"adam"` or `"sgd"` (see `RunConfig` for its momentum).
+        optimizer: `"adamw"`, `"adam"` or `"sgd"`.
+        momentum, nesterov: Of `"sgd"`.
         lr: Peak learning rate.
         weight_decay: Decay of the weights.
         warmup_epochs: Epochs of linear warm-up.
@@ -32,6 +35,9 @@ class Recipe:
         beta, threshold: Of all neurons.
         surrogate: Name in `surrogate.CURVES`.
         clip_grad: Largest norm of the gradient; `None` for no limit.
+        surrogate_centre: `"threshold"`, or `"zero"` for a membrane potential of 0.
+        per_channel, weight_range: Scales of quantized weights, as in `Precision`.
+        init: Initial weights, as in `create`.
     """
 
     epochs: int = 50
@@ -51,6 +57,12 @@ class Recipe:
     threshold: float = 0.4
     surrogate: str = "rectangular"
     clip_grad: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = True
+    surrogate_centre: str = "threshold"
+    per_channel: bool = True
+    weight_range: str = "fitted"
+    init: str = "threshold"
 
 
 CHARACTERS: dict[str, Any] = {"epochs": 8, "augment": ("shift",)}
@@ -93,21 +105,47 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
+# What main.py of STBP-train-and-compression does at its defaults: its optimizer is given no
+# momentum, and its cosine schedule is never stepped. Every image is mirrored at random there.
+SEED: dict[str, Any] = {
+    "epochs": 200, "batch_size": 64, "optimizer": "sgd", "momentum": 0.0, "nesterov": False,
+    "lr": 1e-3, "weight_decay": 0.0, "warmup_epochs": 0, "schedule": "constant",
+    "loss": "cross_entropy", "label_smoothing": 0.0, "readout": "rate", "augment": ("flip",),
+    "num_steps": 2, "beta": 0.25, "threshold": 0.4, "clip_grad": None,
+    "surrogate": "rectangular", "surrogate_centre": "zero",
+    "per_channel": False, "weight_range": "max", "init": "torch",
+}  # fmt: skip
+SEED_PHOTOS: dict[str, Any] = {"augment": ("flip", "crop")}
 
-def recipe(model: str, dataset: str) -> Recipe:
+METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "standard": {},
+    "seed": {"*": SEED, "cifar10": SEED_PHOTOS, "cifar100": SEED_PHOTOS, "folder": SEED_PHOTOS},
+}
+"""Ways to train by name -> data set or "*" -> what they set in place of the rows above."""
+
+
+def recipe(model: str, dataset: str, method: str = "standard") -> Recipe:
     """The recipe of `model` on `dataset`.
 
     Args:
         model: Name of a model.
         dataset: Name of a data set without its path ("digits", "npz", ...); one that the table
             does not know gets the general recipe.
+        method: Name in `METHODS`.
 
     Raises:
-        UsageError: If there is no such model.
+        UsageError: If there is no such model or method.
     """
+    if method not in METHODS:
+        raise UsageError(
+            f"There is no recipe '{method}': choose one of {', '.join(METHODS)}."
+            + suggest(method, METHODS)
+        )
     family = info(model).family
     values: dict[str, Any] = {}
     for row in ("*", family, model):
         for column in ("*", dataset):
             values |= RECIPES.get((row, column), {})
+    for column in ("*", dataset):
+        values |= METHODS[method].get(column, {})
     return Recipe(**values)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from snntorch_stbp.quant import Precision
 
 READOUTS = ("current", "rate", "population")
+INITS = ("threshold", "torch")
 
 STBP = "Wu 2018, doi:10.3389/fnins.2018.00331"
 DIRECT = "Wu 2019, arXiv:1809.05793"
@@ -92,6 +93,7 @@ def create(
     threshold: float = 0.4,
     spike_grad: Callable[[Any], Any] | None = None,
     readout: str = "current",
+    init: str = "threshold",
 ) -> nn.Module:
     """Build a network that maps images `[B, C, H, W]` or frames `[T, B, C, H, W]` to a record.
 
@@ -107,12 +109,14 @@ def create(
         spike_grad: Surrogate gradient; `surrogate.rectangular()` if `None`.
         readout: `"current"` records the output of the last linear layer, `"rate"` the spikes of
             a neuron behind it, `"population"` the mean spikes of 10 neurons per class (Wu 2019).
+        init: Initial weights of layers without tdBN: `"threshold"`, in units of the threshold, so
+            that no layer falls silent; or `"torch"`, torch's default.
 
     Returns:
         A module whose output is the record `[T, B, K]`.
 
     Raises:
-        UsageError: For an unknown model or readout, or a number that is too small.
+        UsageError: For an unknown model, readout or init, or a number that is too small.
     """
     model = info(name)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -130,6 +134,8 @@ def create(
             raise UsageError(f"{label} must be at least 1, not {value}.")
     if readout not in READOUTS:
         raise UsageError(f"There is no readout '{readout}': choose one of {', '.join(READOUTS)}.")
+    if init not in INITS:
+        raise UsageError(f"There is no init '{init}': choose one of {', '.join(INITS)}.")
 
     from snntorch_stbp.quant import Precision
 
@@ -145,6 +151,7 @@ def create(
         threshold=threshold,
         spike_grad=spike_grad,
         readout=readout,
+        init=init,
     )
     net: nn.Module = import_module(f".{model.family}", __package__).build(name, parts)
     return net

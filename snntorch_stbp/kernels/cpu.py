@@ -102,6 +102,8 @@ def _derivative(v: Tensor, surrogate: Surrogate) -> Tensor:
     """The surrogate derivative at `v`, which may be overwritten."""
     if surrogate.curve != "rectangular":
         return surrogate.derivative(v)
+    if surrogate.centre:
+        v.sub_(surrogate.centre)
     v.abs_().lt_(surrogate.parameter / 2)
     return v if surrogate.parameter == 1 else v.div_(surrogate.parameter)
 

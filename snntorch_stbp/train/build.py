@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +43,11 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
         scale=config.scale,  # type: ignore[arg-type]
         boundary_bits=config.boundary_bits,
         input_max=bundle.input_max,
+        weight_range=config.weight_range,  # type: ignore[arg-type]
     )
+    curve = getattr(surrogate, config.surrogate)()
+    if config.surrogate_centre == "zero":
+        curve = replace(curve, centre=-config.threshold)
     return zoo.create(
         config.model,
         num_classes=len(bundle.classes),
@@ -52,8 +57,9 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
         precision=precision,
         beta=config.beta,
         threshold=config.threshold,
-        spike_grad=getattr(surrogate, config.surrogate)(),
+        spike_grad=curve,
         readout=config.readout,
+        init=config.init,
     )
 
 

@@ -19,7 +19,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("cross_entropy", "tet", "mse_rate"),
     "readout": ("current", "rate", "population"),
     "surrogate": ("rectangular", "polynomial", "sigmoid", "gaussian"),
+    "surrogate_centre": ("threshold", "zero"),
     "scale": ("float", "po2"),
+    "weight_range": ("fitted", "max"),
+    "init": ("threshold", "torch"),
+    "recipe": ("standard", "seed"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("32", "bf16-mixed", "16-mixed"),
 }
@@ -93,6 +97,10 @@ class RunConfig:
     momentum: float = 0.9
     nesterov: bool = True
     ema: float | None = None
+    surrogate_centre: str = "threshold"
+    weight_range: str = "fitted"
+    init: str = "threshold"
+    recipe: str = "standard"
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -117,6 +125,10 @@ class RunConfig:
                 f"bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
                 f"1 is binary, 2 to 8 are integers."
             )
+        if self.weight_range == "max" and self.bits in (1, "ternary"):
+            raise UsageError(
+                f"weight_range max is for weights of 2 to 8 bits, not for {self.bits}: use fitted."
+            )
         for name in ("frozen_aware", "fixed_point_aware"):
             if getattr(self, name) and self.init_from is None:
                 raise UsageError(
@@ -127,15 +139,20 @@ class RunConfig:
             raise UsageError("frozen-aware and fixed-point-aware exclude each other; choose one.")
 
     @classmethod
-    def from_recipe(cls, model: str, dataset: str, **overrides: Any) -> RunConfig:
+    def from_recipe(
+        cls, model: str, dataset: str, recipe: str | None = None, **overrides: Any
+    ) -> RunConfig:
         """The recipe of `model` on `dataset`, with `overrides` that are not `None` in its place.
 
+        `recipe` is the name of a method in `zoo.METHODS`, by default `"standard"`.
+
         Raises:
-            UsageError: For an unknown model, data set or option, or a value out of range.
+            UsageError: For an unknown model, data set, recipe or option, or a value out of range.
         """
         zoo.info(model)
         name, _ = catalog.parse(dataset)
-        values = asdict(zoo.recipe(model, name))
+        recipe = recipe or "standard"
+        values = asdict(zoo.recipe(model, name, recipe)) | {"recipe": recipe}
         values["steps"] = values.pop("num_steps")
         values["bits"] = None
         unknown = set(overrides) - {f.name for f in fields(cls)}
