@@ -104,6 +104,12 @@ OPTIONS = [
            help="Validate and save the moving average of the weights, such as 0.999; 0 for none."),
     Option(["--init-from"], section="Training", metavar="RUN",
            help="Start from the weights of another run."),
+    Option(["--teacher"], section="Training", metavar="RUN",
+           help="Learn from the scores of another run, too."),
+    Option(["--distill-weight"], section="Training", type=Real(0, 1),
+           help="Share of the --teacher in the loss; default: 0.5."),
+    Option(["--temperature"], section="Training", type=Real(0, above=True),
+           help="Softens the scores of both before they are compared; default: 4."),
     Option(["--frozen-aware"], section="Training", is_flag=True,
            help="Refine an --init-from run in the arithmetic that is exported."),
     Option(["--fixed-point-aware"], section="Training", is_flag=True,
@@ -195,6 +201,9 @@ def _new_config(given: dict[str, Any]) -> RunConfig:
         if name in given and config.optimizer != "sgd":
             option = "--momentum" if name == "momentum" else "--no-nesterov"
             raise UsageError(f"{option} is for --optimizer sgd, not for {config.optimizer}.")
+    for name in ("distill_weight", "temperature"):
+        if name in given and config.teacher is None:
+            raise UsageError(f"--{name.replace('_', '-')} needs a --teacher.")
     absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
     return replace(config, **absent)
 

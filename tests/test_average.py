@@ -113,6 +113,9 @@ NEW = {
     "weight_range": "fitted",
     "init": "threshold",
     "recipe": "standard",
+    "teacher": None,
+    "distill_weight": 0.5,
+    "temperature": 4.0,
 }
 
 

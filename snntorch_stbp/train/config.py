@@ -40,6 +40,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "beta": (0.0, 1.0),
     "momentum": (0.0, 0.9999),
     "ema": (0.5, 0.999999),
+    "distill_weight": (0.0, 1.0),
     "weight_decay": (0.0, 1e6),
     "label_smoothing": (0.0, 0.999),
     "val_fraction": (0.01, 0.9),
@@ -101,6 +102,9 @@ class RunConfig:
     weight_range: str = "fitted"
     init: str = "threshold"
     recipe: str = "standard"
+    teacher: str | None = None
+    distill_weight: float = 0.5
+    temperature: float = 4.0
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -116,7 +120,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} lies between {low:g} and {high:g}, not {value}.")
-        for name in ("lr", "threshold"):
+        for name in ("lr", "threshold", "temperature"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name} is a positive number, not {value}.")

@@ -29,6 +29,7 @@ from . import augment, build
 from .average import WeightAverage
 from .config import RunConfig
 from .data import DataBundle, make_loader, seeded_generator
+from .distill import Teacher
 from .evaluate import all_sum, measure
 from .launch import launch, summary
 from .metrics import Means, plot_curves, tensorboard
@@ -70,13 +71,16 @@ def fit(
     model = build.build_model(config, bundle)
     if config.init_from and resume is None:
         build.init_from(model, config.init_from, config)
+    teacher = Teacher(config, bundle, fabric.device) if config.teacher else None
     _epoch_loader(fabric, config, bundle)  # refuses a batch size before a folder is made
     path = resume.path if resume else None
     if path is None and fabric.global_rank == 0:
         path = RunDir.create(Path(out), config).path
     run = RunDir(Path(str(fabric.broadcast(path))), config)
     with run.locked() if fabric.global_rank == 0 else nullcontext():
-        trainer = _Trainer(fabric, config, bundle, model, run, reporter, resuming=bool(resume))
+        trainer = _Trainer(
+            fabric, config, bundle, model, teacher, run, reporter, resuming=bool(resume)
+        )
         return trainer.run_all()
 
 
@@ -89,12 +93,13 @@ class _Trainer:
         config: RunConfig,
         bundle: DataBundle,
         model: nn.Module,
+        teacher: Teacher | None,
         run: RunDir,
         reporter: Reporter,
         resuming: bool,
     ) -> None:
         self.fabric, self.config, self.bundle = fabric, config, bundle
-        self.model, self.run, self.reporter = model, run, reporter
+        self.model, self.teacher, self.run, self.reporter = model, teacher, run, reporter
         last = read_last(run, model) if resuming else None
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
         # learning rate and the state go through the optimizer itself.
@@ -176,6 +181,8 @@ class _Trainer:
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         record = self.net(x).float()
         loss = self.loss(record, y, config.label_smoothing)
+        if self.teacher:
+            loss = self.teacher.blend(loss, record, x)
         fabric.backward(loss)
         if config.clip_grad is not None:
             fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)
