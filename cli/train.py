@@ -60,6 +60,8 @@ OPTIONS = [
            help="Resize to this height and width; 0 keeps them."),
     Option(["--augment"], section="Data", type=Names(),
            help="Augmentations, such as crop,flip."),
+    Option(["--mixup"], section="Data", type=Real(0, 100), metavar="ALPHA",
+           help="Blend every image with another, such as 0.2; 0 for none."),
     Option(["--val-fraction"], section="Data", type=Real(0.01, 0.9),
            help="Part of the training data held out; default: 0.1."),
     Option(["--validate-on-test"], section="Data", is_flag=True,
@@ -182,7 +184,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
         given["nesterov"] = False
     for name, value in given.items():
         off = 32 if name.endswith("bits") else 0
-        if name in ("image_size", "clip_grad", "ema") or name.endswith("bits"):
+        if name in ("image_size", "clip_grad", "ema", "mixup") or name.endswith("bits"):
             given[name] = None if value == off else value
     return given
 

@@ -116,6 +116,7 @@ NEW = {
     "teacher": None,
     "distill_weight": 0.5,
     "temperature": 4.0,
+    "mixup": None,
 }
 
 

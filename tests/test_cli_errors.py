@@ -101,6 +101,7 @@ def test_usage_errors_name_the_value_and_what_is_right(args, sentence):
         ("--ema", "1", "1 is out of range; use a number from 0 to 0.999999."),
         ("--distill-weight", "2", "2 is out of range; use a number from 0 to 1."),
         ("--temperature", "0", "0 is out of range; use a number above 0."),
+        ("--mixup", "-1", "-1 is out of range; use a number from 0 to 100."),
         ("--momentum", "1", "1 is out of range; use a number from 0 to 0.9999."),
         ("--scale", "log", "'log' is not one of 'float', 'po2'"),
     ],

@@ -80,6 +80,8 @@ def test_without_options_the_recipe_decides(fitted):
         ("--teacher runs/a-1", "teacher", "runs/a-1"),
         ("--teacher runs/a-1 --distill-weight 0.9", "distill_weight", 0.9),
         ("--teacher runs/a-1 --temperature 2", "temperature", 2.0),
+        ("--mixup 0.2", "mixup", 0.2),
+        ("--mixup 0", "mixup", None),
         ("--ema 0.999", "ema", 0.999),
         ("--ema 0", "ema", None),
         ("--optimizer sgd --momentum 0.5", "momentum", 0.5),

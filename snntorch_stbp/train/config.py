@@ -41,6 +41,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "momentum": (0.0, 0.9999),
     "ema": (0.5, 0.999999),
     "distill_weight": (0.0, 1.0),
+    "mixup": (0.01, 100.0),
     "weight_decay": (0.0, 1e6),
     "label_smoothing": (0.0, 0.999),
     "val_fraction": (0.01, 0.9),
@@ -105,6 +106,7 @@ class RunConfig:
     teacher: str | None = None
     distill_weight: float = 0.5
     temperature: float = 4.0
+    mixup: float | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:

@@ -22,7 +22,6 @@ from torch import nn
 
 from ..errors import Interrupted, StbpError
 from ..frozen import freeze
-from ..losses import LOSSES
 from ..lowering import FixedPointAware
 from ..time import readout
 from . import augment, build
@@ -33,6 +32,7 @@ from .distill import Teacher
 from .evaluate import all_sum, measure
 from .launch import launch, summary
 from .metrics import Means, plot_curves, tensorboard
+from .objective import Objective
 from .reporter import Reporter
 from .rundir import RunDir
 from .state import TrainState, read_last
@@ -99,7 +99,7 @@ class _Trainer:
         resuming: bool,
     ) -> None:
         self.fabric, self.config, self.bundle = fabric, config, bundle
-        self.model, self.teacher, self.run, self.reporter = model, teacher, run, reporter
+        self.model, self.run, self.reporter = model, run, reporter
         last = read_last(run, model) if resuming else None
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
         # learning rate and the state go through the optimizer itself.
@@ -116,7 +116,7 @@ class _Trainer:
             net = torch.compile(net)
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
-        self.loss = LOSSES[config.loss]
+        self.objective = Objective(config, teacher)
         self.augment = augment.make(config.augment, bundle.image_size)
         steps = len(_epoch_loader(fabric, config, bundle))
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
@@ -179,10 +179,7 @@ class _Trainer:
         progress = state.epoch - 1 + state.step / state.steps
         build.set_learning_rate(self.optimizer.param_groups, build.learning_rate(config, progress))
         self.wrapped_optimizer.zero_grad(set_to_none=True)
-        record = self.net(x).float()
-        loss = self.loss(record, y, config.label_smoothing)
-        if self.teacher:
-            loss = self.teacher.blend(loss, record, x)
+        loss, record = self.objective(self.net, x, y, generator)
         fabric.backward(loss)
         if config.clip_grad is not None:
             fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)

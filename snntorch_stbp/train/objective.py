@@ -1,0 +1,71 @@
+"""What a training step minimises: the loss of the labels, of mixed pairs, and of a teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..losses import LOSSES
+from .config import RunConfig
+from .distill import Teacher
+
+
+def mix(x: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Blend every sample of a batch with another of it.
+
+    H. Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018, arXiv:1710.09412:
+    `share * x[i] + (1 - share) * x[order[i]]` with one share for the batch, drawn from the beta
+    distribution of `alpha, alpha`; here the larger part is always that of sample `i`.
+
+    Args:
+        x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+        alpha: Positive; the larger, the more equal the parts.
+        generator: On the CPU; the only source of randomness.
+
+    Returns:
+        The blended batch, the order `[B]` of the partners, and the share in [0.5, 1].
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    share = max(share, 1 - share)
+    order = torch.randperm(x.shape[-4], generator=generator).to(x.device)
+    return share * x + (1 - share) * x.index_select(x.dim() - 4, order), order, share
+
+
+class Objective:
+    """The loss of a configuration; see its `loss`, `label_smoothing`, `mixup` and `teacher`.
+
+    Args:
+        config: The run.
+        teacher: Its teacher, if it has one.
+    """
+
+    def __init__(self, config: RunConfig, teacher: Teacher | None) -> None:
+        self.config, self.teacher = config, teacher
+        self.loss = LOSSES[config.loss]
+
+    def __call__(
+        self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Run `net` on a batch.
+
+        Args:
+            net: Maps `x` to a record `[T, B, classes]`.
+            x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+            y: Classes `[B]`.
+            generator: On the CPU; the only source of randomness.
+
+        Returns:
+            The loss, and the record in float32.
+        """
+        smoothing, order, share = self.config.label_smoothing, None, 1.0
+        if self.config.mixup:
+            x, order, share = mix(x, self.config.mixup, generator)
+        record = net(x).float()
+        loss = self.loss(record, y, smoothing)
+        if order is not None:
+            loss = share * loss + (1 - share) * self.loss(record, y[order], smoothing)
+        if self.teacher:
+            loss = self.teacher.blend(loss, record, x)
+        return loss, record
