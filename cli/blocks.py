@@ -30,6 +30,8 @@ def start_block(summary: Mapping[str, Any], width: int | None = None) -> list[st
     kinds = [
         f"{width_of}-bit weights" if isinstance(width_of, int) else f"{bits(width_of)} weights"
     ]
+    if get("layer_bits"):
+        kinds = [f"weights of {get('mean_bits'):.2f} bits on average"]
     for key, name in (("input", "input"), ("act", "currents"), ("membrane", "membranes")):
         width_of = get(f"{key}_bits")
         if width_of is not None:

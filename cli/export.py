@@ -126,14 +126,14 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             "nodes": exported.nodes,
             **counts(exported.agreement),
             "onnxruntime": counts(exported.onnxruntime),
-            "quantized": trained.config.bits is not None,
+            "quantized": trained.config.quantized,
         }
         click.echo(to_json(said if fixed is None else said | {"fixed_point": fixed.facts()}))
         return
     _print(exported, f"{options['form']}, {kind.replace('-', ' ')}")
     if fixed is not None:
         fixed.print()
-    if trained.config.bits is None and not options["as_trained"]:
+    if not trained.config.quantized and not options["as_trained"]:
         click.echo(
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
             f"on a grid fine enough to stay exact (train with --bits for few bits)"
@@ -199,7 +199,7 @@ def facts(folder: RunDir, config: Any) -> dict[str, str]:
     return {
         "model": config.model,
         "dataset": config.dataset,
-        "bits": str(config.bits or 32),
+        "bits": "mixed" if config.layer_bits else str(config.bits or 32),
         "steps": str(config.steps),
         "beta": str(config.beta),
         "threshold": str(config.threshold),

@@ -58,7 +58,7 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         force=options["force"],
         progress=None if as_json else progress,
     )
-    quantized = trained.config.bits is not None
+    quantized = trained.config.quantized
     if as_json:
         again = exported.snntorch
         said = {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
+
+from snntorch_stbp.errors import UsageError
+from snntorch_stbp.train import bits_file
 
 
 class BitsType(click.ParamType):
@@ -42,6 +46,25 @@ class BitsType(click.ParamType):
         right = " or ".join([", ".join(words[:-1]), words[-1]]) if self.words else words[0]
         right += " (floating point)" if "32" in self.words else ""
         return self.fail(f"'{value}' is no bit width here; use {right}.", param, ctx)
+
+
+class BitsFile(click.ParamType):
+    """A file of bits by layer, read where it is named."""
+
+    name = "bits file"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the form in the help."""
+        return "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the file; fail with what is wrong in it."""
+        if isinstance(value, dict):
+            return value
+        try:
+            return bits_file.read(Path(value))
+        except UsageError as error:
+            return self.fail(str(error), param, ctx)
 
 
 class Whole(click.ParamType):

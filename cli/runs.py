@@ -66,7 +66,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["run"],
         row["model"],
         row["dataset"],
-        bits(row["bits"]),
+        "mixed" if row["config"]["layer_bits"] else bits(row["bits"]),
         str(row["steps"]),
         f"{row['epochs_done']}/{row['epochs']}",
         percent(row["best_val_accuracy"]),

@@ -15,7 +15,7 @@ from snntorch_stbp.train.rundir import RunDir
 
 from .group import Option, command, json_option
 from .output import make_reporter
-from .params import BitsType, Names, Real, Whole
+from .params import BitsFile, BitsType, Names, Real, Whole
 
 # Options under which a run may go on with other values than it began with.
 FREE = {"epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile"}
@@ -45,6 +45,8 @@ OPTIONS = [
            help="Images; default: 8."),
     Option(["--boundary-bits"], section="Precision", type=BitsType(2, 8, floating=False),
            help="Weights of the first and last layer, where these should differ."),
+    Option(["layer_bits", "--bits-file"], section="Precision", type=BitsFile(),
+           help="Weights by layer, in place of --bits: JSON such as {\"head.*\": 8}."),
     Option(["--per-tensor"], section="Precision", is_flag=True,
            help="One weight scale per layer, not per output channel."),
     Option(["--weight-range"], section="Precision", type=_choice("weight_range"),
@@ -234,6 +236,8 @@ def _words(name: str, value: Any) -> str:
     if name in FLAGS:
         option, when_given = FLAGS[name]
         return option if value == when_given else f"no {option}"
+    if name == "layer_bits":
+        return "this --bits-file" if value else "no --bits-file"
     if value is None:
         value = 32 if name.endswith("bits") else 0
     if isinstance(value, tuple):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from snntorch_stbp.mixed import assign_bits, weight_layers
 from snntorch_stbp.neuron import Leaky
 from snntorch_stbp.norm import TDBatchNorm1d, TDBatchNorm2d
-from snntorch_stbp.quant import Precision, quantized_weight
+from snntorch_stbp.quant import Bits, Precision, quantized_weight
 from snntorch_stbp.time import DirectCoding, PopulationVote, TimeDistributed
 
 GAIN = 2.0  # see Parts._initialise
@@ -104,6 +105,17 @@ class Parts:
             layers.append(PopulationVote(self.num_classes))
         return nn.Sequential(*layers)
 
+    def assign_bits(self, net: nn.Module, bits: Mapping[str, Bits]) -> None:
+        """Other bits for layers of a new network, initialised as if built with them."""
+        wanted = {name: _rms(layer) for name, layer in weight_layers(net).items()}
+        new = assign_bits(net, bits, self.precision)
+        owners = [m for m in net.modules() if isinstance(m, TimeDistributed)]
+        normed = [id(owner.layer) for owner in owners if owner.norm is not None]
+        for name, layer in new.items():
+            if id(layer) not in normed:  # see _initialise: scaled by what quantization leaves
+                with torch.no_grad():
+                    layer.weight *= wanted[name] / _rms(layer)
+
     def _initialise(self, layer: nn.Conv2d | nn.Linear, norm: bool) -> None:
         """Initial weights: He 2015's; without tdBN behind them, in units of the threshold.
 
@@ -123,8 +135,13 @@ class Parts:
         else:
             nn.init.normal_(layer.weight)
             with torch.no_grad():
-                used = quantized_weight(layer)
                 std = math.sqrt(GAIN / layer.weight[0].numel()) * self.threshold / 0.4
-                layer.weight *= std / used.square().mean().sqrt()
+                layer.weight *= std / _rms(layer)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def _rms(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """Root mean square of the weights that a layer computes with."""
+    return quantized_weight(layer).square().mean().sqrt()

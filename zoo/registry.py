@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from snntorch_stbp.errors import UsageError, suggest
 if TYPE_CHECKING:
     from torch import nn
 
-    from snntorch_stbp.quant import Precision
+    from snntorch_stbp.quant import Bits, Precision
 
 READOUTS = ("current", "rate", "population")
 INITS = ("threshold", "torch")
@@ -94,6 +94,7 @@ def create(
     spike_grad: Callable[[Any], Any] | None = None,
     readout: str = "current",
     init: str = "threshold",
+    layer_bits: Mapping[str, Bits] | None = None,
 ) -> nn.Module:
     """Build a network that maps images `[B, C, H, W]` or frames `[T, B, C, H, W]` to a record.
 
@@ -111,12 +112,14 @@ def create(
             a neuron behind it, `"population"` the mean spikes of 10 neurons per class (Wu 2019).
         init: Initial weights of layers without tdBN: `"threshold"`, in units of the threshold, so
             that no layer falls silent; or `"torch"`, torch's default.
+        layer_bits: Bits of weights of single layers, by name or shell pattern, in place of those
+            of `precision`; see `mixed.assign_bits`.
 
     Returns:
         A module whose output is the record `[T, B, K]`.
 
     Raises:
-        UsageError: For an unknown model, readout or init, or a number that is too small.
+        UsageError: For an unknown model, readout, init or layer, or a number that is too small.
     """
     model = info(name)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -154,4 +157,6 @@ def create(
         init=init,
     )
     net: nn.Module = import_module(f".{model.family}", __package__).build(name, parts)
+    if layer_bits:
+        parts.assign_bits(net, layer_bits)
     return net

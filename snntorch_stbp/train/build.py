@@ -60,6 +60,7 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
         spike_grad=curve,
         readout=config.readout,
         init=config.init,
+        layer_bits={name: None if bits == 32 else bits for name, bits in config.layer_bits.items()},
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from .. import __version__, zoo
 from ..errors import StbpError, UsageError, suggest
-from . import catalog
+from . import bits_file, catalog
 
 Bits = int | Literal["ternary"] | None
 
@@ -80,6 +80,7 @@ class RunConfig:
     membrane_bits: int | None = None
     input_bits: int | None = 8
     boundary_bits: int | None = None
+    layer_bits: dict[str, int | str] = field(default_factory=dict)
     per_channel: bool = True
     scale: str = "float"
     seed: int = 0
@@ -135,6 +136,7 @@ class RunConfig:
             raise UsageError(
                 f"weight_range max is for weights of 2 to 8 bits, not for {self.bits}: use fitted."
             )
+        bits_file.check(self.layer_bits)
         for name in ("frozen_aware", "fixed_point_aware"):
             if getattr(self, name) and self.init_from is None:
                 raise UsageError(
@@ -170,9 +172,14 @@ class RunConfig:
         return cls(model=model, dataset=dataset, **values)
 
     @property
+    def quantized(self) -> bool:
+        """Whether any weights have fewer than 32 bits."""
+        return self.bits is not None or any(bits != 32 for bits in self.layer_bits.values())
+
+    @property
     def name(self) -> str:
         """The name of the run's folder, without its number."""
-        bits = 32 if self.bits is None else self.bits
+        bits = "mixed" if self.layer_bits else 32 if self.bits is None else self.bits
         return f"{self.model}-{catalog.run_name(self.dataset)}-w{bits}-T{self.steps}"
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..errors import StbpError, UsageError
+from ..mixed import mean_bits
 from ..quant import size_in_bytes
 from .config import RunConfig
 from .data import DataBundle
@@ -76,6 +77,8 @@ def summary(
         "test": len(bundle.test),
         "val_name": bundle.val_name,
         "bits": config.bits,
+        "layer_bits": config.layer_bits,
+        "mean_bits": mean_bits(model),
         "act_bits": config.act_bits,
         "membrane_bits": config.membrane_bits,
         "input_bits": config.input_bits,
