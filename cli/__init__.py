@@ -13,6 +13,7 @@ from .group import LazyGroup, debug_option
 COMMANDS = {
     "train": "Train a network of the zoo at a bit width on a data set.",
     "sweep": "Train a network at many bit widths and compare them.",
+    "allocate": "Choose bits for each layer of a run, within a budget.",
     "finetune": "Refine a run in the arithmetic that its export computes.",
     "evaluate": "Measure a trained run on its test set or on other data.",
     "export": "Export a trained run to QONNX, verified spike by spike.",
