@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.errors import UsageError
-from snntorch_stbp.train import catalog
-from snntorch_stbp.train.config import CHOICES
-from snntorch_stbp.train.sweep import Row, plan, word
+from snntorch_stbp.errors import Interrupted, UsageError
+from snntorch_stbp.train import bits_file, catalog
+from snntorch_stbp.train.sweep import Row, fronts, plan, word
 
 from .group import Option, command, json_option
 from .output import ClosableReporter, make_reporter
-from .params import BitsType, Listed, Real, Whole
+from .params import BitsType, Listed, Whole
 from .text import Column, percent, print_table, to_json
+from .train import OPTIONS as TRAIN
+from .train import given_fields
 
 EXAMPLE = """\
-snntorch-stbp sweep mnistnet --bits 32,8,4,2,ternary,1 --seeds 3
+snntorch-stbp sweep mnistnet --bits 32,8,4,2,ternary,1 --seeds 3 --jobs 2
 snntorch-stbp sweep resnet18 --dataset cifar10 --bits 32,4 --steps 1,2,4"""
 
 COLUMNS = (
@@ -29,47 +30,49 @@ COLUMNS = (
     Column("seeds", right=True),
     Column("size, KB", right=True),
     Column("synaptic operations", right=True, spare=1),
-    Column("front"),
+    Column("Pareto front"),
 )
 
 OPTIONS = [
-    Option(["--bits"], type=Listed(BitsType(1, 8, ternary=True)), default="32,8,4,2,ternary,1",
-           show_default=True, help="Widths of the weights."),
-    Option(["--steps"], type=Listed(Whole(1, "T")), help="Time steps; default: as the recipe."),
-    Option(["--seeds"], type=Whole(1), default=1, show_default=True,
+    Option(["--bits"], section="Sweep", type=Listed(BitsType(1, 8, ternary=True)),
+           default="32,8,4,2,ternary,1", show_default=True, help="Widths of the weights."),
+    Option(["--steps"], section="Sweep", type=Listed(Whole(1, "T")),
+           help="Time steps; default: as the recipe."),
+    Option(["--seeds"], section="Sweep", type=Whole(1), default=1, show_default=True,
            help="Runs of each, with seeds 0, 1, ..."),
-    Option(["--dataset"], metavar="NAME", default="digits", show_default=True,
-           help="As of `train`."),
-    Option(["--data-dir"], metavar="DIR", help="Folder of downloaded data sets."),
-    Option(["--download"], is_flag=True, help="Fetch a missing data set."),
-    Option(["--recipe"], type=click.Choice(CHOICES["recipe"]), help="As of `train`."),
-    Option(["--epochs"], type=Whole(1), help="Passes over the data; default: as the recipe."),
-    Option(["--lr"], type=Real(0, above=True), help="Highest learning rate."),
-    Option(["--device"], type=click.Choice(CHOICES["device"]), metavar="KIND",
-           help="auto (default), cpu, cuda or mps."),
-    Option(["--out"], metavar="DIR", help="The sweep's folder; default: sweeps/MODEL-DATASET."),
+    Option(["--jobs"], section="Sweep", type=Whole(1), default=1, show_default=True,
+           help="Runs at once, each a process with its part of the cores."),
+    Option(["--out"], section="Sweep", metavar="DIR",
+           help="The sweep's folder; default: sweeps/MODEL-DATASET."),
 ]  # fmt: skip
 
+OWN = {"bits", "steps", "seed", "out", "resume", "quiet"}
+"""Options of `train` that a sweep has of its own, or does without."""
 
-@command(EXAMPLE, click.Argument(["model"]), *OPTIONS, json_option())
+PASSED = [option for option in TRAIN if option.name not in OWN]
+
+ELSEWHERE = {"data_dir", "device", "devices", "num_nodes", "workers", "download", "jobs", "out"}
+"""Options that the command in the table goes without: they depend on where it is run."""
+
+
+@command(EXAMPLE, click.Argument(["model"]), *OPTIONS, *PASSED, json_option())
 def sweep(model: str, as_json: bool, **options: Any) -> None:
     """Train MODEL at many bit widths and write one table and one picture of all runs.
 
-    The same command goes on with a sweep that was interrupted, and adds to one that is finished.
+    The options of `train` hold for all runs. The same command goes on with a sweep that was
+    interrupted, and adds to one that is finished.
     """
     bits = [None if width == 32 else width for width in options["bits"]]
-    given = {
-        name: options[name]
-        for name in ("data_dir", "download", "recipe", "epochs", "lr", "device")
-        if options[name] not in (None, False)
-    }
-    dataset = options["dataset"]
+    given = given_fields({str(option.name): options[str(option.name)] for option in PASSED})
+    catalog.check_augmentations(given.get("augment", ()))
+    dataset = given.pop("dataset", "digits")
     configs = plan(model, dataset, bits, options["steps"] or [None], options["seeds"], **given)
     name = f"{model}-{catalog.run_name(dataset)}"
     out = Path(options["out"] or Path("sweeps") / name)
     if out.is_file():
         raise UsageError(f"'{out}' is a file; name a folder with --out.")
-    reporter = ClosableReporter() if as_json else make_reporter(quiet=False, as_json=False)
+    quiet = as_json or options["jobs"] > 1
+    reporter = ClosableReporter() if quiet else make_reporter(quiet=False, as_json=False)
 
     from .quiet import hush
 
@@ -77,14 +80,20 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     from snntorch_stbp.train.sweep import run_all, save, summarize
 
     def notice(text: str) -> None:
-        click.secho(f"\n{text}", bold=True, err=as_json)
+        apart = "" if options["jobs"] > 1 else "\n"  # from the lines of the run before
+        click.secho(f"{apart}{text}", bold=True, err=as_json)
 
     try:
-        points = run_all(configs, out, reporter, notice)
+        points = run_all(configs, out, reporter, notice, options["jobs"])
+    except Interrupted:
+        notice("stopped; the same command goes on with the sweep")
+        raise
     finally:
         reporter.close()
     rows = summarize(points)
-    files = save(points, rows, out, _command(model, options))
+    if "layer_bits" in given:
+        bits_file.write(out / "bits.json", given["layer_bits"])
+    files = save(points, rows, out, _command(model, options, out))
     if as_json:
         click.echo(to_json([row.__dict__ for row in rows]))
         return
@@ -99,18 +108,22 @@ def _cells(row: Row) -> list[str]:
         accuracy += f" +- {100 * row.spread:.2f}"
     return [
         word(row.bits), str(row.steps), accuracy, str(row.seeds), f"{row.size_kb:,.0f}",
-        f"{row.additions:,.0f}", "yes" if row.pareto else "",
+        f"{row.additions:,.0f}", fronts(row),
     ]  # fmt: skip
 
 
-def _command(model: str, options: dict[str, Any]) -> str:
+def _command(model: str, options: dict[str, Any], out: Path) -> str:
     """The command that makes this table."""
     parts = ["snntorch-stbp", "sweep", model]
-    for option in OPTIONS:
-        name = str(option.name)
-        value = options[name]
-        if value in (None, False) or name in ("data_dir", "device", "out", "download"):
+    for option in [*OPTIONS, *PASSED]:
+        value = options[str(option.name)]
+        if value is None or value is False or option.name in ELSEWHERE:
             continue
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        parts += [f"--{name}", text]
+        parts.append(option.opts[-1])
+        if option.name == "layer_bits":
+            parts.append(str(out / "bits.json"))
+        elif isinstance(value, tuple):
+            parts.append(",".join(map(str, value)) or "none")
+        elif value is not True:
+            parts.append(str(value))
     return shlex.join(parts)

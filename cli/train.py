@@ -157,10 +157,10 @@ def train(**values: Any) -> None:
     quiet, as_json = values.pop("quiet"), values.pop("as_json")
     if quiet and as_json:
         raise UsageError("--quiet and --json exclude each other; give one of them.")
-    given = _given(values)
+    given = given_fields(values)
     catalog.check_augmentations(given.get("augment", ()))
     if resume is None:
-        run, config = None, _new_config(given)
+        run, config = None, new_config(given)
     else:
         run = RunDir.open(resume)
         config = _resumed_config(run, given)
@@ -177,7 +177,7 @@ def train(**values: Any) -> None:
         reporter.close()
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
+def given_fields(values: dict[str, Any]) -> dict[str, Any]:
     """What was typed, as fields of a configuration: 32 bits and 0 for "none" become `None`."""
     given = {n: value for n, value in values.items() if value is not None and value is not False}
     if given.pop("per_tensor", False):
@@ -191,7 +191,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _new_config(given: dict[str, Any]) -> RunConfig:
+def new_config(given: dict[str, Any]) -> RunConfig:
     """The recipe with what was typed in its place."""
     given = dict(given)
     model, dataset = given.pop("model", None), given.pop("dataset", "digits")

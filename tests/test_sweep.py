@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shlex
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +21,14 @@ from torch import nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp.cli import main
+from snntorch_stbp.errors import Interrupted, StbpError
 from snntorch_stbp.report import operations
-from snntorch_stbp.train.sweep import Point, markdown, summarize
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.jobs import Job, run_jobs
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir, list_runs
+from snntorch_stbp.train.sweep import Point, fronts, markdown, summarize
 
 from .nets import digits, make
 
@@ -23,6 +36,11 @@ from .nets import digits, make
 def call(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, list(arguments))
     return result.exit_code, result.output
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_a_sweep_runs_resumes_and_compares(tmp_path: Path) -> None:
@@ -41,8 +59,7 @@ def test_a_sweep_runs_resumes_and_compares(tmp_path: Path) -> None:
     assert output.count("(done before)") == 2
     rows = json.loads(output.strip().splitlines()[-1])
     assert [row["seeds"] for row in rows] == [2, 2]
-    with open(out / "sweep.csv", newline="") as file:
-        points = list(csv.DictReader(file))
+    points = read(out / "sweep.csv")
     assert len(points) == 4
     assert {point["seed"] for point in points} == {"0", "1"}
     for row, bits in zip(rows, ("4", "ternary"), strict=True):
@@ -50,6 +67,111 @@ def test_a_sweep_runs_resumes_and_compares(tmp_path: Path) -> None:
         assert row["mean"] == pytest.approx(np.mean(own))
         assert row["spread"] == pytest.approx(np.std(own, ddof=1))
     assert all((out / point["run"] / "result.json").is_file() for point in points)
+
+
+def test_options_of_train_hold_for_all_runs_and_stand_in_the_table(tmp_path: Path) -> None:
+    bits = tmp_path / "mine.json"
+    bits.write_text('{"head.*": 8}')
+    command = (
+        "sweep", "mnistnet_bn", "--bits", "2", "--epochs", "1", "--out", str(tmp_path / "s"),
+        "--bits-file", str(bits), "--per-tensor", "--augment", "none", "--weight-decay", "0",
+        "--input-bits", "32", "--device", "cpu",
+    )  # fmt: skip
+    code, output = call(*command)
+    assert code == 0, output
+    (config,) = (json.loads(file.read_text()) for file in (tmp_path / "s").glob("*/config.json"))
+    wanted = {
+        "bits": 2, "layer_bits": {"head.*": 8}, "per_channel": False, "augment": [],
+        "weight_decay": 0.0, "input_bits": None,
+    }  # fmt: skip
+    assert wanted.items() <= config.items()
+    bits.unlink()
+    line = (tmp_path / "s" / "sweep.md").read_text().splitlines()[0].strip("`")
+    program, *again = shlex.split(line)
+    assert program == "snntorch-stbp"
+    code, output = call(*again, "--out", str(tmp_path / "s"))
+    assert code == 0, output
+    assert "1 of 1: mnistnet_bn-digits-wmixed-T2, seed 0 (done before)" in output
+
+
+def test_several_runs_at_once_are_those_one_after_the_other(tmp_path: Path) -> None:
+    """Two processes, one of which diverges; then the table, which needs no third."""
+    single, several = tmp_path / "single", tmp_path / "several"
+    command = ("sweep", "mnistnet_bn", "--epochs", "1", "--device", "cpu", "--out")
+    assert call(*command, str(single), "--bits", "4")[0] == 0
+    code, output = call(*command, str(several), "--bits", "4", "--seeds", "2", "--jobs", "2")
+    assert code == 0, output
+    assert output.count("(begun)") == 2
+    first, _ = read(several / "sweep.csv")
+    (alone,) = read(single / "sweep.csv")
+    for name in ("accuracy", "size_kb", "additions"):
+        assert float(first[name]) == pytest.approx(float(alone[name]), rel=1e-3)
+    (row,) = read(several / "summary.csv")
+    own = [float(point["accuracy"]) for point in read(several / "sweep.csv")]
+    assert float(row["mean"]) == pytest.approx(np.mean(own))
+    assert float(row["spread"]) == pytest.approx(np.std(own, ddof=1))
+
+
+def test_what_all_runs_lack_is_said_before_any_is_begun(tmp_path: Path) -> None:
+    code, output = call(
+        "sweep", "mnistnet_bn", "--dataset", "npz:no.npz", "--jobs", "2", "--out", str(tmp_path)
+    )
+    assert (code, "No such file: no.npz" in output) == (1, True), output
+    assert list(tmp_path.iterdir()) == []
+
+
+def jobs(count: int, **changes: Any) -> list[Job]:
+    options = {"epochs": 1, "device": "cpu", "batch_size": 64} | changes
+    return [
+        Job(
+            f"run {seed}",
+            RunConfig.from_recipe("mnistnet_bn", "digits", seed=seed, **options),
+            None,
+        )
+        for seed in range(count)
+    ]
+
+
+def test_a_signal_stops_all_runs_saved_and_they_go_on(tmp_path: Path) -> None:
+    todo = jobs(2, epochs=500)
+
+    def stop_when_both_learn() -> None:
+        while len(list(tmp_path.glob("*/last.pt"))) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop_when_both_learn).start()
+    with pytest.raises(Interrupted):
+        run_jobs(todo, tmp_path, 2, lambda text: None)
+    runs = list_runs(tmp_path)
+    assert [run.status for run in runs] == ["interrupted"] * 2
+    assert all("interrupted in epoch" in (run.path / "log.txt").read_text() for run in runs)
+    epochs = max(len(run.history) for run in runs) + 1
+    again = [Job("run", replace(run.config, epochs=epochs), run) for run in runs]
+    said: list[str] = []
+    run_jobs(again, tmp_path, 1, said.append)
+    assert [run.status for run in list_runs(tmp_path)] == ["finished"] * 2
+    assert sum(text.endswith("%") for text in said) == 2
+
+
+def test_one_that_diverges_ends_alone_and_one_that_fails_ends_all(tmp_path: Path) -> None:
+    said: list[str] = []
+    run_jobs(jobs(1, lr=1e30), tmp_path / "a", 2, said.append)
+    assert said == ["run 0 (begun)", "run 0: diverged"]
+    with pytest.raises(StbpError, match=r"digits-w32-T2-1' failed: A batch of 5000 is larger"):
+        run_jobs(jobs(1, batch_size=5000), tmp_path / "b", 2, said.append)
+
+
+def test_a_run_killed_before_its_first_checkpoint_still_starts_from_the_weights_named(
+    tmp_path: Path,
+) -> None:
+    (first,) = jobs(1, epochs=3)
+    fit(first.config, out=tmp_path, reporter=Reporter())
+    (start,) = list_runs(tmp_path)
+    config = replace(first.config, epochs=1, lr=1e-9, init_from=str(start.path))
+    run = RunDir.create(tmp_path, config)  # and nothing more
+    result = fit(config, out=tmp_path, reporter=Reporter(), resume=run)
+    assert result["best_val_accuracy"] > 0.5
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
@@ -92,6 +214,8 @@ def test_rows_know_their_spread_and_the_front() -> None:
     assert rows[0].mean == pytest.approx(0.85)
     assert rows[0].spread == pytest.approx(np.std([0.9, 0.8], ddof=1))
     assert [row.pareto for row in rows] == [True, False, True, False]
+    assert [row.pareto_size for row in rows] == [True, False, False, False]  # all of one size
+    assert [fronts(row) for row in rows] == ["size, operations", "", "operations", ""]
     assert rows[1].seeds == 1
     assert "| 1 | 2 | diverged | 0 |" in markdown(rows, "command")
 

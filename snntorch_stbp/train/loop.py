@@ -69,7 +69,7 @@ def fit(
         bundle = build.build_data(config)
     torch.manual_seed(config.seed)
     model = build.build_model(config, bundle)
-    if config.init_from and resume is None:
+    if config.init_from and not (resume and (resume.path / "last.pt").is_file()):
         build.init_from(model, config.init_from, config)
     teacher = Teacher(config, bundle, fabric.device) if config.teacher else None
     _epoch_loader(fabric, config, bundle)  # refuses a batch size before a folder is made

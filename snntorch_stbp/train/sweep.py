@@ -10,7 +10,7 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Row:
         seeds: Runs that finished.
         size_kb, additions: Means.
         pareto: Whether no other row is as accurate with fewer additions.
+        pareto_size: Whether no other row is as accurate with a smaller size.
     """
 
     bits: int | str | None
@@ -74,6 +75,7 @@ class Row:
     size_kb: float
     additions: float
     pareto: bool = False
+    pareto_size: bool = False
 
 
 def plan(
@@ -84,13 +86,25 @@ def plan(
     seeds: int,
     **given: Any,
 ) -> list[RunConfig]:
-    """The configurations of a sweep; a number of steps that is `None` is the recipe's.
+    """The configurations of a sweep.
+
+    Args:
+        model: What is trained.
+        dataset: On what.
+        bits: Bits of weights.
+        steps: Time steps; `None` is the recipe's number.
+        seeds: Runs of each, with seeds 0, 1, ...
+        given: Other fields of all configurations, in place of the recipe's.
 
     Raises:
         UsageError: For an unknown model, data set or value.
     """
+    absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
     return [
-        RunConfig.from_recipe(model, dataset, bits=width, steps=count, seed=seed, **given)
+        replace(
+            RunConfig.from_recipe(model, dataset, bits=width, steps=count, seed=seed, **given),
+            **absent,
+        )
         for width in bits
         for count in steps
         for seed in range(seeds)
@@ -98,41 +112,52 @@ def plan(
 
 
 def run_all(
-    configs: Sequence[RunConfig], out: Path, reporter: Reporter, notice: Callable[[str], None]
+    configs: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    notice: Callable[[str], None],
+    jobs: int = 1,
 ) -> list[Point]:
     """Do what is left of a sweep, and measure all of it.
 
     Args:
         configs: What `plan` says.
         out: The sweep's folder; made if it is missing.
-        reporter: Receives the events of the runs.
-        notice: Receives a sentence before each run.
+        reporter: Receives the events of the runs, where they are done one after the other.
+        notice: Receives a sentence before each run, of several at once also behind it.
+        jobs: Runs at once, each in a process of its own.
 
     Raises:
         StbpError: If data or folders cannot be used.
         Interrupted: If SIGINT or SIGTERM asked to stop; what was done is kept.
     """
+    from .build import build_data, build_model
+    from .jobs import Job, run_jobs
     from .loop import fit
 
-    points = []
+    todo = []
     for number, config in enumerate(configs, 1):
         run = _existing(config, out)
         label = f"{number} of {len(configs)}: {config.name}, seed {config.seed}"
-        if run is None or run.status not in ("finished", "diverged"):
-            notice(f"{label}{'' if run is None else ' (going on)'}")
-            resume = run if run is not None and run.status == "interrupted" else None
+        if run is not None and run.status in ("finished", "diverged"):
+            notice(f"{label} (done before)")
+            continue
+        todo.append(Job(label if run is None else f"{label} (going on)", config, run))
+    if jobs > 1 and todo:
+        first = todo[0].config  # what it lacks is said, and fetched, once and before all others
+        build_model(first, build_data(first))
+        run_jobs(todo, out, jobs, notice)
+    else:
+        for job in todo:
+            notice(job.label)
             try:
-                fit(config, out=out, reporter=reporter, resume=resume)
+                fit(job.config, out=out, reporter=reporter, resume=job.resume)
             except StbpError:
-                run = _existing(config, out)
+                run = _existing(job.config, out)
                 if run is None or run.status != "diverged":
                     raise
-            run = _existing(config, out)
-        else:
-            notice(f"{label} (done before)")
-        assert run is not None
-        points.append(_point(run, out))
-    return points
+    done = [_existing(config, out) for config in configs]
+    return [_point(run, out) for run in done if run is not None]
 
 
 def _existing(config: RunConfig, out: Path) -> RunDir | None:
@@ -184,18 +209,23 @@ def summarize(points: Sequence[Point]) -> list[Row]:
                 statistics.fmean(p.additions for p in done) if done else 0.0,
             )
         )  # fmt: skip
-    return [_with_front(row, rows) for row in rows]
+    return [
+        replace(
+            row,
+            pareto=_on_front(row, rows, "additions"),
+            pareto_size=_on_front(row, rows, "size_kb"),
+        )
+        for row in rows
+    ]
 
 
-def _with_front(row: Row, rows: Sequence[Row]) -> Row:
-    better = any(
-        other.mean is not None and row.mean is not None and other is not row
-        and other.mean >= row.mean and other.additions <= row.additions
-        and (other.mean, other.additions) != (row.mean, row.additions)
-        for other in rows
-    )  # fmt: skip
-    values = {f.name: getattr(row, f.name) for f in fields(row)}
-    return Row(**{**values, "pareto": row.mean is not None and not better})
+def _on_front(row: Row, rows: Sequence[Row], cost: str) -> bool:
+    """Whether no other row is at least as good in accuracy and in `cost`, and better in one."""
+    if row.mean is None:
+        return False
+    own = (-row.mean, getattr(row, cost))
+    others = [(-other.mean, getattr(other, cost)) for other in rows if other.mean is not None]
+    return not any(o != own and o[0] <= own[0] and o[1] <= own[1] for o in others)
 
 
 def markdown(rows: Sequence[Row], command: str) -> str:
@@ -211,9 +241,14 @@ def markdown(rows: Sequence[Row], command: str) -> str:
             accuracy += f" +- {100 * row.spread:.2f}" if row.seeds > 1 else ""
         lines.append(
             f"| {word(row.bits)} | {row.steps} | {accuracy} | {row.seeds} | {row.size_kb:,.0f} | "
-            f"{row.additions:,.0f} | {'yes' if row.pareto else ''} |"
+            f"{row.additions:,.0f} | {fronts(row)} |"
         )
     return f"`{command}`\n\n" + "\n".join(lines) + "\n"
+
+
+def fronts(row: Row) -> str:
+    """The costs in which a row is on the Pareto front."""
+    return ", ".join(["size"] * row.pareto_size + ["operations"] * row.pareto)
 
 
 def word(bits: int | str | None) -> str:
@@ -222,19 +257,27 @@ def word(bits: int | str | None) -> str:
 
 
 def save(points: Sequence[Point], rows: Sequence[Row], out: Path, command: str) -> list[Path]:
-    """Write `sweep.csv` (a line per run), `sweep.md` and `sweep.png`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [f.name for f in fields(Point)]
-    writer.writerow(names)
-    writer.writerows([getattr(point, name) for name in names] for point in points)
-    files = {"sweep.csv": text.getvalue(), "sweep.md": markdown(rows, command)}
+    """Write `sweep.csv` (a line per run), `summary.csv` (per row), `sweep.md` and `sweep.png`."""
+    files = {
+        "sweep.md": markdown(rows, command),
+        "sweep.csv": _csv(Point, points),
+        "summary.csv": _csv(Row, rows),
+    }
     for name, content in files.items():
         with atomic_write(out / name) as file:
             file.write(content.encode())
     picture = out / "sweep.png"
     _plot([row for row in rows if row.mean is not None], picture)
     return [*(out / name for name in files), picture]
+
+
+def _csv(kind: type, lines: Sequence[Any]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f.name for f in fields(kind)]
+    writer.writerow(names)
+    writer.writerows([getattr(line, name) for name in names] for line in lines)
+    return text.getvalue()
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
