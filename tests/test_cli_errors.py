@@ -39,7 +39,7 @@ def run(tmp_path):
     ("args", "sentence"),
     [
         (["trian", "resnet18"], "'trian' is no command. Did you mean 'train'?"),
-        (["xyz"], "'xyz' is no command. Choose one of train, sweep, finetune,"),
+        (["xyz"], "'xyz' is no command. Choose one of train, sweep, allocate,"),
         (["train", "resnt18"], "'resnt18'"),
         (["train", "resnt18"], "Did you mean 'resnet18'?"),
         (["train", "resnet18", "--dataset", "mnits"], "'mnits'"),
