@@ -42,6 +42,8 @@ snntorch-stbp evaluate runs/resnet18-digits-w4-T4-1 --early-exit 0.5,0.7,0.9"""
                  help="Measure as the network of integers, and what that changes."),
     click.Option(["--early-exit"], metavar="P,...", type=Listed(Real(0, 1)), default=(),
                  help="Accuracy and mean steps if samples stop once a class has probability P."),
+    click.Option(["--arithmetic"], type=click.Choice(["exact", "simple"]),
+                 help="With --fixed-point: exact (default), or simple: one threshold."),
     json_option(),
 )  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:

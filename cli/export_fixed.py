@@ -7,22 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from lightning_fabric import Fabric
 
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.export.bundle import check_free
-from snntorch_stbp.lowering import FixedPointNet, lower
+from snntorch_stbp.lowering import FixedPointNet
 from snntorch_stbp.lowering.ranges import Span
 from snntorch_stbp.lowering.report import LayerReport, report
-from snntorch_stbp.train.evaluate import Trained, differences, measure
+from snntorch_stbp.train.evaluate import Trained, differences, lowered, measure
 from snntorch_stbp.train.rundir import RunDir
 
 from .export import counts, facts
 from .text import Column, percent, print_table, to_json
-
-CALIBRATION = 1000
-"""Training samples that choose the fractional bits of the simple form."""
 
 OBSERVED = 100
 """Test samples whose ranges are reported."""
@@ -151,16 +147,6 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
         f"test samples in {where}: all equal"
     )
     fixed.print()
-
-
-def lowered(trained: Trained, form: Any) -> FixedPointNet:
-    """The network of integers of a run; the simple form is calibrated with its training data."""
-    data, samples = trained.bundle.train, None
-    if form == "simple":
-        generator = torch.Generator().manual_seed(trained.config.seed)
-        indices = torch.randperm(len(data), generator=generator)[:CALIBRATION]
-        samples, _ = data.__getitems__(indices.tolist())
-    return lower(trained.model, form=form, samples=samples)
 
 
 def measured(trained: Trained, form: Any) -> FixedPoint:

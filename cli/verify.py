@@ -73,8 +73,7 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
 def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool) -> None:
     """Compare a folder of integers."""
     from snntorch_stbp.export import load_folder
-
-    from .export_fixed import lowered
+    from snntorch_stbp.train.evaluate import lowered
 
     form = load_folder(path).form
     seen = recheck(path, lowered(trained, "simple" if form == "simple" else "exact"), samples)
@@ -97,8 +96,7 @@ def _network(trained: Any, said: dict[str, str]) -> Any:
         StbpError: If the file names an arithmetic that this version does not have.
     """
     from snntorch_stbp.frozen import Settings, freeze
-
-    from .export_fixed import lowered
+    from snntorch_stbp.train.evaluate import lowered
 
     kind, _, detail = said["arithmetic"].partition(" ")
     if said["arithmetic"] == "as trained":

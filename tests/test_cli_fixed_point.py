@@ -143,6 +143,7 @@ def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[s
     (["export", "RUN", "--fixed-point", "--as-trained"], "exclude each other; choose one"),
     (["export", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),
     (["export", "RUN", "--fixed-point", "--act-bits", "9"], "--fixed-point goes without it"),
+    (["evaluate", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),
     (["evaluate", "RUN", "--frozen", "--fixed-point"], "exclude each other; choose one"),
     (["finetune", "RUN"], "name the arithmetic to refine in: --fixed-point or --frozen"),
     (["finetune", "RUN", "--frozen", "--fixed-point"], "name the arithmetic to refine in"),

@@ -221,12 +221,14 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
     if neuron.reset == "subtract":
         raise StbpError(
             f"'{stage.name}' resets by subtraction, so its membrane depends on every spike before: "
-            f"the exact form needs reset to zero or none; use the simple form."
+            f"the exact form needs reset to zero or none; use the simple form "
+            f"(--arithmetic simple)."
         )
     if leak is None:
         raise StbpError(
             f"the decay of '{stage.name}', {neuron.beta.flat[0]:g}, is no multiple of "
-            f"2^-{BETA_DIGITS}, which the exact form needs; use the simple form, which rounds it."
+            f"2^-{BETA_DIGITS}, which the exact form needs; use the simple form "
+            f"(--arithmetic simple), which rounds it."
         )
     beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
 
@@ -242,7 +244,7 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
                 IntNeuron(beta, leak, rounds, _integers(levels), neuron.reset), budget,
             )  # fmt: skip
 
-        remedy = "the simple form, fewer weight bits or fewer time steps"
+        remedy = "the simple form (--arithmetic simple), fewer weight bits or fewer time steps"
         return _fit(stage, budget, finish, remedy)
 
     built = build(leak * (budget.num_steps - 1), False)

@@ -26,6 +26,9 @@ from .metrics import Means, spike_counter, spike_record
 from .reporter import Reporter
 from .rundir import RunDir
 
+CALIBRATION = 1000
+"""Training samples that choose the fractional bits of the simple form."""
+
 
 def all_sum(fabric: Fabric, value: Tensor) -> Tensor:
     """The sum of `value` over all processes, on the CPU."""
@@ -170,6 +173,16 @@ def load_trained(run: RunDir, checkpoint: str = "best", **changes: Any) -> Train
     return Trained(run, config, bundle, model.eval(), state)
 
 
+def lowered(trained: Trained, form: Any) -> FixedPointNet:
+    """The network of integers of a run; the simple form is calibrated with its training data."""
+    data, samples = trained.bundle.train, None
+    if form == "simple":
+        generator = torch.Generator().manual_seed(trained.config.seed)
+        indices = torch.randperm(len(data), generator=generator)[:CALIBRATION]
+        samples, _ = data.__getitems__(indices.tolist())
+    return lower(trained.model, form=form, samples=samples)
+
+
 def evaluate(
     run: RunDir,
     *,
@@ -183,6 +196,7 @@ def evaluate(
     act_bits: int | None = None,
     fixed_point: bool = False,
     early_exit: Sequence[float] = (),
+    arithmetic: str | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the network of a run.
@@ -199,6 +213,7 @@ def evaluate(
         act_bits: Bits of input currents in that arithmetic, where training did not quantize them.
         fixed_point: Measure as the network of integers, and what that changed.
         early_exit: Confidences, 0 to 1, at which samples stop before the last step.
+        arithmetic: How the integers are made, `"exact"` (default) or `"simple"`; see `lower`.
         reporter: Receives notices.
 
     Returns:
@@ -208,12 +223,14 @@ def evaluate(
         `confidence`, `accuracy` and `mean_steps`.
 
     Raises:
-        UsageError: If `act_bits` or `early_exit` cannot apply.
+        UsageError: If `act_bits`, `arithmetic` or `early_exit` cannot apply.
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
     check_device(device)
     if act_bits is not None and not frozen:
         raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
+    if arithmetic is not None and not fixed_point:
+        raise UsageError("--arithmetic chooses how integers are made: it needs --fixed-point.")
     if frozen and fixed_point:
         raise UsageError("--frozen and --fixed-point exclude each other; choose one.")
     if early_exit and run.config.steps < 2:
@@ -230,7 +247,11 @@ def evaluate(
     hardened = frozen or fixed_point
     result = measure(fabric, net, config, part, size, None if hardened else early)
     if hardened:
-        hard = lower(net).to(fabric.device) if fixed_point else freeze(net, settings)
+        hard: FrozenNet | FixedPointNet
+        if fixed_point:
+            hard = lowered(trained, arithmetic or "exact").to(fabric.device)
+        else:
+            hard = freeze(net, settings)
         changed = differences(fabric, net, hard, config, part, size)
         trained_accuracy = {"trained_accuracy": result["accuracy"]}
         result = measure(fabric, hard, config, part, size, early) | trained_accuracy | changed
