@@ -8,7 +8,8 @@ quantizers are chosen:
   parameter of its own and fp32 weights can be loaded at any time;
 - the input: unsigned integers, by default the 8 bits that an image has;
 - input currents of neurons and outputs of average pooling: `act_bits`;
-- membrane potentials: `membrane_bits`, on a grid centred on the threshold.
+- membrane potentials: `membrane_bits`, on a uniform grid with the threshold between two levels, or
+  on levels that are dense at the threshold.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from brevitas.quant.base import IntQuant, NarrowIntQuant, UintQuant
 from brevitas.quant.solver import ActQuantSolver, WeightQuantSolver
 from torch import Tensor, nn
 
+from .membrane import ThresholdGrid
 from .neuron import Leaky
 
 Bits = int | Literal["ternary"] | None
@@ -151,6 +153,8 @@ class Precision:
         input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.
         weight_range: `"fitted"`, the range with the least squared error up to 4 bits; or `"max"`,
             up to the largest weight at any of 2 to 8 bits.
+        membrane_grid: `"uniform"`, or `"threshold"` (2 to 8 `membrane_bits`) for levels that are
+            dense at the threshold, which training knows and export does not.
 
     Raises:
         ValueError: For a number of bits outside its range or an unknown kind of scale.
@@ -165,6 +169,7 @@ class Precision:
     boundary_bits: int | None = None
     input_max: float = 1.0
     weight_range: Literal["fitted", "max"] = "fitted"
+    membrane_grid: Literal["uniform", "threshold"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.weight_bits != "ternary":
@@ -181,6 +186,12 @@ class Precision:
             raise ValueError(
                 f"weight_range 'max' is for weights of 2 to 8 bits, not for {self.weight_bits!r}"
             )
+        if self.membrane_grid not in ("uniform", "threshold"):
+            raise ValueError(
+                f"membrane_grid is 'uniform' or 'threshold', not {self.membrane_grid!r}"
+            )
+        if self.membrane_grid == "threshold":
+            _check("membrane_bits of a threshold grid", self.membrane_bits, 2, 8)
         if not self.input_max > 0:
             raise ValueError(f"input_max is positive, not {self.input_max!r}")
 
@@ -239,7 +250,8 @@ class Precision:
                 scale=self.scale,
             )
         if self.membrane_bits is not None:
-            options["state_quant"] = membrane_quantizer(self.membrane_bits, threshold)
+            grid = ThresholdGrid if self.membrane_grid == "threshold" else membrane_quantizer
+            options["state_quant"] = grid(self.membrane_bits, threshold)
         return Leaky(beta, threshold, **options)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StbpError
+from ..membrane import ThresholdGrid
 from ..neuron import Leaky
 from .fold import CURRENT_STEPS, EXACT_BITS, Settings, on_grid, round_ste
 
@@ -112,6 +113,12 @@ def _current_step(neuron: Leaky, settings: Settings) -> tuple[int, Tensor]:
 
 def act_quant(quantizer: Any) -> Any:
     """The Brevitas proxy of a quantizer made by `Precision`."""
+    if isinstance(quantizer, ThresholdGrid):
+        raise StbpError(
+            "this network's membranes have levels that are dense at the threshold "
+            "(--membrane-grid threshold), for which there are no integers here: train with "
+            "--membrane-grid uniform to freeze or export."
+        )
     if not isinstance(quantizer, qnn.QuantIdentity):
         raise StbpError(
             f"a {type(quantizer).__name__} quantizes a neuron; only quantizers made by Precision "

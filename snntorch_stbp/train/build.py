@@ -39,6 +39,7 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
         act_bits=config.act_bits,
         input_bits=config.input_bits,
         membrane_bits=config.membrane_bits,
+        membrane_grid=config.membrane_grid,  # type: ignore[arg-type]
         per_channel=config.per_channel,
         scale=config.scale,  # type: ignore[arg-type]
         boundary_bits=config.boundary_bits,

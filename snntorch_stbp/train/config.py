@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_range": ("fitted", "max"),
     "init": ("threshold", "torch"),
     "recipe": ("standard", "seed"),
+    "membrane_grid": ("uniform", "threshold"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("32", "bf16-mixed", "16-mixed"),
 }
@@ -78,6 +79,7 @@ class RunConfig:
     clip_grad: float | None
     act_bits: int | None = None
     membrane_bits: int | None = None
+    membrane_grid: str = "uniform"
     input_bits: int | None = 8
     boundary_bits: int | None = None
     layer_bits: dict[str, int | str] = field(default_factory=dict)
@@ -137,6 +139,11 @@ class RunConfig:
                 f"weight_range max is for weights of 2 to 8 bits, not for {self.bits}: use fitted."
             )
         bits_file.check(self.layer_bits)
+        if self.membrane_grid == "threshold" and not 2 <= (self.membrane_bits or 32) <= 8:
+            raise UsageError(
+                f"a threshold grid of membranes has 2 to 8 bits, not {self.membrane_bits or 32}: "
+                f"give --membrane-bits, or leave --membrane-grid out."
+            )
         for name in ("frozen_aware", "fixed_point_aware"):
             if getattr(self, name) and self.init_from is None:
                 raise UsageError(
