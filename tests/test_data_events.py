@@ -2,8 +2,8 @@
 
 import dataclasses
 import pickle
+import struct
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -49,6 +49,46 @@ def write_atis(path, made):
         t -= overflows * 2**13
         rows.append((x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255))
     path.write_bytes(np.array(rows, dtype=np.uint8).tobytes())
+
+
+INFO = """<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/">
+<node name="0" path="/mainloop/Recorder/outInfo/0/">
+<attr key="compression" type="string">NONE</attr>
+<attr key="typeIdentifier" type="string">EVTS</attr>
+<node name="info" path="/mainloop/Recorder/outInfo/0/info/">
+<attr key="sizeX" type="int">128</attr><attr key="sizeY" type="int">128</attr>
+</node></node></node></dv>"""
+
+
+def write_aedat4(path, made):
+    """CIFAR10-DVS's format, AEDAT 4: a header and packets of events, as flatbuffers."""
+    flatbuffers = pytest.importorskip("flatbuffers")
+    pytest.importorskip("aedat")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    builder = flatbuffers.Builder()
+    info = builder.CreateString(INFO)
+    builder.StartObject(3)  # compression, position of the data table, description
+    builder.PrependInt32Slot(0, 0, 1)
+    builder.PrependInt64Slot(1, -1, 0)
+    builder.PrependUOffsetTRelativeSlot(2, info, 0)
+    builder.FinishSizePrefixed(builder.EndObject(), file_identifier=b"IOHE")
+    header = bytes(builder.Output())
+    builder = flatbuffers.Builder()
+    builder.StartVector(16, len(made), 8)
+    for x, y, t, p in reversed(made.tolist()):  # a struct of 16 bytes, written from its end
+        builder.Prep(8, 16)
+        builder.Pad(3)
+        builder.PrependBool(bool(p))
+        builder.PrependInt16(y)
+        builder.PrependInt16(x)
+        builder.PrependInt64(t)
+    events_of_packet = builder.EndVector()
+    builder.StartObject(1)
+    builder.PrependUOffsetTRelativeSlot(0, events_of_packet, 0)
+    builder.FinishSizePrefixed(builder.EndObject(), file_identifier=b"EVTS")
+    packet = bytes(builder.Output())
+    size = struct.pack("<ii", 0, len(packet))  # of stream 0
+    path.write_bytes(b"#!AER-DAT4.0\r\n" + header + size + packet)
 
 
 @pytest.fixture
@@ -180,29 +220,13 @@ def test_dvsgesture_files_become_frames(tmp_path, small):
     assert y.tolist() == [10]
 
 
-def test_cifar10dvs_is_split_by_a_fixed_rule(tmp_path, small, monkeypatch):
+def test_cifar10dvs_is_split_by_a_fixed_rule(tmp_path, small):
     pytest.importorskip("tonic")
-
-    class Decoder:
-        def __init__(self, path):
-            self.path = path
-
-        def id_to_stream(self):
-            return {0: {"type": "events"}}
-
-        def __iter__(self):
-            made = recording(3, side=128)
-            packet = np.zeros(200, dtype=[("t", "u8"), ("x", "u2"), ("y", "u2"), ("on", "?")])
-            for field, name in (("t", "t"), ("x", "x"), ("y", "y"), ("on", "p")):
-                packet[field] = made[name]
-            return iter([{"stream_id": 0, "events": packet}])
-
-    monkeypatch.setitem(sys.modules, "aedat", types.SimpleNamespace(Decoder=Decoder))
     for label in ("airplane", "truck"):
         place = tmp_path / "CIFAR10DVS" / label
         place.mkdir(parents=True)
         for i in range(20):
-            (place / f"cifar10_{label}_{i}.aedat4").touch()
+            write_aedat4(place / f"cifar10_{label}_{i}.aedat4", recording(3, side=128))
     for seed in (0, 1):
         bundle = load("cifar10dvs", data_dir=tmp_path, num_steps=3, seed=seed)
         assert len(bundle.train) + len(bundle.val) == 36

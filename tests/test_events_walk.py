@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.data import events
 
-from .test_data_events import recording, write_atis
+from .test_data_events import recording, write_aedat4, write_atis
 
 
 def ask(*arguments: str) -> dict:
@@ -22,7 +22,7 @@ def ask(*arguments: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def write_nmnist(folder: Path) -> int:
+def write_nmnist(folder: Path) -> None:
     """Two digits of 34x34 pixels: events in the upper or in the lower half."""
     for part, count in (("Train", 10), ("Test", 4)):
         for digit in range(2):
@@ -30,10 +30,9 @@ def write_nmnist(folder: Path) -> int:
                 made = recording(100 * digit + i, count=600, duration=30000)
                 made["y"] = made["y"] // 2 + 17 * digit
                 write_atis(folder / "NMNIST" / part / str(digit) / f"{i:05d}.bin", made)
-    return 4
 
 
-def write_dvsgesture(folder: Path) -> int:
+def write_dvsgesture(folder: Path) -> None:
     """Two gestures of 128x128 pixels, as arrays of x, y, p, t in float64."""
     for part, users in (("ibmGestureTrain", 10), ("ibmGestureTest", 4)):
         for user in range(users):
@@ -44,10 +43,22 @@ def write_dvsgesture(folder: Path) -> int:
                 made["y"] = made["y"] // 2 + 64 * (label == 10)
                 columns = np.stack([made[f] for f in ("x", "y", "p", "t")], axis=1)
                 np.save(place / f"{label}.npy", columns.astype(np.float64))
-    return 4
 
 
-WRITERS = {"nmnist": write_nmnist, "dvsgesture": write_dvsgesture}
+def write_cifar10dvs(folder: Path) -> None:
+    """Two classes of 128x128 pixels in AEDAT 4, of which the last tenth are the test."""
+    for label, name in ((0, "airplane"), (1, "automobile")):
+        for i in range(20):
+            made = recording(100 * label + i, count=2000, side=128)
+            made["y"] = made["y"] // 2 + 64 * label
+            write_aedat4(folder / "CIFAR10DVS" / name / f"cifar10_{name}_{i}.aedat4", made)
+
+
+WRITERS = {
+    "nmnist": write_nmnist,
+    "dvsgesture": write_dvsgesture,
+    "cifar10dvs": write_cifar10dvs,
+}
 
 
 @pytest.fixture
@@ -73,7 +84,9 @@ def train(name: str, folder: Path, *options: str) -> str:
     return said["run"]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "name", ["nmnist", "dvsgesture", pytest.param("cifar10dvs", marks=pytest.mark.slow)]
+)
 def test_a_recipe_learns_and_its_integers_say_the_same(
     name: str, tmp_path: Path, small: None
 ) -> None:
