@@ -240,7 +240,8 @@ def _words(name: str, value: Any) -> str:
         option, when_given = FLAGS[name]
         return option if value == when_given else f"no {option}"
     if name == "layer_bits":
-        return "this --bits-file" if value else "no --bits-file"
+        layers = ", ".join(f"{layer} {bits}" for layer, bits in value.items())
+        return f"a --bits-file of {layers}" if value else "no --bits-file"
     if value is None:
         value = 32 if name.endswith("bits") else 0
     if isinstance(value, tuple):

@@ -11,6 +11,7 @@ Modules over sequences `[T, B, ...]`, time first:
     DirectCoding, RateCoding, LatencyCoding      still images -> sequences
     PopulationVote, readout          records -> class scores
     Precision                        bits -> Brevitas layers
+    mixed                            bits layer by layer
     surrogate, losses                spike functions; losses on records
     zoo                              networks, a registry and their recipes
     freeze, lower                    a trained network in deployment arithmetic; as integers
@@ -28,7 +29,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import export, kernels, losses, memory, surrogate, zoo  # type: ignore[attr-defined]
+    from . import (  # type: ignore[attr-defined]
+        export,
+        kernels,
+        losses,
+        memory,
+        mixed,
+        surrogate,
+        zoo,
+    )
     from .frozen import freeze
     from .lowering import lower
     from .neuron import Leaky
@@ -62,6 +71,7 @@ _HOME = {
     "kernels": "",
     "losses": "",
     "memory": "",
+    "mixed": "",
     "surrogate": "",
     "zoo": "",
 }
@@ -84,6 +94,7 @@ __all__ = [
     "losses",
     "lower",
     "memory",
+    "mixed",
     "readout",
     "surrogate",
     "zoo",

@@ -160,7 +160,10 @@ def test_another_file_does_not_go_on_with_a_run(run: str, tmp_path: Path) -> Non
     file.write_text('{"*": 2}')
     code, output = call("train", "--resume", run, "--bits-file", str(file))
     assert code == 2
-    assert "was begun with this --bits-file, which cannot change" in output
+    assert (
+        "was begun with a --bits-file of * 4, features.0 8, head.* ternary, hidden.1 2, which "
+        "cannot change to a --bits-file of * 2; leave that out" in output
+    )
 
 
 @pytest.mark.parametrize(("text", "message"), [
