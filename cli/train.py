@@ -42,8 +42,8 @@ OPTIONS = [
     Option(["--membrane-bits"], section="Precision", type=BitsType(2, 16),
            help="Membrane potentials; default: 32."),
     Option(["--membrane-grid"], section="Precision", type=_choice("membrane_grid"),
-           help="Their levels: uniform (default), or dense at the threshold, which cannot be"
-                " exported."),
+           metavar="KIND",
+           help="Their levels: uniform (default), or threshold (dense there; not for export)."),
     Option(["--input-bits"], section="Precision", type=BitsType(1, 8),
            help="Images; default: 8."),
     Option(["--boundary-bits"], section="Precision", type=BitsType(2, 8, floating=False),
