@@ -308,7 +308,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
         axes.margins(x=0.2, y=0.12)
     figure.axes[0].set_ylabel("test accuracy, %")
     if rows:
-        figure.axes[1].legend(loc="lower right")
+        figure.axes[1].legend(loc="best")
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
 
