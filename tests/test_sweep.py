@@ -140,7 +140,7 @@ def test_a_signal_stops_all_runs_saved_and_they_go_on(tmp_path: Path) -> None:
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=stop_when_both_learn).start()
+    threading.Thread(target=stop_when_both_learn, daemon=True).start()
     with pytest.raises(Interrupted):
         run_jobs(todo, tmp_path, 2, lambda text: None)
     runs = list_runs(tmp_path)
