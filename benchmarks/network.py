@@ -1,9 +1,10 @@
 """A training step of ResNet-18 against the same network with ReLU: time and peak memory.
 
-    python -m benchmarks.network [--sizes 2x8,8x2] [--rounds 3]
+    python -m benchmarks.network [--sizes 2x8,8x2] [--rounds 3] [--candidates "save memory" ...]
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
-process; memory is what two steps add to the peak of a process of their own.
+process; memory is what two steps add to the peak of a process of their own, imports excluded. ReLU,
+to which the ratios are, is always among the candidates.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import snntorch as snn
 import torch
 from torch import Tensor, nn
 
 import snntorch_stbp as stbp
-from snntorch_stbp import kernels, surrogate, zoo
+from snntorch_stbp import kernels, memory, surrogate, zoo
 
 from .measure import interleave, machine, table
 
@@ -50,27 +53,40 @@ def network(steps: int, bits: int | None, neuron: Callable[[], nn.Module] | None
     return net.train()
 
 
-# name -> (backend of our neuron, bits of the weights, what replaces the neurons)
-CANDIDATES: dict[str, tuple[str, int | None, Callable[[], nn.Module] | None]] = {
-    "ReLU": ("fused", None, nn.ReLU),
-    "ours, fused": ("fused", None, None),
-    "ours, compiled": ("compiled", None, None),
-    "ours, plain loop": ("loop", None, None),
-    "snntorch.Leaky in a loop": ("loop", None, Stepped),
-    "ours, fused, 4 bits": ("fused", 4, None),
+class Candidate(NamedTuple):
+    """The backend of our neuron, bits of weights, what replaces the neurons, what is kept."""
+
+    backend: str = "fused"
+    bits: int | None = None
+    neuron: Callable[[], nn.Module] | None = None
+    keeping: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+CANDIDATES = {
+    "ReLU": Candidate(neuron=nn.ReLU),
+    "fused": Candidate(),
+    "recompute norms": Candidate(keeping=memory.recomputing),
+    "save memory": Candidate(keeping=memory.saving),
+    "checkpoint": Candidate(keeping=memory.checkpointing),
+    "4 bits": Candidate(bits=4),
+    "compiled": Candidate(backend="compiled"),
+    "plain loop": Candidate(backend="loop"),
+    "snntorch.Leaky in a loop": Candidate(neuron=Stepped),
 }
 
 
 def step_of(name: str, steps: int, batch: int) -> Callable[[], None]:
     """One forward and backward pass of a candidate."""
-    backend, bits, neuron = CANDIDATES[name]
-    net = network(steps, bits, neuron)
+    candidate = CANDIDATES[name]
+    net = network(steps, candidate.bits, candidate.neuron)
     images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 
     def step() -> None:
         net.zero_grad()
-        with kernels.backend(backend):
-            nn.functional.cross_entropy(net(images).mean(0), labels).backward()
+        with kernels.backend(candidate.backend):
+            with candidate.keeping():
+                loss = nn.functional.cross_entropy(net(images).mean(0), labels)
+            loss.backward()
 
     return step
 
@@ -78,6 +94,7 @@ def step_of(name: str, steps: int, batch: int) -> Callable[[], None]:
 def peak(name: str, steps: int, batch: int) -> int:
     """Bytes that two steps add to the peak of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
+    step_of(name, 1, 1)  # imports what a network needs
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = step_of(name, steps, batch)
     step()
@@ -90,8 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", default="2x8,8x2")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--peak", choices=CANDIDATES, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    names = list(dict.fromkeys(["ReLU", *options.candidates]))
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
     if options.peak:
         print(peak(options.peak, *sizes[0]))
@@ -100,10 +119,10 @@ def main() -> None:
     times, memory = {}, {}
     for steps, batch in sizes:
         column = f"T={steps}, B={batch}"
-        runs = {name: step_of(name, steps, batch) for name in CANDIDATES}
+        runs = {name: step_of(name, steps, batch) for name in names}
         times[column] = interleave(runs, options.rounds)
         memory[column] = {}
-        for name in CANDIDATES:
+        for name in names:
             arguments = ["--sizes", f"{steps}x{batch}", "--peak", name]
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
             shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -18,7 +18,10 @@ from .output import make_reporter
 from .params import BitsFile, BitsType, Names, Real, Whole
 
 # Options under which a run may go on with other values than it began with.
-FREE = {"epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile"}
+FREE = {
+    "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile",
+    "save_memory", "checkpoint_activations",
+}  # fmt: skip
 
 # Fields that a flag sets -> the flag and the value it sets.
 FLAGS = {
@@ -133,6 +136,10 @@ OPTIONS = [
     Option(["--workers"], section="Device", type=Whole(0),
            help="Processes that load data; default: 0."),
     Option(["--compile"], section="Device", is_flag=True, help="Use torch.compile."),
+    Option(["--save-memory"], section="Device", is_flag=True,
+           help="Keep spikes as bits, and compute again what is cheap: slower, the same result."),
+    Option(["--checkpoint-activations"], section="Device", is_flag=True,
+           help="Keep what enters each block, and compute the rest again: slower still."),
     Option(["--out"], section="Run", metavar="DIR", default="runs", show_default=True,
            help="Where the run's folder is made."),
     Option(["--resume"], section="Run", metavar="RUN",

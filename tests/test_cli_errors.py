@@ -61,6 +61,18 @@ def run(tmp_path):
         (["train", "resnet18", "--distill-weight", "1"], "--distill-weight needs a --teacher."),
         (["train", "resnet18", "--momentum", "0.5"], "--momentum is for --optimizer sgd, not for"),
         (["train", "resnet18", "--no-nesterov"], "--no-nesterov is for --optimizer sgd, not for"),
+        (
+            ["train", "resnet18", "--save-memory", "--compile"],
+            "save-memory does not reach into a compiled network: leave it or --compile out.",
+        ),
+        (
+            ["train", "resnet18", "--checkpoint-activations", "--compile"],
+            "checkpoint-activations does not reach into a compiled network",
+        ),
+        (
+            ["train", "resnet18", "--checkpoint-activations", "--frozen-aware", "--init-from", "x"],
+            "checkpoint-activations is for the trained network's own blocks",
+        ),
         (["train", "resnet18", "--bit", "4"], "No such option"),
         (["evaluate"], "Missing argument 'RUN'"),
         (["models", "vgg12"], "'vgg12'"),

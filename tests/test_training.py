@@ -198,6 +198,36 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[4] < 1e-5
 
 
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"save_memory": True},
+        {"checkpoint_activations": True},
+        {"save_memory": True, "checkpoint_activations": True},
+    ],
+)
+def test_less_memory_trains_the_same_network(
+    ways: dict[str, bool], small_digits: str, tmp_path: Path
+) -> None:
+    runs = []
+    for options in ({}, ways):
+        config = make_config(small_digits, epochs=1, **options)
+        runs.append(Path(fit(config, out=tmp_path, reporter=Reporter())["run"]))
+    assert_same_state(*runs)
+
+
+@pytest.mark.parametrize("arithmetic", ["frozen_aware", "fixed_point_aware"])
+def test_a_refinement_saves_memory_too(arithmetic: str, small_digits: str, tmp_path: Path) -> None:
+    first = fit(make_config(small_digits, epochs=1), out=tmp_path, reporter=Reporter())["run"]
+    runs = []
+    for saves in (False, True):
+        config = make_config(
+            small_digits, epochs=1, init_from=first, save_memory=saves, **{arithmetic: True}
+        )
+        runs.append(Path(fit(config, out=tmp_path, reporter=Reporter())["run"]))
+    assert_same_state(*runs)
+
+
 @pytest.mark.slow
 def test_torch_compile_trains(small_digits: str, tmp_path: Path) -> None:
     config = make_config(small_digits, bits=None, act_bits=None, epochs=1, compile=True)

@@ -110,6 +110,8 @@ class RunConfig:
     distill_weight: float = 0.5
     temperature: float = 4.0
     mixup: float | None = None
+    save_memory: bool = False
+    checkpoint_activations: bool = False
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -152,6 +154,17 @@ class RunConfig:
                 )
         if self.frozen_aware and self.fixed_point_aware:
             raise UsageError("frozen-aware and fixed-point-aware exclude each other; choose one.")
+        for name in ("save_memory", "checkpoint_activations"):
+            if getattr(self, name) and self.compile:
+                raise UsageError(
+                    f"{name.replace('_', '-')} does not reach into a compiled network: leave it or "
+                    f"--compile out."
+                )
+        if self.checkpoint_activations and (self.frozen_aware or self.fixed_point_aware):
+            raise UsageError(
+                "checkpoint-activations is for the trained network's own blocks, not for training "
+                "in the arithmetic of an export: use --save-memory."
+            )
 
     @classmethod
     def from_recipe(

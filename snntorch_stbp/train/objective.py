@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import memory
 from ..losses import LOSSES
 from .config import RunConfig
 from .distill import Teacher
@@ -31,6 +35,16 @@ def mix(x: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Te
     share = max(share, 1 - share)
     order = torch.randperm(x.shape[-4], generator=generator).to(x.device)
     return share * x + (1 - share) * x.index_select(x.dim() - 4, order), order, share
+
+
+def lean(config: RunConfig) -> AbstractContextManager[Any]:
+    """What `save_memory` and `checkpoint_activations` put around a forward pass."""
+    ways = ExitStack()
+    if config.checkpoint_activations:
+        ways.enter_context(memory.checkpointing())
+    if config.save_memory:
+        ways.enter_context(memory.saving())
+    return ways
 
 
 class Objective:
@@ -62,7 +76,8 @@ class Objective:
         smoothing, order, share = self.config.label_smoothing, None, 1.0
         if self.config.mixup:
             x, order, share = mix(x, self.config.mixup, generator)
-        record = net(x).float()
+        with lean(self.config):
+            record = net(x).float()
         loss = self.loss(record, y, smoothing)
         if order is not None:
             loss = share * loss + (1 - share) * self.loss(record, y[order], smoothing)

@@ -23,7 +23,10 @@ from .rundir import RunDir, list_runs
 SAMPLES = 100
 """Test samples on which operations are counted."""
 
-IGNORED = ("device", "devices", "num_nodes", "workers", "data_dir", "download", "version")
+IGNORED = (
+    "device", "devices", "num_nodes", "workers", "data_dir", "download", "version", "save_memory",
+    "checkpoint_activations",
+)  # fmt: skip
 """Fields in which a run may differ from what a sweep asks for."""
 
 
