@@ -94,13 +94,16 @@ def assign_bits(
 def layer_at(layer: Layer, bits: Bits, precision: Precision) -> Layer:
     """A layer with the parameters of `layer`, the same objects, and weights of `bits`.
 
+    Binary and ternary weights have no range to choose: `precision.weight_range` is not theirs.
+
     Raises:
         ValueError: For a number of bits outside its range.
     """
-    at = replace(precision, weight_bits=bits)
+    weight_range = "fitted" if bits in (1, "ternary") else precision.weight_range
+    at = replace(precision, weight_bits=bits, weight_range=weight_range)
     options: dict[str, Any] = {"bias": layer.bias is not None}
     if bits is not None:
-        options["weight_quant"] = weight_quantizer(bits, at.per_channel, at.scale)
+        options["weight_quant"] = weight_quantizer(bits, at.per_channel, at.scale, at.weight_range)
     new: Layer
     if isinstance(layer, nn.Conv2d):
         conv = nn.Conv2d if bits is None else qnn.QuantConv2d

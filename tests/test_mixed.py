@@ -49,6 +49,20 @@ def test_bits_assigned_later_are_bits_from_the_start(name: str, bits: Any) -> No
     assert torch.equal(assigned.eval()(x), built.eval()(x))
 
 
+@pytest.mark.parametrize("weight_range", ["fitted", "max"])
+def test_assigned_weights_have_the_range_that_was_asked_for(weight_range: Any) -> None:
+    def at(bits: Any) -> stbp.Precision:
+        return stbp.Precision(bits, weight_range=weight_range)
+
+    built = new("mnistnet", at(4)).eval()
+    assigned = new("mnistnet", at(3), layer_bits={"*": 4}).eval()
+    assigned.load_state_dict(built.state_dict())
+    x = digits(16)
+    assert torch.equal(assigned(x), built(x))
+    for few in (1, "ternary"):  # which have no range
+        mixed.assign_bits(built, {"hidden.*": few}, at(4))
+
+
 def test_parameters_stay_the_same_objects_and_options_of_a_convolution_too() -> None:
     conv = nn.Conv2d(4, 6, 3, 2, (1, 0), 2, groups=2, bias=True)
     net = nn.Sequential(conv, conv)
