@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import StbpError
 from ..files import atomic_write
+from . import tradeoff
 from .config import RunConfig
 from .reporter import Reporter
 from .rundir import RunDir, list_runs
@@ -270,7 +271,7 @@ def save(points: Sequence[Point], rows: Sequence[Row], out: Path, command: str) 
         with atomic_write(out / name) as file:
             file.write(content.encode())
     picture = out / "sweep.png"
-    _plot([row for row in rows if row.mean is not None], picture)
+    tradeoff.plot([row for row in rows if row.mean is not None], picture)
     return [*(out / name for name in files), picture]
 
 
@@ -281,46 +282,3 @@ def _csv(kind: type, lines: Sequence[Any]) -> str:
     writer.writerow(names)
     writer.writerows([getattr(line, name) for name in names] for line in lines)
     return text.getvalue()
-
-
-def _plot(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against size and against synaptic operations; the Pareto front is a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, field, label in zip(
-        figure.subplots(1, 2, sharey=True), ("size_kb", "additions"),
-        ("size of the parameters, KB", "synaptic operations per image"), strict=True,
-    ):  # fmt: skip
-        for steps in dict.fromkeys(row.steps for row in rows):
-            part = [row for row in rows if row.steps == steps]
-            axes.errorbar(
-                [getattr(r, field) for r in part], [100 * (r.mean or 0) for r in part],
-                [100 * r.spread for r in part], fmt="o", capsize=3, label=f"T = {steps}",
-            )  # fmt: skip
-        front = _front(rows, field)
-        axes.plot([x for x, _ in front], [y for _, y in front], color="0.6", lw=1, zorder=0)
-        for row in rows:
-            at = (getattr(row, field), 100 * (row.mean or 0))
-            axes.annotate(word(row.bits), at, xytext=(6, 5), textcoords="offset points", size=8)
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-        axes.margins(x=0.2, y=0.12)
-    figure.axes[0].set_ylabel("test accuracy, %")
-    if rows:
-        figure.axes[1].legend(loc="best")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-
-
-def _front(rows: Sequence[Row], field: str) -> list[tuple[float, float]]:
-    """Points that no other beats in both, by growing cost."""
-    best, front = -1.0, list[tuple[float, float]]()
-    for row in sorted(rows, key=lambda r: (getattr(r, field), -(r.mean or 0))):
-        if (row.mean or 0) > best:
-            best = row.mean or 0
-            front.append((getattr(row, field), 100 * best))
-    return front
