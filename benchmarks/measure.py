@@ -1,12 +1,18 @@
-"""Interleaved timing: every round runs every candidate once, so that a busy machine hits all."""
+"""Interleaved timing: every round runs every candidate once, so that a busy machine hits all.
+
+And the peak memory of a process.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -17,6 +23,20 @@ def machine() -> str:
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, Python {platform.python_version()}"
     )
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most.
+
+    Linux also hands the peak of the process that started it down through `getrusage`, so that it is
+    read from `/proc` there.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

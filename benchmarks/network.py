@@ -10,7 +10,6 @@ to which the ratios are, is always among the candidates.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, memory, surrogate, zoo
 
-from .measure import interleave, machine, table
+from .measure import interleave, machine, peak_memory, table
 
 
 class Stepped(nn.Module):
@@ -93,13 +92,12 @@ def step_of(name: str, steps: int, batch: int) -> Callable[[], None]:
 
 def peak(name: str, steps: int, batch: int) -> int:
     """Bytes that two steps add to the peak of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024
     step_of(name, 1, 1)  # imports what a network needs
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     step = step_of(name, steps, batch)
     step()
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+    return peak_memory() - before
 
 
 def main() -> None:
