@@ -17,7 +17,7 @@ from .output import ClosableReporter, make_reporter
 from .params import BitsType, Listed, Whole
 from .text import Column, percent, print_table, to_json
 from .train import OPTIONS as TRAIN
-from .train import given_fields
+from .train import check_use, given_fields
 
 EXAMPLE = """\
 snntorch-stbp sweep mnistnet --bits 32,8,4,2,ternary,1 --seeds 3 --jobs 2
@@ -67,6 +67,7 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     catalog.check_augmentations(given.get("augment", ()))
     dataset = given.pop("dataset", "digits")
     configs = plan(model, dataset, bits, options["steps"] or [None], options["seeds"], **given)
+    check_use(given, configs[0])
     name = f"{model}-{catalog.run_name(dataset)}"
     out = Path(options["out"] or Path("sweeps") / name)
     if out.is_file():

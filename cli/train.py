@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,17 @@ def new_config(given: dict[str, Any]) -> RunConfig:
             " `snntorch-stbp models` lists them."
         )
     config = RunConfig.from_recipe(model, dataset, **given)
+    check_use(given, config)
+    absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
+    return replace(config, **absent)
+
+
+def check_use(given: Collection[str], config: RunConfig) -> None:
+    """Make sure that every field that was typed has an effect on a run of `config`.
+
+    Raises:
+        UsageError: If one has none.
+    """
     for name in ("momentum", "nesterov"):
         if name in given and config.optimizer != "sgd":
             option = "--momentum" if name == "momentum" else "--no-nesterov"
@@ -218,8 +230,6 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     for name in ("distill_weight", "temperature"):
         if name in given and config.teacher is None:
             raise UsageError(f"--{name.replace('_', '-')} needs a --teacher.")
-    absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
-    return replace(config, **absent)
 
 
 def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:

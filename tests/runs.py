@@ -7,11 +7,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from snntorch_stbp.errors import Interrupted
 from snntorch_stbp.train import checkpoint
 from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir
 
 
 def make_config(dataset: str, **changes: Any) -> RunConfig:
@@ -36,6 +40,17 @@ def assert_same_state(a: Path, b: Path) -> None:
             assert torch.equal(value, second["optimizer"]["state"][index][key]), (index, key)
     losses = [[row["train_loss"] for row in state["history"]] for state in (first, second)]
     assert losses[0] == losses[1]
+
+
+def stopped_and_continued(config: RunConfig, out: Path) -> Path:
+    """A run that is stopped in its second epoch and goes on to its end; `out` holds no other."""
+    with pytest.raises(Interrupted):
+        fit(config, out=out, reporter=StopAt(2, 3))
+    (path,) = out.iterdir()
+    run = RunDir.open(path)
+    assert run.config == config
+    fit(run.continued(), out=out, reporter=Reporter(), resume=run)
+    return path
 
 
 class StopAt(Reporter):

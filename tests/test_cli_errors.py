@@ -58,6 +58,7 @@ def run(tmp_path):
             "--teacher 'runs/x' cannot be used: there is no run folder 'runs/x'",
         ),
         (["train", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
+        (["sweep", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (["train", "resnet18", "--distill-weight", "1"], "--distill-weight needs a --teacher."),
         (["train", "resnet18", "--momentum", "0.5"], "--momentum is for --optimizer sgd, not for"),
         (["train", "resnet18", "--no-nesterov"], "--no-nesterov is for --optimizer sgd, not for"),

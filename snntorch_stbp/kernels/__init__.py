@@ -71,8 +71,7 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
 
     It does for real tensors on a CPU or a CUDA device with Triton, `beta` and `threshold` of one
     value or one per channel, and the surrogates of this package (on CUDA, centred on the
-    threshold). Under `torch.compile` the loop
-    is left to the compiler, which fuses it on its own.
+    threshold). Under `torch.compile` the loop is left to the compiler, which fuses it on its own.
     """
     return (
         _backend != "loop"

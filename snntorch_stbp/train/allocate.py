@@ -193,7 +193,11 @@ def allocate(
     config, val = trained.config, trained.bundle.val
     fabric = Fabric(accelerator=device, devices=1)
     net = trained.model.to(fabric.device)
-    precision = Precision(per_channel=config.per_channel, scale=config.scale)  # type: ignore[arg-type]
+    precision = Precision(
+        per_channel=config.per_channel,
+        scale=config.scale,  # type: ignore[arg-type]
+        weight_range=config.weight_range,  # type: ignore[arg-type]
+    )
 
     def look() -> dict[str, float]:
         return measure(fabric, net, config, val, batch_size or config.batch_size)
