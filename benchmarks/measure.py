@@ -16,12 +16,17 @@ from pathlib import Path
 
 import torch
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-def machine() -> str:
+
+def machine(device: str = "cpu") -> str:
     """What the figures were measured on."""
+    place = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if device == "cuda":
+        place = torch.cuda.get_device_name()
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
+        f"{platform.machine()}, {place}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
     )
 
 
@@ -39,15 +44,25 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each candidate, after one round that is not counted."""
+def interleave(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each candidate, after one round that is not counted.
+
+    On a GPU, which works behind the program's back, a candidate runs several times in a row, and
+    the clock is read when the last of them is done.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    repeats = 10 if device == "cuda" else 1
     for count in range(rounds + 1):
         for name, run in candidates.items():
             start = time.perf_counter()
-            run()
+            for _ in range(repeats):
+                run()
+            if device == "cuda":
+                torch.cuda.synchronize()
             if count:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.perf_counter() - start) / repeats)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -1,10 +1,12 @@
 """A training step of ResNet-18 against the same network with ReLU: time and peak memory.
 
     python -m benchmarks.network [--sizes 2x8,8x2] [--rounds 3] [--candidates "save memory" ...]
+    python -m benchmarks.network --device cuda --dtype bfloat16 --sizes 4x128
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
-process; memory is what two steps add to the peak of a process of their own, imports excluded. ReLU,
-to which the ratios are, is always among the candidates.
+process; memory is what two steps add to the peak of a process of their own, imports excluded, or
+on a GPU what a step allocates. ReLU, to which the ratios are, is always among the candidates. On a
+GPU networks are channels-last, as `train` lays them out, and half precision is autocast.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, memory, surrogate, zoo
 
-from .measure import interleave, machine, peak_memory, table
+from .measure import DTYPES, interleave, machine, peak_memory, table
 
 
 class Stepped(nn.Module):
@@ -74,16 +76,22 @@ CANDIDATES = {
 }
 
 
-def step_of(name: str, steps: int, batch: int) -> Callable[[], None]:
+def step_of(
+    name: str, steps: int, batch: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
     """One forward and backward pass of a candidate."""
     candidate = CANDIDATES[name]
-    net = network(steps, candidate.bits, candidate.neuron)
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    net = network(steps, candidate.bits, candidate.neuron).to(device)
+    if device == "cuda":
+        net.to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, 32, 32, device=device)
+    labels = torch.randint(10, (batch,), device=device)
 
     def step() -> None:
         net.zero_grad()
+        half = torch.autocast(device, dtype, enabled=dtype != torch.float32)
         with kernels.backend(candidate.backend):
-            with candidate.keeping():
+            with candidate.keeping(), half:
                 loss = nn.functional.cross_entropy(net(images).mean(0), labels)
             loss.backward()
 
@@ -100,6 +108,22 @@ def peak(name: str, steps: int, batch: int) -> int:
     return peak_memory() - before
 
 
+def peak_of_process(name: str, steps: int, batch: int) -> float:
+    """`peak` in a process of its own."""
+    arguments = ["--sizes", f"{steps}x{batch}", "--peak", name]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def peak_on_gpu(step: Callable[[], None]) -> float:
+    """Bytes of GPU memory that a step allocates at most."""
+    step()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def main() -> None:
     """Time the candidates side by side, or measure the peak memory of one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -107,24 +131,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--peak", choices=CANDIDATES, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
+    place, dtype = options.device, DTYPES[options.dtype]
     names = list(dict.fromkeys(["ReLU", *options.candidates]))
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
     if options.peak:
         print(peak(options.peak, *sizes[0]))
         return
-    print(f"ResNet-18, 32 x 32, one training step; {machine()}\n")
+    print(f"ResNet-18, 32 x 32, one training step, {options.dtype}; {machine(place)}\n")
     times, memory = {}, {}
     for steps, batch in sizes:
         column = f"T={steps}, B={batch}"
-        runs = {name: step_of(name, steps, batch) for name in names}
-        times[column] = interleave(runs, options.rounds)
-        memory[column] = {}
-        for name in names:
-            arguments = ["--sizes", f"{steps}x{batch}", "--peak", name]
-            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
-            shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            memory[column][name] = float(shown) / 1e6
+        runs = {name: step_of(name, steps, batch, place, dtype) for name in names}
+        times[column] = interleave(runs, options.rounds, place)
+        if place == "cuda":
+            peaks = {name: peak_on_gpu(run) for name, run in runs.items()}
+        else:
+            peaks = {name: peak_of_process(name, steps, batch) for name in names}
+        memory[column] = {name: value / 1e6 for name, value in peaks.items()}
     print("Milliseconds:\n\n" + table(times, "ReLU", 1e3))
     print("\nPeak memory, MB:\n\n" + table(memory, "ReLU", 1))
 

@@ -1,10 +1,12 @@
 """The neuron alone, forward and backward, against copying the three tensors it cannot do without.
 
     python -m benchmarks.neuron [--steps 2,4,8,16] [--shape 16,128,32,32] [--rounds 7]
+    python -m benchmarks.neuron --device cuda --dtype bfloat16 --shape 1024,128,32,32
 
 Candidates run in turn in one process; a cell is the median in milliseconds and the ratio to the
-floor: reading and writing three tensors of the sequence's size that exist already. Peers that are
-not installed (`pip install -e ".[benchmarks]"`) are skipped, and said to be.
+floor: reading and writing three tensors of the sequence's size that exist already, six passes over
+memory where the neuron needs five (currents in, spikes out; currents and gradient in, gradient
+out). Peers that are not installed (`pip install -e ".[benchmarks]"`) are skipped, and said to be.
 """
 
 from __future__ import annotations
@@ -21,16 +23,17 @@ from torch import Tensor
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, surrogate
 
-from .measure import interleave, machine, table
+from .measure import DTYPES, interleave, machine, table
 
 
 def _skip(name: str, error: Exception) -> None:
     print(f"skipped {name}: {error}", file=sys.stderr)
 
 
-def snntorch_loop() -> Callable[[Tensor], Tensor]:
+def snntorch_loop(device: str) -> Callable[[Tensor], Tensor]:
     """The neuron of snnTorch, step by step."""
     neuron = snn.Leaky(0.25, 0.4, surrogate.rectangular(), reset_mechanism="zero")
+    neuron.to(device)
 
     def run(x: Tensor) -> Tensor:
         membrane, spikes = neuron.init_leaky(), []
@@ -43,10 +46,15 @@ def snntorch_loop() -> Callable[[Tensor], Tensor]:
 
 
 def spikingjelly() -> Callable[[Tensor], Tensor]:
-    """SpikingJelly's multi-step neuron."""
+    """SpikingJelly's multi-step neuron, with the fastest of its backends that is there.
+
+    Version 2 chooses by itself; version 0.0.0.0.14 is told to take CuPy on a GPU.
+    """
     from spikingjelly.activation_based import functional, neuron
 
     layer = neuron.LIFNode(tau=4.0 / 3.0, v_threshold=0.4, decay_input=False, step_mode="m")
+    if torch.cuda.is_available() and "cupy" in getattr(layer, "supported_backends", ()):
+        layer.backend = "cupy"
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(layer)
@@ -63,15 +71,16 @@ def norse() -> Callable[[Tensor], Tensor]:
     return lambda x: layer(x)[0]
 
 
-def candidates() -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
+def candidates(device: str) -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
     """Name -> (backend of our neuron, function of the sequence)."""
-    ours = stbp.Leaky(0.25, 0.4)
-    found: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-        "ours, fused (no compiler)": ("fused", ours),
-        "ours, compiled": ("compiled", ours),
-        "ours, plain loop": ("loop", ours),
-        "snntorch.Leaky in a loop": ("loop", snntorch_loop()),
-    }
+    ours = stbp.Leaky(0.25, 0.4).to(device)
+    found: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = (
+        {"ours, Triton": ("fused", ours)}
+        if device == "cuda"
+        else {"ours, fused (no compiler)": ("fused", ours), "ours, compiled": ("compiled", ours)}
+    )
+    found["ours, plain loop"] = ("loop", ours)
+    found["snntorch.Leaky in a loop"] = ("loop", snntorch_loop(device))
     peers = {"SpikingJelly LIFNode, multi-step": spikingjelly, "Norse LIF": norse}
     for name, make in peers.items():
         try:
@@ -83,10 +92,16 @@ def candidates() -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
     return found
 
 
-def measure(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
+def measure(
+    shape: tuple[int, ...], rounds: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
     """Median seconds of the floor and of every candidate on one sequence."""
-    x, gradient = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    copies = [(torch.empty(shape), torch.randn(shape)) for _ in range(3)]
+
+    def random() -> Tensor:
+        return torch.randn(shape, device=device, dtype=dtype)
+
+    x, gradient = random().requires_grad_(), random()
+    copies = [(random(), random()) for _ in range(3)]
 
     def floor() -> None:
         for target, source in copies:
@@ -101,8 +116,17 @@ def measure(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
         return both
 
     runs: dict[str, Callable[[], None]] = {"floor: three copies": floor}
-    runs |= {name: step(*candidate) for name, candidate in candidates().items()}
-    return interleave(runs, rounds)
+    for name, candidate in candidates(device).items():
+        try:
+            run = step(*candidate)
+            run()
+        except (ImportError, RuntimeError) as error:  # a peer that does not run here
+            if name.startswith("ours"):
+                raise
+            _skip(name, error)
+        else:
+            runs[name] = run
+    return interleave(runs, rounds, device)
 
 
 def main() -> None:
@@ -111,11 +135,14 @@ def main() -> None:
     parser.add_argument("--steps", default="2,4,8,16")
     parser.add_argument("--shape", default="16,128,32,32", help="of one step, batch first")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
     shape = tuple(map(int, options.shape.split(",")))
     steps = list(map(int, options.steps.split(",")))
-    print(f"[T, {', '.join(map(str, shape))}], float32; {machine()}\n")
-    rows = {f"T={t}": measure((t, *shape), options.rounds) for t in steps}
+    place, dtype = options.device, options.dtype
+    print(f"[T, {', '.join(map(str, shape))}], {dtype}; {machine(place)}\n")
+    rows = {f"T={t}": measure((t, *shape), options.rounds, place, DTYPES[dtype]) for t in steps}
     print(table(rows, "floor: three copies", 1e3))
 
 

@@ -93,6 +93,7 @@ class Leaky(snn.Leaky):
         finally:
             # snnTorch's list would keep every neuron ever made; ours have no state to reset.
             SpikingNeuron.instances.remove(self)
+        self._seen_factor: tuple[Tensor | None, int, bool] = (None, 0, False)
         self.detach_reset = detach_reset
         self.state_quant = state_quant or None
         self.current_quant = current_quant
@@ -141,16 +142,18 @@ class Leaky(snn.Leaky):
         return u
 
     def _graded(self, spikes: Tensor) -> Tensor:
-        """Spikes times their factor, saving the pass over memory where that is seen to be 1."""
+        """Spikes times their factor, saving the pass over memory where that is seen to be 1.
+
+        It is looked at again only where it may have changed: a look waits for an accelerator.
+        """
         factor = self.graded_spikes_factor
-        if (
-            factor.device.type == "cpu"
-            and not factor.requires_grad
-            and not torch.compiler.is_compiling()
-            and bool((factor == 1).all())
-        ):
-            return spikes
-        return spikes * factor
+        if factor.requires_grad or factor.is_inference() or torch.compiler.is_compiling():
+            return spikes * factor
+        seen, version, is_one = self._seen_factor
+        if seen is None or factor is not seen or factor._version != version:
+            is_one = bool((factor == 1).all())
+            self._seen_factor = factor, factor._version, is_one
+        return spikes if is_one else spikes * factor
 
     @staticmethod
     def _per_step(value: Tensor, x: Tensor) -> Tensor:

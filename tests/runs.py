@@ -19,8 +19,8 @@ from snntorch_stbp.train.rundir import RunDir
 
 
 def make_config(dataset: str, **changes: Any) -> RunConfig:
-    options = {"epochs": 3, "batch_size": 32, "bits": 4, "act_bits": 8, "device": "cpu"}
-    return RunConfig.from_recipe("mnistnet_bn", dataset, **options | changes)
+    options = {"epochs": 3, "batch_size": 32, "bits": 4, "act_bits": 8, "device": "cpu"} | changes
+    return RunConfig.from_recipe(options.pop("model", "mnistnet_bn"), dataset, **options)
 
 
 def last_state(run: Path) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def test_the_kernels_compile_without_contraction_and_without_a_gpu() -> None:
 
     constants = {
         "T": 4, "BETAS": True, "THRESHOLDS": False, "RESET": "zero", "DETACH": False,
-        "CURVE": "rectangular", "A": 0.8, "ROOT": 0.9, "MEMBRANE": True, "LEARN_BETA": True,
-        "LEARN_THRESHOLD": True, "BLOCK": 512,
+        "CURVE": "rectangular", "A": 0.8, "ROOT": 0.9, "CENTRE": -0.4,
+        "MEMBRANE": True, "LEARN_BETA": True, "LEARN_THRESHOLD": True, "BLOCK": 512,
     }  # fmt: skip
     half = {"x_ptr", "spikes_ptr", "current_ptr"}
     for kernel in (cuda._forward, cuda._backward):

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import StbpError
+from ..exact import exact_sums
 from .fold import (
     FrozenCurrent,
     Settings,
@@ -129,6 +130,10 @@ class FrozenNet(nn.Module):
             record: If given, receives the spikes `[T, B, ...]` of every stage by name, and the
                 membrane potentials under `NAME/membrane`.
         """
+        with exact_sums(x.device):
+            return self._forward(x, record)
+
+    def _forward(self, x: Tensor, record: dict[str, Tensor] | None) -> Tensor:
         stages = self._fold() if self.refolds else self.stages
         values = {INPUT: self.quantize_input(x)}
         frames = x.dim() == 5 or (x.dim() == 3 and self.graph.num_steps is None)

@@ -70,8 +70,8 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
     """Whether `integrate` computes this neuron; where not, the plain loop does.
 
     It does for real tensors on a CPU or a CUDA device with Triton, `beta` and `threshold` of one
-    value or one per channel, and the surrogates of this package (on CUDA, centred on the
-    threshold). Under `torch.compile` the loop is left to the compiler, which fuses it on its own.
+    value or one per channel, and the surrogates of this package. Under `torch.compile` the loop is
+    left to the compiler, which fuses it on its own.
     """
     return (
         _backend != "loop"
@@ -79,7 +79,6 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
         and x.is_floating_point()
         and x.numel() > 0
         and isinstance(spike_grad, Surrogate)
-        and (spike_grad.centre == 0 or x.device.type == "cpu")
         and all(p.numel() == 1 or per_channel(p, x) for p in (beta, threshold))
         and not torch.compiler.is_compiling()
         and _device(x) is not None

@@ -77,6 +77,7 @@ def _backward(
     d_beta_ptr, d_threshold_ptr, n, channels, inner,
     T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
     DETACH: tl.constexpr, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr,
+    CENTRE: tl.constexpr,
     MEMBRANE: tl.constexpr, LEARN_BETA: tl.constexpr, LEARN_THRESHOLD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -104,7 +105,7 @@ def _backward(
                 d_spike = d_spike - d_carried * u
             elif RESET == "subtract":
                 d_spike = d_spike - d_carried * threshold
-        through = d_spike * _derivative(u - threshold, CURVE, A, ROOT)
+        through = d_spike * _derivative(u - threshold - CENTRE, CURVE, A, ROOT)
         d_threshold -= through
         if RESET == "subtract":
             d_threshold -= d_carried * spike
@@ -162,6 +163,7 @@ def backward(
             BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0, RESET=rule.reset,
             DETACH=rule.detach_reset, CURVE=surrogate.curve, A=a,
             ROOT=(2 * torch.pi * a if surrogate.curve == "gaussian" else a) ** 0.5,
+            CENTRE=surrogate.centre,
             MEMBRANE=potential is not None, LEARN_BETA=learned[0], LEARN_THRESHOLD=learned[1],
             BLOCK=BLOCK, enable_fp_fusion=False,
         )  # fmt: skip

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import StbpError
+from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings
 from ..frozen.graph import Graph, Stage, read_graph
 from .calibrate import Calibration
@@ -187,6 +188,10 @@ class FixedPointNet(nn.Module):
             record: If given, receives the spikes `[T, B, ...]` of every stage by name, and the
                 membrane potentials, integers, under `NAME/membrane`.
         """
+        with exact_sums(x.device):
+            return self._forward(x, record)
+
+    def _forward(self, x: Tensor, record: dict[str, Tensor] | None) -> Tensor:
         integers = self.quantize_input(x).to(self.dtype)
         frames = integers if x.dim() == 5 else integers.unsqueeze(0)
         steps = len(frames) if x.dim() == 5 else self.num_steps

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .catalog import check_augmentations
+from .data import upload
 
 # A uniform number in [0, 1) for each of n samples, on the images' device.
 Draw = Callable[[], Tensor]
@@ -58,7 +59,7 @@ class Augment:
 
         def draw() -> Tensor:
             numbers = torch.rand(batch * world_size, generator=generator)
-            return numbers[rank * batch : (rank + 1) * batch].to(x.device)
+            return upload(numbers[rank * batch : (rank + 1) * batch], x.device)
 
         # Time joins the channels, as all of them are transformed alike.
         folded = x if x.ndim == 4 else x.transpose(0, 1).flatten(1, 2)

@@ -19,7 +19,7 @@ from ..time import readout
 from . import checkpoint as checkpoints
 from .build import build_data, build_model
 from .config import RunConfig
-from .data import DataBundle, make_loader
+from .data import DataBundle, make_loader, upload
 from .early_exit import EarlyExit
 from .launch import check_device
 from .metrics import Means, spike_counter, spike_record
@@ -55,7 +55,7 @@ def evaluation_batches(
         drop_last=False,
     )
     for x, y in loader:
-        yield x.to(fabric.device), y.to(fabric.device)
+        yield upload(x, fabric.device), upload(y, fabric.device)
 
 
 @torch.no_grad()
@@ -81,8 +81,8 @@ def measure(
             if early is not None:
                 early.update(record, y)
     net.train(was_training)
-    counts = torch.stack(spikes).sum(0) if spikes else torch.zeros(2)
-    sums = all_sum(fabric, torch.cat([means.sums.cpu(), counts.to(means.sums.dtype)]))
+    counts = torch.stack(spikes).sum(0) if spikes else torch.zeros(2, device=fabric.device)
+    sums = all_sum(fabric, torch.cat([means.sums, counts.to(means.sums)]))
     loss, accuracy, images = Means(torch.device("cpu"), sums[:3].tolist()).read()
     rate = float(sums[3] / sums[4].clamp(min=1))
     return {"loss": loss, "accuracy": accuracy, "images": images, "spike_rate": rate}

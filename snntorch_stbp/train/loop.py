@@ -27,7 +27,7 @@ from ..time import readout
 from . import augment, build
 from .average import WeightAverage
 from .config import RunConfig
-from .data import DataBundle, make_loader, seeded_generator
+from .data import DataBundle, make_loader, seeded_generator, upload
 from .distill import Teacher
 from .evaluate import all_sum, measure
 from .launch import launch, summary
@@ -67,6 +67,8 @@ def fit(
         reporter = Reporter()
     with fabric.rank_zero_first():  # one process downloads, the others find the files
         bundle = build.build_data(config)
+    if _fits(bundle, fabric.device) and config.workers == 0:
+        bundle = bundle.to(fabric.device)
     torch.manual_seed(config.seed)
     model = build.build_model(config, bundle)
     if config.init_from and not (resume and (resume.path / "last.pt").is_file()):
@@ -100,6 +102,8 @@ class _Trainer:
     ) -> None:
         self.fabric, self.config, self.bundle = fabric, config, bundle
         self.model, self.run, self.reporter = model, run, reporter
+        if fabric.device.type == "cuda":  # the layout of its matrix units
+            self.model.to(memory_format=torch.channels_last)
         last = read_last(run, model) if resuming else None
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
         # learning rate and the state go through the optimizer itself.
@@ -151,7 +155,7 @@ class _Trainer:
         earlier, start = state.seconds, time.perf_counter()
         self.net.train()
         for x, y in _epoch_loader(self.fabric, self.config, self.bundle, state.epoch, state.step):
-            x, y = x.to(device), y.to(device)
+            x, y = upload(x, device), upload(y, device)
             loss, scores = self._train_step(x, y)
             state.means.update(loss, scores, y)
             state.step += 1
@@ -277,6 +281,11 @@ class _Trainer:
     def _log(self, text: str) -> None:
         if self.fabric.global_rank == 0:
             self.run.log(text)
+
+
+def _fits(bundle: DataBundle, device: torch.device) -> bool:
+    """Whether the images may lie on a GPU: they take a quarter of its free memory at most."""
+    return device.type == "cuda" and bundle.bytes <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def _epoch_loader(

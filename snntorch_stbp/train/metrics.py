@@ -26,8 +26,9 @@ class Means:
     def update(self, loss: Tensor, scores: Tensor, target: Tensor) -> None:
         """Add a batch: its mean loss, its scores `[B, classes]` and targets `[B]`."""
         correct = (scores.argmax(1) == target).sum()
-        batch = torch.stack([loss.detach() * len(target), correct, torch.tensor(len(target))])
-        self.sums += batch.to(self.sums)
+        self.sums[0] += loss.detach() * len(target)
+        self.sums[1] += correct
+        self.sums[2] += len(target)
 
     def read(self) -> tuple[float, float, int]:
         """Mean loss, accuracy in [0, 1] and number of samples so far."""
@@ -45,8 +46,8 @@ def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         spikes = output[0] if isinstance(output, tuple) else output
-        number = torch.tensor(float(spikes.numel()))
-        totals.append(torch.stack([(spikes > 0).sum().float().cpu(), number]))
+        fired = torch.count_nonzero(spikes)
+        totals.append(torch.stack([fired, torch.full_like(fired, spikes.numel())]))
 
     layers = [m for m in model.modules() if isinstance(m, (Leaky, Integrate, IntegerNeurons))]
     handles = [m.register_forward_hook(count) for m in layers]

@@ -4,7 +4,7 @@
 into batches whose order depends on the seed and the epoch alone.
 """
 
-from .arrays import ArrayDataset
+from .arrays import ArrayDataset, upload
 from .bundle import DataBundle, load
 from .events import EventDataset
 from .loader import make_loader, seeded_generator
@@ -16,4 +16,5 @@ __all__ = [
     "load",
     "make_loader",
     "seeded_generator",
+    "upload",
 ]

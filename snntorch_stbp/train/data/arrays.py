@@ -47,6 +47,13 @@ class Parts:
     source: str
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; work that a GPU was given before goes on meanwhile."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
     """Images in memory, one byte a value.
 
@@ -55,6 +62,8 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: int64 `[N]`.
         index: int64 `[M]`, the rows that belong to this set (all by default). Subsets share the
             images and differ in their index.
+
+    Images and labels may lie on a GPU; batches then are made there.
 
     A sample is a float32 image `[C, H, W]`, exactly pixel / 255, and its label; a list of
     indices fetches the batch `[B, C, H, W]`, `[B]` at once.
@@ -89,11 +98,16 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = self.index[torch.as_tensor(indices, dtype=torch.int64)]
+        rows = upload(rows, self.images.device)
         return self.images[rows].to(torch.float32).div_(255), self.all_labels[rows]
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """The samples at `indices` (int64 `[M]`), sharing the images with this set."""
         return ArrayDataset(self.images, self.all_labels, self.index[indices])
+
+    def to(self, device: torch.device) -> ArrayDataset:
+        """The same set with images and labels on `device`."""
+        return ArrayDataset(self.images.to(device), self.all_labels.to(device), self.index)
 
     def resized(self, size: tuple[int, int]) -> ArrayDataset:
         """The same set with images of `size` (height, width); see `resize`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from ...errors import UsageError
 from ..catalog import DATASETS, parse
@@ -41,6 +43,30 @@ class DataBundle:
     kind: Literal["image", "event"]
     source: str
     val_name: str
+
+    def to(self, device: torch.device) -> DataBundle:
+        """The same data with images that are kept in memory on `device`.
+
+        Parts that share their images go on sharing them; other parts stay where they are.
+        """
+        moved: dict[int, ArrayDataset] = {}
+
+        def move(part: Samples) -> Samples:
+            if not isinstance(part, ArrayDataset):
+                return part
+            if id(part.images) not in moved:
+                moved[id(part.images)] = part.to(device)
+            whole = moved[id(part.images)]
+            return ArrayDataset(whole.images, part.all_labels.to(device), part.index)
+
+        return replace(self, train=move(self.train), val=move(self.val), test=move(self.test))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that `to` takes on the device."""
+        parts = (self.train, self.val, self.test)
+        kept = {id(p.images): p.images.nbytes for p in parts if isinstance(p, ArrayDataset)}
+        return sum(kept.values())
 
 
 def load(

@@ -1,0 +1,110 @@
+"""The journey on a GPU: training, resuming, evaluating, deployment arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import snntorch_stbp as stbp
+from snntorch_stbp import zoo
+from snntorch_stbp.train import loop
+from snntorch_stbp.train.build import build_data
+from snntorch_stbp.train.evaluate import evaluate
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.rundir import RunDir
+
+from .runs import assert_same_state, make_config, stopped_and_continued
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: not tried on a GPU"
+)
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Any:
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("bits", [None, 4, "ternary", 1])
+def test_a_run_learns(bits: Any, precision: str, small_digits: str, tmp_path: Path) -> None:
+    config = make_config(
+        small_digits, model="mnistnet_bn", bits=bits, precision=precision, device="cuda",
+        epochs=4, lr=5e-3, augment=("crop", "flip", "cutout"), ema=0.9, mixup=0.2,
+    )  # fmt: skip
+    result = fit(config, out=tmp_path, reporter=Reporter())
+    assert result["status"] == "finished"
+    losses = [row["train_loss"] for row in RunDir.open(result["run"]).history]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("option", ["save_memory", "checkpoint_activations"])
+def test_less_memory_gives_the_same_weights(option: str, small_digits: str, tmp_path: Path) -> None:
+    config = make_config(small_digits, model="resnet18", device="cuda", epochs=1)
+    lean = make_config(small_digits, model="resnet18", device="cuda", epochs=1, **{option: True})
+    runs = [fit(c, out=tmp_path, reporter=Reporter())["run"] for c in (config, lean)]
+    assert_same_state(*map(Path, runs))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(small_digits: str, tmp_path: Path) -> None:
+    config = make_config(small_digits, device="cuda", epochs=2, bits=4)
+    whole = fit(config, out=tmp_path / "whole", reporter=Reporter())["run"]
+    assert_same_state(Path(whole), stopped_and_continued(config, tmp_path / "parts"))
+
+
+def test_data_on_the_gpu_are_those_in_memory(
+    small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(small_digits, device="cuda", epochs=1, augment=("shift", "rotate"))
+    bundle = build_data(config)
+    moved = bundle.to(torch.device("cuda"))
+    for part in ("train", "val", "test"):
+        x, y = getattr(moved, part).__getitems__([3, 1, 2])
+        expected = getattr(bundle, part).__getitems__([3, 1, 2])
+        assert x.is_cuda
+        assert torch.equal(x.cpu(), expected[0])
+        assert torch.equal(y.cpu(), expected[1])
+    runs = [Path(fit(config, out=tmp_path, reporter=Reporter())["run"])]
+    monkeypatch.setattr(loop, "_fits", lambda *_: False)
+    runs.append(Path(fit(config, out=tmp_path, reporter=Reporter())["run"]))
+    assert_same_state(*runs)
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4, 2, "ternary", 1])
+@pytest.mark.parametrize("model", ["mnistnet", "cifarnet", "resnet18"])
+def test_deployment_arithmetic_is_that_of_the_cpu(model: str, bits: Any) -> None:
+    net = zoo.create(
+        model, image_size=32, in_channels=3, precision=stbp.Precision(weight_bits=bits)
+    )
+    net(torch.rand(8, 3, 32, 32)).sum().backward()  # running statistics
+    x = torch.rand(16, 3, 32, 32)
+    for harden in (stbp.freeze, stbp.lower):
+        hard, records = harden(net.eval()), []
+        for device in ("cpu", "cuda"):
+            record: dict[str, torch.Tensor] = {}
+            with torch.no_grad():
+                record["readout"] = hard.to(device)(x.to(device), record)
+            records.append(record)
+        net.cpu()
+        for name, value in records[0].items():
+            assert torch.equal(value, records[1][name].cpu()), (harden.__name__, name)
+
+
+def test_evaluate_on_the_gpu(small_digits: str, tmp_path: Path) -> None:
+    config = make_config(small_digits, device="cpu", epochs=2, bits=4)
+    run = RunDir.open(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    for options in ({}, {"frozen": True}, {"fixed_point": True}):
+        cpu, gpu = (
+            evaluate(run, device=device, reporter=Reporter(), **options)  # type: ignore[arg-type]
+            for device in ("cpu", "cuda")
+        )
+        if options:
+            assert cpu["accuracy"] == gpu["accuracy"]
+            assert cpu["spike_rate"] == gpu["spike_rate"]
+        else:
+            assert cpu["accuracy"] == pytest.approx(gpu["accuracy"], abs=0.03)
