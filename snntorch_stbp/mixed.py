@@ -15,8 +15,9 @@ import brevitas.nn as qnn
 from torch import nn
 
 from .errors import UsageError, suggest
-from .quant import Bits, Precision, weight_bits, weight_quantizer
+from .quant import Bits, Precision, weight_bits
 from .time import TimeDistributed
+from .weights import weight_quantizer
 
 Layer = nn.Conv2d | nn.Linear
 

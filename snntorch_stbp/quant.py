@@ -18,91 +18,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import brevitas.nn as qnn
-import torch
-from brevitas.core.function_wrapper import CeilSte, RoundSte
-from brevitas.inject import ExtendedInjector
-from brevitas.inject.enum import (
-    QuantType,
-    RestrictValueType,
-    ScalingImplType,
-    ScalingPerOutputType,
-    StatsOp,
-)
-from brevitas.quant.base import IntQuant, NarrowIntQuant, UintQuant
-from brevitas.quant.solver import ActQuantSolver, WeightQuantSolver
+from brevitas.inject.enum import ScalingImplType, ScalingPerOutputType
+from brevitas.quant.base import IntQuant, UintQuant
+from brevitas.quant.solver import ActQuantSolver
 from torch import Tensor, nn
 
 from .membrane import ThresholdGrid
 from .neuron import Leaky
+from .weights import injector, scale_values, weight_quantizer
 
 Bits = int | Literal["ternary"] | None
 
-# Largest level of the uniform quantizer with the least mean squared error for normally
-# distributed weights, in units of their root mean square (J. Max, "Quantizing for minimum
-# distortion", IRE Transactions on Information Theory 6, 1960; recomputed for odd level counts).
-# Above 4 bits the largest weight is representable instead: clipping then costs more than it gains.
-GAUSSIAN_LOADING = {1: 0.7979, 2: 1.2240, 3: 1.9523, 4: 2.4739}
-
 CURRENT_RANGE = 4.0
 """Initial range of a current quantizer, in thresholds; tdBN puts one threshold at one sigma."""
-
-
-class _ScaledRootMeanSquare(nn.Module):
-    """`loading * rms(x)` over `stats_reduce_dim`: a scale statistic in Brevitas' sense."""
-
-    def __init__(self, loading: float, stats_reduce_dim: int | None = None) -> None:
-        super().__init__()
-        self.loading, self.dim = loading, stats_reduce_dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        power = x.square().mean() if self.dim is None else x.square().mean(self.dim)
-        return self.loading * torch.sqrt(power + 1e-20)
-
-
-def _injector(name: str, *bases: type, **values: Any) -> type:
-    """A Brevitas quantizer put together from fragments and values."""
-    return type(ExtendedInjector)(name, bases, values)
-
-
-def _scale_values(scale: str, covers: bool = True) -> dict[str, Any]:
-    """Float scales, or powers of two: the next larger where the range must cover all values."""
-    if scale == "po2":
-        return {
-            "restrict_scaling_type": RestrictValueType.POWER_OF_TWO,
-            "restrict_value_float_to_int_impl": CeilSte if covers else RoundSte,
-        }
-    return {"restrict_scaling_type": RestrictValueType.FP}
-
-
-def weight_quantizer(
-    bits: int | Literal["ternary"], per_channel: bool, scale: str, weight_range: str = "fitted"
-) -> type:
-    """The Brevitas weight quantizer of `bits` (1 to 8, or `"ternary"`).
-
-    Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: zero below
-    0.7 times the mean magnitude, which is also the scale.
-    """
-    kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
-    fitted = bits in GAUSSIAN_LOADING and weight_range == "fitted"
-    values: dict[str, Any] = {
-        "scaling_impl_type": ScalingImplType.STATS,
-        "scaling_per_output_type": kind,
-        "scaling_min_val": 1e-10,
-        "bit_width": 2 if bits == "ternary" else bits,
-        **_scale_values(scale, covers=not fitted and bits != "ternary"),
-    }
-    if bits == "ternary":
-        values |= {"quant_type": QuantType.TERNARY, "threshold": 0.7}
-        values |= {"scaling_stats_op": StatsOp.AVE}
-    elif bits == 1:
-        values |= {"quant_type": QuantType.BINARY}
-    if fitted:
-        # The enumeration still names an operation because the solver derives shapes from it.
-        values |= {"scaling_stats_op": StatsOp.AVE}
-        values |= {"scaling_stats_impl": _ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}  # type: ignore[index]
-    elif bits != "ternary":
-        values |= {"scaling_stats_op": StatsOp.MAX}
-    return _injector(f"Weight{bits}", NarrowIntQuant, WeightQuantSolver, **values)
 
 
 def _activation_quantizer(
@@ -110,7 +38,7 @@ def _activation_quantizer(
 ) -> nn.Module:
     """A per-tensor activation quantizer whose range is `limit`, learned from there or constant."""
     kind = ScalingImplType.PARAMETER if learned else ScalingImplType.CONST
-    quantizer = _injector(
+    quantizer = injector(
         f"Act{bits}",
         IntQuant if signed else UintQuant,
         ActQuantSolver,
@@ -120,7 +48,7 @@ def _activation_quantizer(
         bit_width=bits,
         min_val=-limit if signed else 0.0,
         max_val=limit,
-        **_scale_values(scale),
+        **scale_values(scale),
     )
     return qnn.QuantIdentity(act_quant=quantizer, return_quant_tensor=False)
 

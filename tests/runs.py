@@ -42,10 +42,10 @@ def assert_same_state(a: Path, b: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def stopped_and_continued(config: RunConfig, out: Path) -> Path:
+def stopped_and_continued(config: RunConfig, out: Path, step: int = 3) -> Path:
     """A run that is stopped in its second epoch and goes on to its end; `out` holds no other."""
     with pytest.raises(Interrupted):
-        fit(config, out=out, reporter=StopAt(2, 3))
+        fit(config, out=out, reporter=StopAt(2, step))
     (path,) = out.iterdir()
     run = RunDir.open(path)
     assert run.config == config

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import snntorch_stbp as stbp
-from snntorch_stbp import quant
+from snntorch_stbp import quant, weights
 
 ALL_BITS = [1, "ternary", 2, 3, 4, 5, 6, 7, 8]
 LEVELS = {1: {-1, 1}, "ternary": {-1, 0, 1}}
@@ -85,7 +85,7 @@ def test_low_bit_scales_are_optimal_for_normal_weights(bits: int) -> None:
             return float(((x - np.sign(x) * largest) ** 2 * density).sum())
         return float(((x - np.clip(np.round(x / step), -top, top) * step) ** 2 * density).sum())
 
-    chosen = quant.GAUSSIAN_LOADING[bits]
+    chosen = weights.GAUSSIAN_LOADING[bits]
     assert error(chosen) < min(error(0.99 * chosen), error(1.01 * chosen))
 
 

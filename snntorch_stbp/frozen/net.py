@@ -14,7 +14,9 @@ membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +107,15 @@ class FrozenNet(nn.Module):
         with torch.no_grad():
             self.stages = self._fold()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNet:
+        """Move the numbers along with the network."""
+        super()._apply(fn, recurse)
+        self.stages = [
+            replace(s, current=_mapped(s.current, fn), neuron=_mapped(s.neuron, fn))
+            for s in self.stages
+        ]
+        return self
+
     def _fold(self) -> list[FrozenStage]:
         stages = []
         top = 2**self.input_bits - 1
@@ -167,6 +178,19 @@ class FrozenNet(nn.Module):
             total = term if total is None else total + term
         assert total is not None
         return total + per_channel(stage.current.bias, total)
+
+
+def _mapped(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with `fn` applied to every tensor in its fields."""
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, tuple):
+        return tuple(_mapped(item, fn) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{f.name: _mapped(getattr(value, f.name), fn) for f in fields(value)}
+        )
+    return value
 
 
 def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor:

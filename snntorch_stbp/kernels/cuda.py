@@ -19,6 +19,7 @@ from torch import Tensor
 from .rule import Rule
 
 BLOCK = 512  # neurons of a program: 4 a thread, whose potentials at 16 steps take 64 registers
+WARPS = 4
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
     raise ImportError(f"the neuron's kernels need Triton 3.3 or later, not {triton.__version__}")
 
@@ -137,7 +138,8 @@ def forward(
         _forward[(triton.cdiv(n, BLOCK),)](
             x, beta, threshold, spikes, spikes if potential is None else potential,
             n, *_channels(x), T=len(x), BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0,
-            RESET=rule.reset, MEMBRANE=membrane, BLOCK=BLOCK, enable_fp_fusion=False,
+            RESET=rule.reset, MEMBRANE=membrane, BLOCK=BLOCK, num_warps=WARPS,
+            enable_fp_fusion=False,
         )  # fmt: skip
     return spikes, potential
 
@@ -165,7 +167,7 @@ def backward(
             ROOT=(2 * torch.pi * a if surrogate.curve == "gaussian" else a) ** 0.5,
             CENTRE=surrogate.centre,
             MEMBRANE=potential is not None, LEARN_BETA=learned[0], LEARN_THRESHOLD=learned[1],
-            BLOCK=BLOCK, enable_fp_fusion=False,
+            BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     d_beta, d_threshold = (
         None if s is None else s.sum_to_size(value.shape)

@@ -83,6 +83,8 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         self.images = images
         self.all_labels = labels
         self.index = torch.arange(len(labels)) if index is None else index
+        # A GPU multiplies by the inverse of a number, but divides by a tensor.
+        self._top = torch.full((), 255.0, device=images.device)
 
     @property
     def labels(self) -> Tensor:
@@ -94,12 +96,12 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         row = self.index[index]
-        return self.images[row].to(torch.float32).div_(255), self.all_labels[row]
+        return self.images[row].to(torch.float32).div_(self._top), self.all_labels[row]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = self.index[torch.as_tensor(indices, dtype=torch.int64)]
         rows = upload(rows, self.images.device)
-        return self.images[rows].to(torch.float32).div_(255), self.all_labels[rows]
+        return self.images[rows].to(torch.float32).div_(self._top), self.all_labels[rows]
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """The samples at `indices` (int64 `[M]`), sharing the images with this set."""

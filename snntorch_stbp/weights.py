@@ -1,0 +1,245 @@
+"""Quantizers of weights: which scale they have, and both computed as one operation.
+
+Brevitas builds a quantizer from a dozen small modules. Its weights, scales and export come from
+them here too, but where scales are floating point the numbers are computed by `_Quantize`, in half
+the passes over memory and a third of the operations that autograd has to keep (under
+`torch.compile`, which fuses on its own, and with BREVITAS_JIT=1, by Brevitas).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import brevitas.config
+import torch
+from brevitas.core.function_wrapper import CeilSte, RoundSte
+from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
+from brevitas.inject import ExtendedInjector
+from brevitas.inject.enum import (
+    QuantType,
+    RestrictValueType,
+    ScalingImplType,
+    ScalingPerOutputType,
+    StatsOp,
+)
+from brevitas.quant.base import NarrowIntQuant
+from brevitas.quant.solver import WeightQuantSolver
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# Largest level of the uniform quantizer with the least mean squared error for normally
+# distributed weights, in units of their root mean square (J. Max, "Quantizing for minimum
+# distortion", IRE Transactions on Information Theory 6, 1960; recomputed for odd level counts).
+# Above 4 bits the largest weight is representable instead: clipping then costs more than it gains.
+GAUSSIAN_LOADING = {1: 0.7979, 2: 1.2240, 3: 1.9523, 4: 2.4739}
+
+TERNARY_THRESHOLD = 0.7  # F. Li et al., "Ternary weight networks", arXiv:1605.04711
+SMALLEST_SCALE = 1e-10
+
+
+def injector(name: str, *bases: type, **values: Any) -> type:
+    """A Brevitas quantizer put together from fragments and values."""
+    return type(ExtendedInjector)(name, bases, values)
+
+
+def scale_values(scale: str, covers: bool = True) -> dict[str, Any]:
+    """Float scales, or powers of two: the next larger where the range must cover all values."""
+    if scale == "po2":
+        return {
+            "restrict_scaling_type": RestrictValueType.POWER_OF_TWO,
+            "restrict_value_float_to_int_impl": CeilSte if covers else RoundSte,
+        }
+    return {"restrict_scaling_type": RestrictValueType.FP}
+
+
+def weight_quantizer(
+    bits: int | Literal["ternary"], per_channel: bool, scale: str, weight_range: str = "fitted"
+) -> type:
+    """The Brevitas weight quantizer of `bits` (1 to 8, or `"ternary"`).
+
+    Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: zero below
+    0.7 times the mean magnitude, which is also the scale.
+    """
+    kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
+    fitted = bits in GAUSSIAN_LOADING and weight_range == "fitted"
+    values: dict[str, Any] = {
+        "scaling_impl_type": ScalingImplType.STATS,
+        "scaling_per_output_type": kind,
+        "scaling_min_val": SMALLEST_SCALE,
+        "bit_width": 2 if bits == "ternary" else bits,
+        **scale_values(scale, covers=not fitted and bits != "ternary"),
+    }
+    if bits == "ternary":
+        values |= {"quant_type": QuantType.TERNARY, "threshold": TERNARY_THRESHOLD}
+        values |= {"scaling_stats_op": StatsOp.AVE}
+    elif bits == 1:
+        values |= {"quant_type": QuantType.BINARY}
+    if fitted:
+        # The enumeration still names an operation because the solver derives shapes from it.
+        values |= {"scaling_stats_op": StatsOp.AVE}
+        values |= {"scaling_stats_impl": ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}  # type: ignore[index]
+    elif bits != "ternary":
+        values |= {"scaling_stats_op": StatsOp.MAX}
+    if scale == "float" and not brevitas.config.JIT_ENABLED:
+        loading = GAUSSIAN_LOADING[bits] if fitted else None  # type: ignore[index]
+        top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
+        values |= {"levels": _Levels(bits, top, loading, per_channel)}
+        values |= {
+            "tensor_quant": {1: _FusedBinary, "ternary": _FusedTernary}.get(bits, _FusedInteger)
+        }
+    return injector(f"Weight{bits}", NarrowIntQuant, WeightQuantSolver, **values)
+
+
+class ScaledRootMeanSquare(nn.Module):
+    """`loading * rms(x)` over `stats_reduce_dim`: a scale statistic in Brevitas' sense."""
+
+    def __init__(self, loading: float, stats_reduce_dim: int | None = None) -> None:
+        super().__init__()
+        self.loading, self.dim = loading, stats_reduce_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scale `[C]` of weights `[C, n]`, or of all of them."""
+        power = x.square().mean() if self.dim is None else x.square().mean(self.dim)
+        return self.loading * torch.sqrt(power + 1e-20)
+
+
+class _Levels(NamedTuple):
+    """What a quantizer rounds to, and where its scale comes from.
+
+    Args:
+        bits: 1, `"ternary"`, or 2 to 8.
+        top: Largest integer; `None` at 1 bit and ternary.
+        loading: The scale's share of the root mean square; `None` where it is the mean magnitude
+            (ternary) or the largest.
+        per_channel: One scale per output channel.
+    """
+
+    bits: int | Literal["ternary"]
+    top: int | None
+    loading: float | None
+    per_channel: bool
+
+    def over(self, w: Tensor) -> tuple[int, ...]:
+        """The dimensions that share a scale."""
+        return tuple(range(1 if self.per_channel else 0, w.dim()))
+
+    def statistic(self, w: Tensor) -> Tensor:
+        """The scale, but for the division by `top`; reduced dimensions are kept."""
+        dims = self.over(w)
+        if self.loading is not None:
+            value = w.square().mean(dims, keepdim=True).add_(1e-20).sqrt_().mul_(self.loading)
+        elif self.bits == "ternary":
+            value = w.abs().mean(dims, keepdim=True)
+        else:
+            value = w.abs().amax(dims, keepdim=True)
+        return value.clamp_(min=SMALLEST_SCALE)
+
+    def integers(self, w: Tensor, scale: Tensor) -> Tensor:
+        """The integers whose product with `scale` are the weights."""
+        if self.bits == 1:
+            return (w >= 0).to(w.dtype).mul_(2).sub_(1)
+        if self.bits == "ternary":
+            return w.sign().mul_(w.abs() > TERNARY_THRESHOLD * scale)
+        return (w / scale).round_().clamp_(-self.top, self.top)  # type: ignore[operator]
+
+    def through_statistic(self, w: Tensor, statistic: Tensor, d_statistic: Tensor) -> Tensor:
+        """The gradient of `w` from that of the statistic."""
+        count = w.numel() // statistic.numel()
+        if self.loading is not None:
+            return w * (d_statistic * (self.loading**2 / count) / statistic)
+        if self.bits == "ternary":
+            return w.sign().mul_(d_statistic / count)
+        largest = w.abs() == statistic
+        shares = d_statistic / largest.sum(self.over(w), keepdim=True).clamp_(min=1)
+        return w.sign().mul_(largest).mul_(shares)
+
+
+class _Quantize(torch.autograd.Function):
+    """Weights and their scale; gradients run straight through every rounding and clipping."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, levels: _Levels) -> tuple[Tensor, Tensor]:
+        """The quantized weights, shaped as `w`, and the scale `[C, 1, ...]`, or one value."""
+        statistic = levels.statistic(w)
+        scale = statistic if levels.top is None else statistic / levels.top
+        ctx.save_for_backward(w, statistic, scale)
+        ctx.levels = levels
+        quantized = levels.integers(w, scale).mul_(scale)
+        if not levels.per_channel:  # in Brevitas' shapes
+            scale = scale.reshape(() if levels.top else 1)
+        return quantized, scale.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_quantized: Tensor, d_scale: Tensor) -> tuple[Tensor, None]:
+        """With `y = q s` and `s` a function of `w`, both `q` and the weights it rounds move `y`."""
+        w, statistic, scale = ctx.saved_tensors
+        levels: _Levels = ctx.levels
+        integers = levels.integers(w, scale)
+        if levels.top is None:
+            direct = d_quantized * scale
+            if levels.bits == "ternary":
+                direct.mul_(integers.abs())
+            moved = integers
+        else:
+            direct = d_quantized
+            moved = integers.sub_(w / scale)
+        d_scale = d_scale.reshape(scale.shape) + moved.mul_(d_quantized).sum(
+            levels.over(w), keepdim=True
+        )
+        d_statistic = d_scale if levels.top is None else d_scale / levels.top
+        return levels.through_statistic(w, statistic, d_statistic).add_(direct), None
+
+
+class _FusedInteger(RescalingIntQuant):
+    """Brevitas' integer quantizer, computed by `_Quantize`."""
+
+    def __init__(
+        self,
+        levels: _Levels,
+        int_quant: nn.Module,
+        scaling_impl: nn.Module,
+        int_scaling_impl: nn.Module,
+        zero_point_impl: nn.Module,
+        bit_width_impl: nn.Module,
+    ) -> None:
+        super().__init__(int_quant, scaling_impl, int_scaling_impl, zero_point_impl, bit_width_impl)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, scale, zero point and bits."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        y, scale = _Quantize.apply(x, self.levels)
+        bits = self.msb_clamp_bit_width_impl()
+        return y, scale, self.zero_point_impl(x, scale, bits), bits
+
+
+class _FusedBinary(BinaryQuant):
+    """Brevitas' binary quantizer, computed by `_Quantize`."""
+
+    def __init__(self, levels: _Levels, scaling_impl: nn.Module) -> None:
+        super().__init__(scaling_impl)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, scale, zero point and bits."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        y, scale = _Quantize.apply(x, self.levels)
+        return y, scale, self.zero_point(), self.bit_width()
+
+
+class _FusedTernary(TernaryQuant):
+    """Brevitas' ternary quantizer, computed by `_Quantize`."""
+
+    def __init__(self, levels: _Levels, scaling_impl: nn.Module, threshold: float) -> None:
+        super().__init__(scaling_impl, threshold)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, scale, zero point and bits."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        y, scale = _Quantize.apply(x, self.levels)
+        return y, scale, self.zero_point(), self.bit_width()

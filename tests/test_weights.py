@@ -1,0 +1,55 @@
+"""Weights quantized in one operation are those of Brevitas' modules, and so are their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import brevitas.nn as qnn
+import pytest
+import torch
+from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
+from torch import Tensor
+
+from snntorch_stbp.weights import injector, weight_quantizer
+
+RANGES = [(b, "fitted") for b in (1, "ternary", 2, 3, 4, 5, 8)] + [(2, "max"), (4, "max")]
+
+
+def computed(quantizer: type, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, scale and gradient of a convolution, its scale being part of the loss."""
+    layer = qnn.QuantConv2d(
+        weight.shape[1], weight.shape[0], weight.shape[2], bias=False, weight_quant=quantizer
+    ).to(weight.dtype)
+    layer.weight.data = weight.clone()
+    quantized = layer.quant_weight()
+    ((quantized.value - target).square().sum() + (quantized.scale * 3).sum()).backward()
+    assert layer.weight.grad is not None
+    return quantized.value.detach(), quantized.scale.detach(), layer.weight.grad
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize(("bits", "weight_range"), RANGES)
+def test_equal_to_brevitas(
+    bits: Any, weight_range: str, per_channel: bool, layout: torch.memory_format
+) -> None:
+    plain = {1: BinaryQuant, "ternary": TernaryQuant}.get(bits, RescalingIntQuant)
+    quantizer = weight_quantizer(bits, per_channel, "float", weight_range)
+    theirs = injector("Theirs", quantizer, tensor_quant=plain)
+    for dtype in (torch.float32, torch.float64):
+        weight = torch.randn(6, 5, 3, 3, dtype=dtype).to(memory_format=layout)
+        weight[0, 0, 0, 0] = 0.0
+        target = torch.randn_like(weight)
+        ours, expected = (computed(q, weight, target) for q in (quantizer, theirs))
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-13
+        assert ours[0].stride() == weight.stride()
+        assert ours[1].shape == expected[1].shape
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_weights_that_are_all_zero_stay_finite() -> None:
+    for bits in (1, "ternary", 4, 8):
+        zeros, target = torch.zeros(2, 3, 3, 3), torch.ones(2, 3, 3, 3)
+        for value in computed(weight_quantizer(bits, True, "float"), zeros, target):
+            assert torch.isfinite(value).all()
