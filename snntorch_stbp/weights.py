@@ -8,6 +8,7 @@ the passes over memory and a third of the operations that autograd has to keep (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import brevitas.config
@@ -35,6 +36,7 @@ GAUSSIAN_LOADING = {1: 0.7979, 2: 1.2240, 3: 1.9523, 4: 2.4739}
 
 TERNARY_THRESHOLD = 0.7  # F. Li et al., "Ternary weight networks", arXiv:1605.04711
 SMALLEST_SCALE = 1e-10
+BLOCK = 65536  # weights
 
 
 def injector(name: str, *bases: type, **values: Any) -> type:
@@ -119,12 +121,24 @@ class _Levels(NamedTuple):
     loading: float | None
     per_channel: bool
 
+    def blocks(self, w: Tensor) -> Iterator[slice]:
+        """Rows of `w` to compute with at a time: on a CPU as many as stay in its cache."""
+        count = len(w)
+        if self.per_channel and w.device.type == "cpu":
+            count = max(1, BLOCK * count // max(w.numel(), 1))
+        for start in range(0, len(w), max(count, 1)):
+            yield slice(start, start + count)
+
     def over(self, w: Tensor) -> tuple[int, ...]:
         """The dimensions that share a scale."""
         return tuple(range(1 if self.per_channel else 0, w.dim()))
 
+    def scale(self, statistic: Tensor) -> Tensor:
+        """The distance of two levels."""
+        return statistic if self.top is None else statistic / self.top
+
     def statistic(self, w: Tensor) -> Tensor:
-        """The scale, but for the division by `top`; reduced dimensions are kept."""
+        """The largest level, or at 1 bit and ternary the scale; reduced dimensions are kept."""
         dims = self.over(w)
         if self.loading is not None:
             value = w.square().mean(dims, keepdim=True).add_(1e-20).sqrt_().mul_(self.loading)
@@ -160,11 +174,16 @@ class _Quantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor, levels: _Levels) -> tuple[Tensor, Tensor]:
         """The quantized weights, shaped as `w`, and the scale `[C, 1, ...]`, or one value."""
-        statistic = levels.statistic(w)
-        scale = statistic if levels.top is None else statistic / levels.top
-        ctx.save_for_backward(w, statistic, scale)
+        quantized, statistics = torch.empty_like(w), []
+        for rows in levels.blocks(w):
+            part = w[rows]
+            statistics.append(levels.statistic(part))
+            scale = levels.scale(statistics[-1])
+            torch.mul(levels.integers(part, scale), scale, out=quantized[rows])
+        statistic = torch.cat(statistics)
+        ctx.save_for_backward(w, statistic)
         ctx.levels = levels
-        quantized = levels.integers(w, scale).mul_(scale)
+        scale = levels.scale(statistic)
         if not levels.per_channel:  # in Brevitas' shapes
             scale = scale.reshape(() if levels.top else 1)
         return quantized, scale.clone()
@@ -173,22 +192,26 @@ class _Quantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_quantized: Tensor, d_scale: Tensor) -> tuple[Tensor, None]:
         """With `y = q s` and `s` a function of `w`, both `q` and the weights it rounds move `y`."""
-        w, statistic, scale = ctx.saved_tensors
+        w, statistic = ctx.saved_tensors
         levels: _Levels = ctx.levels
-        integers = levels.integers(w, scale)
-        if levels.top is None:
-            direct = d_quantized * scale
-            if levels.bits == "ternary":
-                direct.mul_(integers.abs())
-            moved = integers
-        else:
-            direct = d_quantized
-            moved = integers.sub_(w / scale)
-        d_scale = d_scale.reshape(scale.shape) + moved.mul_(d_quantized).sum(
-            levels.over(w), keepdim=True
-        )
-        d_statistic = d_scale if levels.top is None else d_scale / levels.top
-        return levels.through_statistic(w, statistic, d_statistic).add_(direct), None
+        d_scale, d_w = d_scale.reshape(statistic.shape), torch.empty_like(w)
+        for rows in levels.blocks(w):
+            part, given, direct = w[rows], d_quantized[rows], d_quantized[rows]
+            at = rows if levels.per_channel else slice(None)
+            scale = levels.scale(statistic[at])
+            moved = levels.integers(part, scale)
+            if levels.top is None:
+                direct = given * scale
+                if levels.bits == "ternary":
+                    direct.mul_(moved.abs())
+            else:
+                moved.sub_(part / scale)
+            d_statistic = moved.mul_(given).sum(levels.over(part), keepdim=True).add_(d_scale[at])
+            if levels.top is not None:
+                d_statistic.div_(levels.top)
+            through = levels.through_statistic(part, statistic[at], d_statistic)
+            torch.add(through, direct, out=d_w[rows])
+        return d_w, None
 
 
 class _FusedInteger(RescalingIntQuant):
