@@ -48,7 +48,10 @@ class Teacher:
 
     def __init__(self, config: RunConfig, bundle: DataBundle, device: torch.device) -> None:
         self.weight, self.temperature = config.distill_weight, config.temperature
+        self.half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
         self.model = _load(str(config.teacher), bundle).eval().requires_grad_(False).to(device)
+        if device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)
 
     def blend(self, loss: Tensor, record: Tensor, x: Tensor) -> Tensor:
         """The loss of the labels with the share `distill_weight` of the teacher's in its place.
@@ -58,8 +61,9 @@ class Teacher:
             record: Of the network that learns, `[T, B, classes]`.
             x: The batch it saw, images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
         """
-        with torch.no_grad():
-            wanted = readout(self.model(x))
+        autocast = torch.autocast(x.device.type, self.half, enabled=self.half is not None)
+        with torch.no_grad(), autocast:
+            wanted = readout(self.model(x)).float()
         taught = divergence(readout(record), wanted, self.temperature)
         return (1 - self.weight) * loss + self.weight * taught
 
