@@ -10,6 +10,7 @@ from torch import nn
 
 from snntorch_stbp import Precision, zoo
 from snntorch_stbp.frozen import FrozenNet
+from snntorch_stbp.frozen.inhibition import FrozenInhibition
 from snntorch_stbp.zoo.parts import Parts
 from snntorch_stbp.zoo.resnet import Layout, ResNet
 
@@ -66,7 +67,7 @@ def integers(net: FrozenNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray
         for t in range(net.num_steps):
             total: Any = 0
             for branch, frozen in zip(stage.stage.branches, stage.current.branches, strict=True):
-                summed = accumulate(branch, frozen.weight, values[branch.source][t])
+                summed = accumulate(branch, frozen.weight, values[branch.value][t])
                 factor = exact(frozen.multiplier.numpy() * 2.0**shift)
                 total = total + summed * spread(factor, summed)
             currents.append(total + spread(bias, total))
@@ -94,9 +95,29 @@ def integers(net: FrozenNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray
             state = (2 * spread(beta, u) * kept[neuron.reset] + 1 + 2**k) // 2 ** (k + 1)
             record.append(o)
         values[stage.stage.name] = record
+        if stage.inhibition is not None:
+            values[f"{stage.stage.name}/inhibition"] = subtrahend(stage.inhibition, record)
         spikes[stage.stage.name] = np.stack(record)
         last = record
     return spikes, np.sum(last, axis=0)
+
+
+def subtrahend(numbers: FrozenInhibition, spikes: list[np.ndarray]) -> list[np.ndarray]:
+    """What a NeuNorm subtracts from the spikes of each step."""
+    k, shift = numbers.decay_digits, numbers.fraction + 1
+    decay, factor = (
+        int(numbers.decay * 2**k),
+        exact(numbers.multiplier.detach().numpy() * 2.0**shift),
+    )
+    count: Any = 0
+    record = []
+    for t, o in enumerate(spikes):
+        kept = (2 * decay * count + 1 + 2**k) // 2 ** (k + 1) if t else 0
+        count = kept + numbers.spike * o.sum(1, keepdims=True)
+        assert count.max() <= numbers.count
+        top = 2 ** (numbers.bits - 1)
+        record.append(np.clip(nearest(factor * count + 1, shift), -top, top - 1))
+    return record
 
 
 def exact(value: np.ndarray) -> np.ndarray:

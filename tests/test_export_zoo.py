@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from snntorch_stbp import zoo
-from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import to_qonnx
 from snntorch_stbp.frozen import freeze
 
@@ -24,7 +23,7 @@ def size(name: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [None, 4, 2, "ternary", 1])
-@pytest.mark.parametrize("name", [n for n in zoo.list_models() if n != "cifarnet_neunorm"])
+@pytest.mark.parametrize("name", zoo.list_models())
 def test_exports_and_verifies(tmp_path: Path, name: str, bits: Any) -> None:
     net = freeze(make(name, size=size(name), bits=bits))
     for form in ("unrolled", "step"):
@@ -40,8 +39,3 @@ def test_exports_as_trained_and_verifies(tmp_path: Path, name: str) -> None:
         path = tmp_path / f"{form}.onnx"
         result = to_qonnx(net, digits(2, size(name)), path, form=form, as_trained=True, vectors=1)
         assert result.onnxruntime.samples == 2
-
-
-def test_neunorm_has_no_counterpart() -> None:
-    with pytest.raises(StbpError, match="NeuNorm has no counterpart in integer arithmetic"):
-        freeze(make("cifarnet_neunorm"))

@@ -152,7 +152,19 @@ class Branching(nn.Module):
             "follows '1' without a neuron between them; put a Leaky there",
         ),
         (wrap(nn.Softmax(-1), stbp.Leaky()), "Softmax has no counterpart in integer arithmetic"),
-        (wrap(stbp.Leaky(), stbp.NeuNorm(1, (8, 8)), stbp.Leaky()), "NeuNorm has no counterpart"),
+        (
+            wrap(stbp.NeuNorm(1, (8, 8)), stbp.Leaky()),
+            r"'1' \(NeuNorm\) must follow a Leaky directly",
+        ),
+        (
+            wrap(stbp.Leaky(), stbp.NeuNorm(1, (8, 8)), stbp.NeuNorm(1, (8, 8))),
+            r"'3' \(NeuNorm\) takes a sum",
+        ),
+        (
+            wrap(stbp.Leaky(), stbp.NeuNorm(1, (8, 8)), nn.AvgPool2d(2), stbp.Leaky()),
+            r"'3' \(AvgPool2d\) takes a sum",
+        ),
+        (wrap(stbp.Leaky(), stbp.NeuNorm(1, (8, 8))), "must be the spikes or currents"),
         (wrap(stbp.Leaky(output=True)), "returns its membrane"),
         (wrap(stbp.Leaky(graded_spikes_factor=2.0)), "graded spikes; hardware spikes are 0 or 1"),
         (

@@ -18,7 +18,7 @@ def input_current(page: Page, stage: FrozenStage, values: dict[str, str], t: int
     for index, (branch, frozen) in enumerate(
         zip(stage.stage.branches, stage.current.branches, strict=True)
     ):
-        summed = branch_sum(page, branch, frozen, index, name, values[branch.source], t)
+        summed = branch_sum(page, branch, frozen, index, name, values[branch.value], t)
         term = _affine(page, stage, frozen, index, summed, t)
         if total is None:
             total = term

@@ -5,6 +5,7 @@ A file `NAME.samples.npz` holds, for `N` samples,
 - `input` `[N, C, H, W]` (or frames `[N, T, C, H, W]`): unsigned integers, what hardware is fed;
 - `spikes/STAGE` `[N, T, ...]`: 0 or 1;
 - `membrane/STAGE` `[N, T, ...]`: the potential `u[t]` before reset, integers in units of the step;
+- `inhibition/STAGE` `[N, T, ...]`: of a NeuNorm behind the stage, what it subtracts, integers;
 - `threshold/STAGE`: `theta` per channel, or of a fixed-point network `[ages, C]`, indexed by the
   steps since a neuron's last reset; a neuron spikes where `u > theta`;
 - `record` `[N, K]`: the readout, summed over time; of a fixed-point network in integers.
@@ -22,6 +23,7 @@ import torch
 
 from ..files import atomic_write
 from ..frozen import FrozenNet
+from ..frozen.graph import inhibition
 from ..lowering import FixedPointNet, reference
 from .writer import Array
 
@@ -71,6 +73,9 @@ def compute(net: FrozenNet | FixedPointNet, samples: torch.Tensor) -> Golden:
         membrane = record[f"{name}/membrane"].transpose(0, 1)
         golden[f"membrane/{name}"] = membrane.to(torch.int32).numpy()
         golden[f"threshold/{name}"] = stage.neuron.threshold.to(torch.int32).numpy()
+        if stage.inhibition is not None:
+            held = record[inhibition(name)].transpose(0, 1)
+            golden[f"inhibition/{name}"] = held.to(torch.int32).numpy()
     return golden
 
 

@@ -25,11 +25,12 @@ import torch
 from onnx import ModelProto
 
 from ..frozen import FrozenNet
-from ..frozen.graph import INPUT
+from ..frozen.graph import INPUT, inhibition
 from ..frozen.net import FrozenStage
 from ..lowering import FixedPointNet
 from ..lowering.net import FixedStage
 from .currents import input_current
+from .inhibition import Inhibitor
 from .names import Names
 from .neurons import Neurons
 from .page import Page
@@ -127,6 +128,11 @@ class _Builder:
             for stage in net.stages
             if stage.neuron is not None
         }
+        self.inhibitors = {
+            stage.stage.name: Inhibitor(self.page, inhibition(stage.stage.name), stage.inhibition)
+            for stage in net.stages
+            if isinstance(stage, FrozenStage) and stage.inhibition is not None
+        }
         self.values: dict[str, str] = {}  # the input and the spikes of each stage at this step
         self.spikes: dict[str, list[str]] = {}
         self.static: dict[str, str] = {}  # currents that are the same at every step
@@ -167,6 +173,8 @@ class _Builder:
             return current
         spike = self.neurons[name].step(current, t)
         self.values[name] = spike
+        if name in self.inhibitors:
+            self.values[inhibition(name)] = self.inhibitors[name].step(spike, t)
         self.spikes.setdefault(name, []).append(spike)
         return spike
 
@@ -190,8 +198,12 @@ class _Builder:
         writer.outputs = [RECORD, *(name for name in writer.outputs if name != RECORD)]
 
     def _states(self) -> list[str]:
-        """The states that the layers of neurons leave."""
-        return [state for neurons in self.neurons.values() for state in neurons.states]
+        """The states that the layers of neurons, and NeuNorm behind them, leave."""
+        keepers = [
+            (n, self.inhibitors[k]) if k in self.inhibitors else (n,)
+            for k, n in self.neurons.items()
+        ]
+        return [state for group in keepers for keeper in group for state in keeper.states]
 
     def names(self) -> Names:
         """What a verifier must know of the graph."""
@@ -222,4 +234,5 @@ def _sizes(
     for stage in net.stages:
         value = record.get(stage.stage.name, final)  # a readout of currents is no record entry
         sizes[stage.stage.name] = tuple(value.shape[2:])
+        sizes[inhibition(stage.stage.name)] = sizes[stage.stage.name]
     return sizes

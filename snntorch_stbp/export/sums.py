@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import StbpError
 from ..frozen.fold import FrozenBranch
-from ..frozen.graph import Branch, pair
+from ..frozen.graph import Branch, inhibition, pair
 from ..lowering.fold import int_pool
 from ..lowering.layers import IntPool
 from .page import Page, array
@@ -54,6 +54,10 @@ def _weights(page: Page, branch: Branch, frozen: FrozenBranch, weight: Array, t:
     shared = page.name(branch.name, "weight") if page.target.shared else f"{name}_integers"
     if weight.ndim == 4 and page.target.layout == "nhwc":
         weight = weight.transpose(0, 2, 3, 1)
+    if branch.inhibits:  # the weights that spikes meet, unless these are on another grid
+        same = page.name(branch.name.removesuffix(inhibition("")), "weight")
+        if same in writer.constants and np.array_equal(writer.constants[same], weight):
+            shared = same
     if shared not in writer.constants:
         writer.constant(shared, weight)
     if frozen.bits == 1:
@@ -127,8 +131,8 @@ def pool_sum(
 
 
 def accumulated(weight: Array, inputs: Range) -> Range:
-    """Exact range of integer weights times inputs in a range that starts at 0."""
+    """Exact range of integer weights times inputs in a range that holds 0."""
     flat = weight.reshape(len(weight), -1)
-    low = np.minimum(flat, 0).sum(1).min() * inputs.high
-    high = np.maximum(flat, 0).sum(1).max() * inputs.high
-    return Range(int(low), int(high))
+    ends = flat * inputs.low, flat * inputs.high
+    low, high = np.minimum(*ends).sum(1).min(), np.maximum(*ends).sum(1).max()
+    return Range(int(min(low, 0)), int(max(high, 0)))

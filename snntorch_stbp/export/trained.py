@@ -54,6 +54,7 @@ class TrainedNet:
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
         self.graph: Graph = read_graph(model)
+        self.graph.refuse_neunorm("graphs as trained do")
         self.stages = [TrainedStage(stage) for stage in self.graph.stages]
         if all(stage.neuron is None for stage in self.stages):
             raise StbpError("the network has no layers of neurons to export.")

@@ -18,6 +18,7 @@ Roundings are straight-through: gradients pass, so the same code serves training
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,18 @@ class Settings:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} of a frozen network is {low} to {high}, not {value}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a branch takes: integers from `low` to `high`, each worth `unit`."""
+
+    unit: float = 1.0
+    low: int = 0
+    high: int = 1
+
+
+SPIKES = Source()
 
 
 @dataclass(frozen=True)
@@ -112,21 +125,20 @@ def off_grid(x: Tensor, fraction: Tensor) -> Tensor:
 
 
 def fold_current(
-    stage: Stage, step: Tensor | float, input_scale: float, input_max: int, settings: Settings
+    stage: Stage, step: Tensor | float, sources: Mapping[str, Source], settings: Settings
 ) -> FrozenCurrent:
     """Fold the branches of `stage` into integers, multipliers and a bias, in units of `step`.
 
     Args:
         stage: The stage.
         step: `delta`, scalar.
-        input_scale: Value of one unit of the network's integer input.
-        input_max: Largest integer of that input.
+        sources: What its branches take, by `Branch.value`; `SPIKES` for those not among them.
         settings: Widths.
 
     Raises:
         StbpError: If an accumulator needs more bits than float32 holds exactly.
     """
-    folded = [_fold(branch, step, input_scale, input_max) for branch in stage.branches]
+    folded = [_fold(branch, step, sources.get(branch.value, SPIKES)) for branch in stage.branches]
     bias = torch.stack(torch.broadcast_tensors(*(f.bias for f in folded))).sum(0)
     parts = [f.integers(settings) for f in folded]
 
@@ -157,13 +169,13 @@ class _Folded:
     bits: int
     scale: Tensor
     bias: Tensor
-    largest_input: int
+    inputs: Source  # integers, behind its poolings
     name: str
 
     def integers(self, settings: Settings) -> FrozenBranch:
         """The same with integer weights; float weights take the scale into them."""
         if self.weight is None:
-            largest = torch.full_like(self.scale, float(self.largest_input))
+            largest = torch.full_like(self.scale, float(max(self.inputs.high, -self.inputs.low)))
             return FrozenBranch(None, 1, self.scale, largest)
         shape = (-1, *[1] * (self.weight.dim() - 1))
         if self.weight_scale is not None:
@@ -177,13 +189,13 @@ class _Folded:
             with torch.no_grad():
                 flat = real.flatten(1)
                 top = FLOAT_WEIGHT_BITS - 2 - torch.floor(_log2(flat.abs().amax(1)))
-                total = _largest(flat, self.largest_input) + self.bias.abs() + 1
+                total = _largest(flat, self.inputs) + self.bias.abs() + 1
                 room = EXACT_BITS - 2 - torch.ceil(torch.log2(total))
                 fraction = torch.minimum(top, room).clamp(max=30)
             weight = round_ste(real * torch.exp2(fraction).reshape(shape))
             multiplier = torch.exp2(-fraction)
             bits = 1 + math.ceil(math.log2(weight.detach().abs().max().item() + 1))
-        largest = _largest(weight.detach().flatten(1), self.largest_input)
+        largest = _largest(weight.detach().flatten(1), self.inputs)
         if largest.max() >= 2**EXACT_BITS:
             raise StbpError(
                 f"the accumulator of '{self.name}' reaches {largest.max().item():.3g}, more than "
@@ -192,27 +204,37 @@ class _Folded:
         return FrozenBranch(weight, bits, multiplier, largest)
 
 
-def _fold(branch: Branch, step: Tensor | float, input_scale: float, input_max: int) -> _Folded:
+def _fold(branch: Branch, step: Tensor | float, source: Source) -> _Folded:
     """Merge scales, normalisation and bias of one branch."""
-    from_input = branch.source == "input"
-    largest = input_max if from_input else 1
-    unit = input_scale if from_input else 1.0
+    unit, low, high = source.unit, source.low, source.high
     for pool in branch.pools:
         if isinstance(pool, nn.AvgPool2d):
-            largest *= count(pool)
+            low, high = low * count(pool), high * count(pool)
             unit /= count(pool)
+    inputs = Source(unit, low, high)
     if branch.layer is None:
         one = torch.ones(1, device=step.device if isinstance(step, Tensor) else None)
-        return _Folded(None, None, 1, one * unit / step, 0 * one, largest, branch.name)
+        return _Folded(None, None, 1, one * unit / step, 0 * one, inputs, branch.name)
 
     layer, channels = branch.layer, branch.layer.weight.shape[0]
     gain, shift = affine(branch.norm, channels, layer.weight.device)
     bias = shift if layer.bias is None else shift + gain * layer.bias
+    if branch.inhibits:
+        bias = 0 * bias  # it is that of the branch of spikes
     bits = weight_bits(layer)
     scale = layer.quant_weight().scale if bits < 32 else None  # type: ignore[operator]
     return _Folded(
-        quantized_weight(layer), scale, bits, gain * unit / step, bias / step, largest, branch.name
+        quantized_weight(layer), scale, bits, gain * unit / step, bias / step, inputs, branch.name
     )
+
+
+def weight_sum(layer: nn.Conv2d | nn.Linear) -> float:
+    """Largest sum of the integer weights of one output, in magnitude; 0 for float weights."""
+    if weight_bits(layer) == 32:
+        return 0.0
+    weight = layer.quant_weight()  # type: ignore[operator]
+    integers = (weight.value.detach() / weight.scale.detach()).round().abs()
+    return float(integers.flatten(1).sum(1).max())
 
 
 def affine(
@@ -237,10 +259,12 @@ def affine(
     return gain, shift
 
 
-def _largest(weight: Tensor, largest_input: int) -> Tensor:
-    """Largest magnitude of any partial sum of `weight [C, N]` times inputs in [0, largest]."""
-    positive, negative = weight.clamp(min=0).sum(1), (-weight).clamp(min=0).sum(1)
-    return torch.maximum(positive, negative) * largest_input
+def _largest(weight: Tensor, inputs: Source) -> Tensor:
+    """Largest magnitude of any partial sum of `weight [C, N]` times integers of a source."""
+    ends = weight * inputs.low, weight * inputs.high
+    positive = torch.maximum(*ends).clamp(min=0).sum(1)
+    negative = (-torch.minimum(*ends)).clamp(min=0).sum(1)
+    return torch.maximum(positive, negative)
 
 
 def _log2(x: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Branch:
     Attributes:
         source: Name of the stage whose spikes it takes, or `INPUT`.
         name: Name of the layer with weights; of a shortcut without one, its source.
+        inhibits: Whether it takes, in place of the spikes, what a NeuNorm subtracts from them.
         pools: Poolings in front of the layer.
         flatten: Whether features are flattened in front of the layer.
         layer: Convolution or linear layer, or `None` for a shortcut.
@@ -43,11 +44,17 @@ class Branch:
 
     source: str
     name: str
+    inhibits: bool = False
     pools: tuple[Pool, ...] = ()
     flatten: bool = False
     layer: Layer | None = None
     norm: nn.modules.batchnorm._BatchNorm | None = None
     quantizer: qnn.QuantIdentity | None = None
+
+    @property
+    def value(self) -> str:
+        """Name of what it takes."""
+        return inhibition(self.source) if self.inhibits else self.source
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,18 @@ class Stage:
         name: Name of the neuron module; of a readout without neurons, of its layer.
         branches: The terms of its input current.
         neuron: The neurons, or `None` for a readout of currents.
+        neunorm: The NeuNorm of its spikes, or `None`; branches that `inhibits` take its result.
     """
 
     name: str
     branches: tuple[Branch, ...]
     neuron: Leaky | None
+    neunorm: NeuNorm | None = None
+
+
+def inhibition(stage: str) -> str:
+    """Name of what the NeuNorm behind a stage subtracts from its spikes."""
+    return f"{stage}/inhibition"
 
 
 @dataclass
@@ -80,6 +94,15 @@ class Graph:
     num_steps: int | None = None
     input_quant: qnn.QuantIdentity | None = None
     votes: int | None = None
+
+    def refuse_neunorm(self, what: str) -> None:
+        """Raise StbpError where `what` has no counterpart of NeuNorm, if the network has one."""
+        for stage in self.stages:
+            if stage.neunorm is not None:
+                raise StbpError(
+                    f"the spikes of '{stage.name}' go through NeuNorm, which {what} not have; "
+                    f"deployment arithmetic, and `export` without --target, do."
+                )
 
 
 class _Tracer(fx.Tracer):
@@ -167,6 +190,8 @@ class _Reader:
             return value
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return self._norm(name, module, value)
+        if isinstance(module, NeuNorm):
+            return self._neunorm(name, module, value)
         return self._layer(name, module, value)
 
     def _layer(self, name: str, layer: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
@@ -180,26 +205,31 @@ class _Reader:
             return self._quantizer(layer, value)
         if isinstance(layer, nn.Flatten):
             return self._flatten(value)
-        branch = self._single(name, layer, value)
-        if branch.layer is not None:
+        branches = self._operand(name, layer, value)
+        if branches[0].layer is not None:
             raise StbpError(
-                f"'{name}' ({type(layer).__name__}) follows '{branch.name}' without a neuron "
+                f"'{name}' ({type(layer).__name__}) follows '{branches[0].name}' without a neuron "
                 f"between them; put a Leaky there."
             )
         if isinstance(layer, Pool):
             _check_pool(name, layer)
+            branch = self._single(name, layer, value)
             return (replace(branch, pools=(*branch.pools, layer)),)
         if isinstance(layer, Layer):
             _check_layer(name, layer)
-            return (replace(branch, layer=layer, name=name),)
+            named = (inhibition(name) if b.inhibits else name for b in branches)
+            return tuple(
+                replace(b, layer=layer, name=n) for b, n in zip(branches, named, strict=True)
+            )
         raise StbpError(
             f"cannot export '{name}': {type(layer).__name__} has no counterpart in integer "
             f"arithmetic here; known are Conv2d, Linear, AvgPool2d, MaxPool2d, Flatten, batch "
-            f"normalisation and Leaky."
+            f"normalisation, NeuNorm and Leaky."
         )
 
     def _norm(self, name: str, norm: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
-        branch = self._single(name, norm, value)
+        branches = self._operand(name, norm, value)
+        branch = branches[0]
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             raise StbpError(
                 f"cannot export '{name}': {type(norm).__name__} depends on other neurons at run "
@@ -210,7 +240,26 @@ class _Reader:
                 f"the normalisation '{name}' must follow a convolution or linear layer directly, "
                 f"and have running statistics."
             )
-        return (replace(branch, norm=norm),)
+        return tuple(replace(b, norm=norm) for b in branches)
+
+    def _neunorm(self, name: str, norm: NeuNorm, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        """The spikes of a stage, and beside them what is subtracted."""
+        branch = self._single(name, norm, value)
+        places = [i for i, s in enumerate(self.graph.stages) if Branch(s.name, s.name) == branch]
+        if not places or self.graph.stages[places[0]].neunorm is not None:
+            raise StbpError(
+                f"'{name}' (NeuNorm) must follow a Leaky directly, as its only NeuNorm."
+            )
+        self.graph.stages[places[0]] = replace(self.graph.stages[places[0]], neunorm=norm)
+        return branch, replace(branch, inhibits=True)
+
+    def _operand(
+        self, name: str, module: nn.Module, value: tuple[Branch, ...]
+    ) -> tuple[Branch, ...]:
+        """What a linear module takes: one branch, or spikes and what inhibits them."""
+        if len(value) == 2 and value[1] == replace(value[0], inhibits=True, name=value[1].name):
+            return value
+        return (self._single(name, module, value),)
 
     def _quantizer(
         self, quantizer: qnn.QuantIdentity, value: tuple[Branch, ...]
@@ -222,9 +271,10 @@ class _Reader:
         return value
 
     def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
-        if len(value) != 1 or value[0].layer is not None:
+        plain = len(value) == 1 or any(branch.inhibits for branch in value)
+        if not plain or value[0].layer is not None:
             raise StbpError("features are flattened in front of a linear layer, behind a neuron.")
-        return (replace(value[0], flatten=True),)
+        return tuple(replace(branch, flatten=True) for branch in value)
 
     def _neuron(self, name: str, neuron: Leaky, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
         if neuron.output:
@@ -252,6 +302,8 @@ class _Reader:
             if value[0] != Branch(last, last):
                 raise StbpError("the record must be the spikes or currents of the last layer.")
             return
+        if value[0].layer is None:
+            raise StbpError("the record must be the spikes or currents of the last layer.")
         self.graph.stages.append(Stage(value[0].name, value, None))
 
 

@@ -27,11 +27,14 @@ from ..exact import exact_sums
 from .fold import (
     FrozenCurrent,
     Settings,
+    Source,
     fold_current,
     on_grid,
     round_ste,
+    weight_sum,
 )
-from .graph import INPUT, Branch, Graph, Stage, pair, read_graph
+from .graph import INPUT, Branch, Graph, Stage, inhibition, pair, read_graph
+from .inhibition import FrozenInhibition, freeze_inhibition
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 
 READOUT_BITS = 16
@@ -45,6 +48,7 @@ class FrozenStage:
     stage: Stage
     current: FrozenCurrent
     neuron: FrozenNeuron | None
+    inhibition: FrozenInhibition | None = None
 
     @property
     def readout_digits(self) -> int:
@@ -111,23 +115,38 @@ class FrozenNet(nn.Module):
         """Move the numbers along with the network."""
         super()._apply(fn, recurse)
         self.stages = [
-            replace(s, current=_mapped(s.current, fn), neuron=_mapped(s.neuron, fn))
+            FrozenStage(s.stage, *(_mapped(v, fn) for v in (s.current, s.neuron, s.inhibition)))
             for s in self.stages
         ]
         return self
 
     def _fold(self) -> list[FrozenStage]:
         stages = []
-        top = 2**self.input_bits - 1
+        sources = {INPUT: Source(self.input_scale, 0, 2**self.input_bits - 1)}
         for stage in self.graph.stages:
-            neuron = None
+            neuron = held = None
             step: Tensor | float = 1.0
             if stage.neuron is not None:
                 neuron = freeze_neuron(stage.neuron, self.num_steps, self.settings)
                 step = neuron.step
-            current = fold_current(stage, step, self.input_scale, top, self.settings)
-            stages.append(FrozenStage(stage, current, neuron))
+            if stage.neunorm is not None:
+                held = freeze_inhibition(
+                    stage.neunorm,
+                    self.num_steps,
+                    self._weight_sum(stage),
+                    self.settings,
+                    stage.name,
+                )
+                sources[inhibition(stage.name)] = held.source
+            current = fold_current(stage, step, sources, self.settings)
+            stages.append(FrozenStage(stage, current, neuron, held))
         return stages
+
+    def _weight_sum(self, stage: Stage) -> float:
+        """Largest sum of integer weights, in magnitude, of a layer that takes an inhibition."""
+        branches = (b for s in self.graph.stages for b in s.branches)
+        taking = (b for b in branches if b.inhibits and b.source == stage.name)
+        return max((weight_sum(b.layer) for b in taking if b.layer is not None), default=1.0)
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """The integers 0 to `2^input_bits - 1` that hardware is fed, of a real input."""
@@ -138,8 +157,9 @@ class FrozenNet(nn.Module):
 
         Args:
             x: Real input, as the trained network takes it.
-            record: If given, receives the spikes `[T, B, ...]` of every stage by name, and the
-                membrane potentials under `NAME/membrane`.
+            record: If given, receives the spikes `[T, B, ...]` of every stage by name, the
+                membrane potentials under `NAME/membrane`, and of NeuNorm what it subtracts, in
+                integers, under `NAME/inhibition`.
         """
         with exact_sums(x.device):
             return self._forward(x, record)
@@ -161,10 +181,14 @@ class FrozenNet(nn.Module):
             assert stage.stage.neuron is not None
             grad = stage.stage.neuron.spike_grad
             result, membrane = self.integrate(stage.neuron, grad, result)
-            values[stage.stage.name] = result
+            name = stage.stage.name
+            values[name] = result
+            if stage.inhibition is not None:
+                values[inhibition(name)] = stage.inhibition.subtrahend(result)
             if record is not None:
-                record[stage.stage.name] = result
-                record[f"{stage.stage.name}/membrane"] = membrane
+                record[name], record[f"{name}/membrane"] = result, membrane
+                if stage.inhibition is not None:
+                    record[inhibition(name)] = values[inhibition(name)]
         if self.graph.votes is not None:
             result = result.unflatten(-1, (self.graph.votes, -1)).mean(-1)
         return result
@@ -173,7 +197,7 @@ class FrozenNet(nn.Module):
         """The input current `[T, B, C, ...]`, before it is rounded to integers."""
         total: Tensor | None = None
         for branch, frozen in zip(stage.stage.branches, stage.current.branches, strict=True):
-            summed = _accumulate(branch, frozen.weight, values[branch.source])
+            summed = _accumulate(branch, frozen.weight, values[branch.value])
             term = summed * per_channel(frozen.multiplier, summed)
             total = term if total is None else total + term
         assert total is not None

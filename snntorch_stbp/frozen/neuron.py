@@ -66,7 +66,7 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
     beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
     threshold = neuron.threshold.reshape(-1) / step
     threshold = threshold + (torch.floor(threshold + 1e-4) - threshold).detach()
-    digits = _digits_needed(beta.detach())
+    digits = digits_needed(beta.detach())
     frozen = FrozenNeuron(
         step, act_bits, beta, digits, threshold, neuron.reset_mechanism,
         (0, 0), (0, 0), membrane_bits, coarse,
@@ -127,7 +127,7 @@ def act_quant(quantizer: Any) -> Any:
     return quantizer.act_quant
 
 
-def _digits_needed(beta: Tensor) -> int:
+def digits_needed(beta: Tensor) -> int:
     """Fewest binary digits behind the point that hold all of `beta`."""
     for digits in range(BETA_DIGITS):
         scaled = beta * 2**digits
