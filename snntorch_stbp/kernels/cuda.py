@@ -18,7 +18,9 @@ from torch import Tensor
 
 from .rule import Rule
 
-BLOCK = 512  # neurons of a program: 4 a thread, whose potentials at 16 steps take 64 registers
+# Neurons of a program: 8 a thread, which load 16 bytes of half precision at a time. Best of seven
+# shapes measured on an H200, see benchmarks/RESULTS.md.
+BLOCK = 1024
 WARPS = 4
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
     raise ImportError(f"the neuron's kernels need Triton 3.3 or later, not {triton.__version__}")
