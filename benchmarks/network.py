@@ -2,6 +2,7 @@
 
     python -m benchmarks.network [--sizes 2x8,8x2] [--rounds 3] [--candidates "save memory" ...]
     python -m benchmarks.network --device cuda --dtype bfloat16 --sizes 4x128
+    python -m benchmarks.network --seed DIR     # beside STBP-train-and-compression, unpacked there
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
 process; memory is what two steps add to the peak of a process of their own, imports excluded, or
@@ -16,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import snntorch as snn
@@ -26,6 +29,7 @@ import snntorch_stbp as stbp
 from snntorch_stbp import kernels, memory, surrogate, zoo
 
 from .measure import DTYPES, interleave, machine, peak_memory, table
+from .seed import step_of_seed
 
 
 class Stepped(nn.Module):
@@ -76,6 +80,9 @@ CANDIDATES = {
 }
 
 
+SEED = "seed project"
+
+
 def step_of(
     name: str, steps: int, batch: int, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Callable[[], None]:
@@ -98,19 +105,20 @@ def step_of(
     return step
 
 
-def peak(name: str, steps: int, batch: int) -> int:
+def peak(make: Callable[[int, int], Callable[[], None]], steps: int, batch: int) -> int:
     """Bytes that two steps add to the peak of this process."""
-    step_of(name, 1, 1)  # imports what a network needs
+    make(1, 1)  # imports what a network needs
     before = peak_memory()
-    step = step_of(name, steps, batch)
+    step = make(steps, batch)
     step()
     step()
     return peak_memory() - before
 
 
-def peak_of_process(name: str, steps: int, batch: int) -> float:
+def peak_of_process(name: str, steps: int, batch: int, seed: Path | None) -> float:
     """`peak` in a process of its own."""
     arguments = ["--sizes", f"{steps}x{batch}", "--peak", name]
+    arguments += ["--seed", str(seed)] if seed else []
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -130,26 +138,29 @@ def main() -> None:
     parser.add_argument("--sizes", default="2x8,8x2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
-    parser.add_argument("--peak", choices=CANDIDATES, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=[*CANDIDATES, SEED], help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=Path, metavar="DIR", help="STBP-train-and-compression")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
     place, dtype = options.device, DTYPES[options.dtype]
-    names = list(dict.fromkeys(["ReLU", *options.candidates]))
+    names = list(dict.fromkeys(["ReLU", *options.candidates, *[SEED] * bool(options.seed)]))
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
+    makers = {name: partial(step_of, name, device=place, dtype=dtype) for name in CANDIDATES}
+    makers[SEED] = partial(step_of_seed, options.seed)
     if options.peak:
-        print(peak(options.peak, *sizes[0]))
+        print(peak(makers[options.peak], *sizes[0]))
         return
     print(f"ResNet-18, 32 x 32, one training step, {options.dtype}; {machine(place)}\n")
     times, memory = {}, {}
     for steps, batch in sizes:
         column = f"T={steps}, B={batch}"
-        runs = {name: step_of(name, steps, batch, place, dtype) for name in names}
+        runs = {name: makers[name](steps, batch) for name in names}
         times[column] = interleave(runs, options.rounds, place)
         if place == "cuda":
             peaks = {name: peak_on_gpu(run) for name, run in runs.items()}
         else:
-            peaks = {name: peak_of_process(name, steps, batch) for name in names}
+            peaks = {name: peak_of_process(name, steps, batch, options.seed) for name in names}
         memory[column] = {name: value / 1e6 for name, value in peaks.items()}
     print("Milliseconds:\n\n" + table(times, "ReLU", 1e3))
     print("\nPeak memory, MB:\n\n" + table(memory, "ReLU", 1))
