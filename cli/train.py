@@ -31,6 +31,8 @@ FLAGS = {
     "nesterov": ("--no-nesterov", False),
     "frozen_aware": ("--frozen-aware", True),
     "fixed_point_aware": ("--fixed-point-aware", True),
+    "learn_beta": ("--learn-beta", True),
+    "learn_threshold": ("--learn-threshold", True),
 }
 
 
@@ -84,6 +86,10 @@ OPTIONS = [
            help="rectangular, polynomial, sigmoid or gaussian."),
     Option(["--surrogate-centre"], section="Neuron", type=_choice("surrogate_centre"),
            help="Its middle: the threshold or a membrane potential of zero."),
+    Option(["--learn-beta"], section="Neuron", is_flag=True,
+           help="Learn that part, layer by layer, from --beta on."),
+    Option(["--learn-threshold"], section="Neuron", is_flag=True,
+           help="Learn the thresholds, layer by layer, from --threshold on."),
     Option(["--readout"], section="Neuron", type=_choice("readout"), metavar="KIND",
            help="current, rate or population."),
     Option(["--recipe"], section="Training", type=_choice("recipe"),
@@ -109,6 +115,10 @@ OPTIONS = [
            help="cross_entropy, tet or mse_rate."),
     Option(["--label-smoothing"], section="Training", type=Real(0, 0.999),
            help="Part of a label that all classes share."),
+    Option(["--spike-rate-target"], section="Training", type=Real(0, 1), metavar="RATE",
+           help="Spikes per neuron and step that hidden layers pay for having more of."),
+    Option(["--spike-rate-weight"], section="Training", type=Real(0, above=True),
+           help="Weight of that in the loss; default: 1."),
     Option(["--clip-grad"], section="Training", type=Real(0),
            help="Largest norm of the gradient; 0 for no limit."),
     Option(["--ema"], section="Training", type=Real(0, 0.999999), metavar="DECAY",
@@ -230,6 +240,8 @@ def check_use(given: Collection[str], config: RunConfig) -> None:
     for name in ("distill_weight", "temperature"):
         if name in given and config.teacher is None:
             raise UsageError(f"--{name.replace('_', '-')} needs a --teacher.")
+    if "spike_rate_weight" in given and config.spike_rate_target is None:
+        raise UsageError("--spike-rate-weight needs a --spike-rate-target.")
 
 
 def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:

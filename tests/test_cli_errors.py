@@ -59,6 +59,14 @@ def run(tmp_path):
         ),
         (["train", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (["sweep", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
+        (
+            ["train", "resnet18", "--spike-rate-weight", "2"],
+            "--spike-rate-weight needs a --spike-rate-target.",
+        ),
+        (
+            ["train", "resnet18", "--spike-rate-target", "0.1", "--compile"],
+            "spike-rate-target watches the network's own neurons: leave it or --compile out.",
+        ),
         (["train", "resnet18", "--distill-weight", "1"], "--distill-weight needs a --teacher."),
         (["train", "resnet18", "--momentum", "0.5"], "--momentum is for --optimizer sgd, not for"),
         (["train", "resnet18", "--no-nesterov"], "--no-nesterov is for --optimizer sgd, not for"),
@@ -114,6 +122,7 @@ def test_usage_errors_name_the_value_and_what_is_right(args, sentence):
         ("--ema", "1", "1 is out of range; use a number from 0 to 0.999999."),
         ("--distill-weight", "2", "2 is out of range; use a number from 0 to 1."),
         ("--temperature", "0", "0 is out of range; use a number above 0."),
+        ("--spike-rate-target", "2", "2 is out of range; use a number from 0 to 1."),
         ("--mixup", "-1", "-1 is out of range; use a number from 0 to 100."),
         ("--momentum", "1", "1 is out of range; use a number from 0 to 0.9999."),
         ("--scale", "log", "'log' is not one of 'float', 'po2'"),

@@ -42,6 +42,8 @@ class Parts:
     spike_grad: Callable[[Any], Any] | None
     readout: str
     init: str = "threshold"
+    learn_beta: bool = False
+    learn_threshold: bool = False
 
     def encoder(self) -> nn.Sequential:
         """The input, quantized and presented at every step; the first convolution follows."""
@@ -50,7 +52,11 @@ class Parts:
     def neuron(self) -> Leaky:
         """A layer of neurons."""
         return self.precision.neuron(
-            beta=self.beta, threshold=self.threshold, spike_grad=self.spike_grad
+            beta=self.beta,
+            threshold=self.threshold,
+            spike_grad=self.spike_grad,
+            learn_beta=self.learn_beta,
+            learn_threshold=self.learn_threshold,
         )
 
     def conv(

@@ -94,6 +94,8 @@ def create(
     spike_grad: Callable[[Any], Any] | None = None,
     readout: str = "current",
     init: str = "threshold",
+    learn_beta: bool = False,
+    learn_threshold: bool = False,
     layer_bits: Mapping[str, Bits] | None = None,
 ) -> nn.Module:
     """Build a network that maps images `[B, C, H, W]` or frames `[T, B, C, H, W]` to a record.
@@ -112,6 +114,8 @@ def create(
             a neuron behind it, `"population"` the mean spikes of 10 neurons per class (Wu 2019).
         init: Initial weights of layers without tdBN: `"threshold"`, in units of the threshold, so
             that no layer falls silent; or `"torch"`, torch's default.
+        learn_beta: Learn the decay of each layer, from `beta` on.
+        learn_threshold: Learn the threshold of each layer, from `threshold` on.
         layer_bits: Bits of weights of single layers, by name or shell pattern, in place of those
             of `precision`; see `mixed.assign_bits`.
 
@@ -155,6 +159,8 @@ def create(
         spike_grad=spike_grad,
         readout=readout,
         init=init,
+        learn_beta=learn_beta,
+        learn_threshold=learn_threshold,
     )
     net: nn.Module = import_module(f".{model.family}", __package__).build(name, parts)
     if layer_bits:

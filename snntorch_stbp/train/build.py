@@ -12,10 +12,13 @@ from torch import nn
 
 from .. import surrogate, zoo
 from ..errors import StbpError
+from ..neuron import Leaky
 from ..quant import Precision, load_float_state
 from . import checkpoint, data
 from .config import RunConfig
 from .rundir import RunDir
+
+LOWEST_THRESHOLD = 0.01
 
 
 def build_data(config: RunConfig) -> data.DataBundle:
@@ -61,6 +64,8 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
         spike_grad=curve,
         readout=config.readout,
         init=config.init,
+        learn_beta=config.learn_beta,
+        learn_threshold=config.learn_threshold,
         layer_bits={name: None if bits == 32 else bits for name, bits in config.layer_bits.items()},
     )
 
@@ -97,6 +102,16 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
         )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def keep_in_range(neurons: Iterable[Leaky]) -> None:
+    """Put decays that were learned back into [0, 1], thresholds to `LOWEST_THRESHOLD` or more."""
+    for neuron in neurons:
+        if isinstance(neuron.beta, nn.Parameter):
+            neuron.beta.clamp_(0, 1)
+        if isinstance(neuron.threshold, nn.Parameter):
+            neuron.threshold.clamp_(min=LOWEST_THRESHOLD)
 
 
 def learning_rate(config: RunConfig, progress: float) -> float:

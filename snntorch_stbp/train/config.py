@@ -43,6 +43,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "ema": (0.5, 0.999999),
     "distill_weight": (0.0, 1.0),
     "mixup": (0.01, 100.0),
+    "spike_rate_target": (0.0, 1.0),
     "weight_decay": (0.0, 1e6),
     "label_smoothing": (0.0, 0.999),
     "val_fraction": (0.01, 0.9),
@@ -110,6 +111,10 @@ class RunConfig:
     distill_weight: float = 0.5
     temperature: float = 4.0
     mixup: float | None = None
+    learn_beta: bool = False
+    learn_threshold: bool = False
+    spike_rate_target: float | None = None
+    spike_rate_weight: float = 1.0
     save_memory: bool = False
     checkpoint_activations: bool = False
     version: str = __version__
@@ -127,7 +132,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} lies between {low:g} and {high:g}, not {value}.")
-        for name in ("lr", "threshold", "temperature"):
+        for name in ("lr", "threshold", "temperature", "spike_rate_weight"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name} is a positive number, not {value}.")
@@ -159,6 +164,12 @@ class RunConfig:
                 raise UsageError(
                     f"{name.replace('_', '-')} does not reach into a compiled network: leave it or "
                     f"--compile out."
+                )
+        for name in ("compile", "checkpoint_activations", "frozen_aware", "fixed_point_aware"):
+            if self.spike_rate_target is not None and getattr(self, name):
+                raise UsageError(
+                    f"spike-rate-target watches the network's own neurons: leave it or "
+                    f"--{name.replace('_', '-')} out."
                 )
         if self.checkpoint_activations and (self.frozen_aware or self.fixed_point_aware):
             raise UsageError(

@@ -23,6 +23,7 @@ from torch import nn
 from ..errors import Interrupted, StbpError
 from ..frozen import freeze
 from ..lowering import FixedPointAware
+from ..neuron import Leaky
 from ..time import readout
 from . import augment, build
 from .average import WeightAverage
@@ -121,6 +122,8 @@ class _Trainer:
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
         self.objective = Objective(config, teacher)
+        learns = config.learn_beta or config.learn_threshold
+        self.learning = [m for m in self.model.modules() if learns and isinstance(m, Leaky)]
         self.augment = augment.make(config.augment, bundle.image_size)
         steps = len(_epoch_loader(fabric, config, bundle))
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
@@ -188,6 +191,7 @@ class _Trainer:
         if config.clip_grad is not None:
             fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)
         self.wrapped_optimizer.step()
+        build.keep_in_range(self.learning)
         if self.average:
             self.average.update()
         return loss.detach(), readout(record.detach())

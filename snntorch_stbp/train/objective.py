@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .. import memory
 from ..losses import LOSSES
 from .config import RunConfig
 from .distill import Teacher
+from .rates import excess, hidden_rates
 
 
 def mix(x: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -48,7 +49,9 @@ def lean(config: RunConfig) -> AbstractContextManager[Any]:
 
 
 class Objective:
-    """The loss of a configuration; see its `loss`, `label_smoothing`, `mixup` and `teacher`.
+    """The loss of a configuration.
+
+    See its `loss`, `label_smoothing`, `mixup`, `teacher` and `spike_rate_target`.
 
     Args:
         config: The run.
@@ -76,11 +79,20 @@ class Objective:
         smoothing, order, share = self.config.label_smoothing, None, 1.0
         if self.config.mixup:
             x, order, share = mix(x, self.config.mixup, generator)
-        with lean(self.config):
+        target = self.config.spike_rate_target
+        with lean(self.config), self._rates(net) as rates:
             record = net(x).float()
         loss = self.loss(record, y, smoothing)
         if order is not None:
             loss = share * loss + (1 - share) * self.loss(record, y[order], smoothing)
         if self.teacher:
             loss = self.teacher.blend(loss, record, x)
+        if target is not None:
+            loss = loss + self.config.spike_rate_weight * excess(rates, target)
         return loss, record
+
+    def _rates(self, net: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        """Collects the rates of hidden layers, where these are part of the loss."""
+        if self.config.spike_rate_target is None:
+            return nullcontext([])
+        return hidden_rates(net, self.config.readout)
