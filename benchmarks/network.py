@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
     place, dtype = options.device, DTYPES[options.dtype]
+    if options.seed and (place == "cuda" or dtype != torch.float32):
+        parser.error("--seed is measured on a CPU in float32")
     names = list(dict.fromkeys(["ReLU", *options.candidates, *[SEED] * bool(options.seed)]))
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
     makers = {name: partial(step_of, name, device=place, dtype=dtype) for name in CANDIDATES}

@@ -46,15 +46,10 @@ def snntorch_loop(device: str) -> Callable[[Tensor], Tensor]:
 
 
 def spikingjelly() -> Callable[[Tensor], Tensor]:
-    """SpikingJelly's multi-step neuron, with the fastest of its backends that is there.
-
-    Version 2 chooses by itself; version 0.0.0.0.14 is told to take CuPy on a GPU.
-    """
+    """SpikingJelly's multi-step neuron; from version 2 on it chooses its backend by itself."""
     from spikingjelly.activation_based import functional, neuron
 
     layer = neuron.LIFNode(tau=4.0 / 3.0, v_threshold=0.4, decay_input=False, step_mode="m")
-    if torch.cuda.is_available() and "cupy" in getattr(layer, "supported_backends", ()):
-        layer.backend = "cupy"
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(layer)

@@ -116,7 +116,7 @@ OPTIONS = [
     Option(["--label-smoothing"], section="Training", type=Real(0, 0.999),
            help="Part of a label that all classes share."),
     Option(["--spike-rate-target"], section="Training", type=Real(0, 1), metavar="RATE",
-           help="Spikes per neuron and step that hidden layers pay for having more of."),
+           help="Hidden layers pay for more spikes per neuron and step than this."),
     Option(["--spike-rate-weight"], section="Training", type=Real(0, above=True),
            help="Weight of that in the loss; default: 1."),
     Option(["--clip-grad"], section="Training", type=Real(0),

@@ -125,8 +125,8 @@ class _Levels(NamedTuple):
         """Rows of `w` to compute with at a time: on a CPU as many as stay in its cache."""
         count = len(w)
         if self.per_channel and w.device.type == "cpu":
-            count = max(1, BLOCK * count // max(w.numel(), 1))
-        for start in range(0, len(w), max(count, 1)):
+            count = max(1, BLOCK * count // w.numel())
+        for start in range(0, len(w), count):
             yield slice(start, start + count)
 
     def over(self, w: Tensor) -> tuple[int, ...]:
@@ -214,9 +214,24 @@ class _Quantize(torch.autograd.Function):
         return d_w, None
 
 
-class _FusedInteger(RescalingIntQuant):
-    """Brevitas' integer quantizer, computed by `_Quantize`."""
+class _Fused:
+    """In front of a quantizer of Brevitas: the same numbers, computed by `_Quantize`."""
 
+    levels: _Levels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, scale, zero point and bits."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)  # type: ignore[misc]
+        y, scale = _Quantize.apply(x, self.levels)
+        return y, scale, *self.constants(x, scale)
+
+    def constants(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Zero point and bits."""
+        return self.zero_point(), self.bit_width()  # type: ignore[attr-defined]
+
+
+class _FusedInteger(_Fused, RescalingIntQuant):
     def __init__(
         self,
         levels: _Levels,
@@ -229,40 +244,18 @@ class _FusedInteger(RescalingIntQuant):
         super().__init__(int_quant, scaling_impl, int_scaling_impl, zero_point_impl, bit_width_impl)
         self.levels = levels
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights, scale, zero point and bits."""
-        if torch.compiler.is_compiling():
-            return super().forward(x)
-        y, scale = _Quantize.apply(x, self.levels)
+    def constants(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         bits = self.msb_clamp_bit_width_impl()
-        return y, scale, self.zero_point_impl(x, scale, bits), bits
+        return self.zero_point_impl(x, scale, bits), bits
 
 
-class _FusedBinary(BinaryQuant):
-    """Brevitas' binary quantizer, computed by `_Quantize`."""
-
+class _FusedBinary(_Fused, BinaryQuant):
     def __init__(self, levels: _Levels, scaling_impl: nn.Module) -> None:
         super().__init__(scaling_impl)
         self.levels = levels
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights, scale, zero point and bits."""
-        if torch.compiler.is_compiling():
-            return super().forward(x)
-        y, scale = _Quantize.apply(x, self.levels)
-        return y, scale, self.zero_point(), self.bit_width()
 
-
-class _FusedTernary(TernaryQuant):
-    """Brevitas' ternary quantizer, computed by `_Quantize`."""
-
+class _FusedTernary(_Fused, TernaryQuant):
     def __init__(self, levels: _Levels, scaling_impl: nn.Module, threshold: float) -> None:
         super().__init__(scaling_impl, threshold)
         self.levels = levels
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights, scale, zero point and bits."""
-        if torch.compiler.is_compiling():
-            return super().forward(x)
-        y, scale = _Quantize.apply(x, self.levels)
-        return y, scale, self.zero_point(), self.bit_width()

@@ -12,6 +12,7 @@ import snntorch_stbp as stbp
 from snntorch_stbp import zoo
 from snntorch_stbp.train import loop
 from snntorch_stbp.train.build import build_data
+from snntorch_stbp.train.data import DataBundle
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
@@ -71,7 +72,7 @@ def test_data_on_the_gpu_are_those_in_memory(
         assert torch.equal(x.cpu(), expected[0])
         assert torch.equal(y.cpu(), expected[1])
     runs = [Path(fit(config, out=tmp_path, reporter=Reporter())["run"])]
-    monkeypatch.setattr(loop, "_fits", lambda *_: False)
+    monkeypatch.setattr(DataBundle, "kept_on", lambda self, device: self)
     runs.append(Path(fit(config, out=tmp_path, reporter=Reporter())["run"]))
     assert_same_state(*runs)
 

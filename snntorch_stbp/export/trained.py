@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..frozen.fold import affine
-from ..frozen.graph import INPUT, Branch, Graph, Stage, read_graph
+from ..frozen.graph import INPUT, Branch, Graph, Stage
+from ..frozen.read import read_graph
 from ..neuron import Leaky
 from ..quant import quantized_weight
 from .golden import Golden
@@ -54,7 +55,7 @@ class TrainedNet:
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
         self.graph: Graph = read_graph(model)
-        self.graph.refuse_neunorm("graphs as trained do")
+        self.graph.refuse_neunorm("graphs as trained")
         self.stages = [TrainedStage(stage) for stage in self.graph.stages]
         if all(stage.neuron is None for stage in self.stages):
             raise StbpError("the network has no layers of neurons to export.")

@@ -33,9 +33,10 @@ from .fold import (
     round_ste,
     weight_sum,
 )
-from .graph import INPUT, Branch, Graph, Stage, inhibition, pair, read_graph
+from .graph import INPUT, Branch, Graph, Stage, inhibition, pair
 from .inhibition import FrozenInhibition, freeze_inhibition
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
+from .read import read_graph
 
 READOUT_BITS = 16
 """Bits of one step of a readout of currents, on a grid so fine that the largest one fits."""
@@ -143,7 +144,10 @@ class FrozenNet(nn.Module):
         return stages
 
     def _weight_sum(self, stage: Stage) -> float:
-        """Largest sum of integer weights, in magnitude, of a layer that takes an inhibition."""
+        """Largest sum of integer weights, in magnitude, that meets what inhibits `stage`.
+
+        1 where it goes into a neuron as it is.
+        """
         branches = (b for s in self.graph.stages for b in s.branches)
         taking = (b for b in branches if b.inhibits and b.source == stage.name)
         return max((weight_sum(b.layer) for b in taking if b.layer is not None), default=1.0)

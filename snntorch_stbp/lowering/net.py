@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings
-from ..frozen.graph import Graph, Stage, read_graph
+from ..frozen.graph import Graph, Stage
+from ..frozen.read import read_graph
 from .calibrate import Calibration
 from .fold import Budget, exact_stage, readout_stage
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
@@ -64,7 +65,7 @@ def lower(
     if fraction is not None and not 0 <= fraction <= 20:
         raise ValueError(f"fraction is 0 to 20 bits, not {fraction}")
     graph = read_graph(model.eval())
-    graph.refuse_neunorm("networks of integers do")
+    graph.refuse_neunorm("networks of integers")
     if all(stage.neuron is None for stage in graph.stages):
         raise StbpError("the network has no layers of neurons to lower.")
     input_bits, input_scale = _input(graph)

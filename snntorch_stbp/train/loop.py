@@ -68,8 +68,8 @@ def fit(
         reporter = Reporter()
     with fabric.rank_zero_first():  # one process downloads, the others find the files
         bundle = build.build_data(config)
-    if _fits(bundle, fabric.device) and config.workers == 0:
-        bundle = bundle.to(fabric.device)
+    if config.workers == 0:
+        bundle = bundle.kept_on(fabric.device)
     torch.manual_seed(config.seed)
     model = build.build_model(config, bundle)
     if config.init_from and not (resume and (resume.path / "last.pt").is_file()):
@@ -285,11 +285,6 @@ class _Trainer:
     def _log(self, text: str) -> None:
         if self.fabric.global_rank == 0:
             self.run.log(text)
-
-
-def _fits(bundle: DataBundle, device: torch.device) -> bool:
-    """Whether the images may lie on a GPU: they take a quarter of its free memory at most."""
-    return device.type == "cuda" and bundle.bytes <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def _epoch_loader(

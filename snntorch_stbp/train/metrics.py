@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,17 @@ class Means:
 
 
 @contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    """While active, each module calls its hook with itself, its inputs and its output."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
     """While active, collects `[spikes, neurons x steps x samples]` of every layer of neurons.
 
@@ -50,12 +61,8 @@ def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
         totals.append(torch.stack([fired, torch.full_like(fired, spikes.numel())]))
 
     layers = [m for m in model.modules() if isinstance(m, (Leaky, Integrate, IntegerNeurons))]
-    handles = [m.register_forward_hook(count) for m in layers]
-    try:
+    with hooked((layer, count) for layer in layers):
         yield totals
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -70,12 +77,8 @@ def spike_record(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         return hook
 
     neurons = [(n, m) for n, m in model.named_modules() if isinstance(m, Leaky)]
-    handles = [m.register_forward_hook(note(n)) for n, m in neurons]
-    try:
+    with hooked((module, note(name)) for name, module in neurons):
         yield record
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

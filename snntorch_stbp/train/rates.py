@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..neuron import Leaky
+from .metrics import hooked
 
 
 @contextmanager
@@ -32,12 +33,8 @@ def hidden_rates(net: nn.Module, readout: str) -> Iterator[list[Tensor]]:
 
     neurons = [module for module in net.modules() if isinstance(module, Leaky)]
     hidden = neurons if readout == "current" else neurons[:-1]
-    handles = [module.register_forward_hook(note) for module in hidden]
-    try:
+    with hooked((module, note) for module in hidden):
         yield rates
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def excess(rates: list[Tensor], target: float) -> Tensor:

@@ -61,12 +61,14 @@ class DataBundle:
 
         return replace(self, train=move(self.train), val=move(self.val), test=move(self.test))
 
-    @property
-    def bytes(self) -> int:
-        """Memory that `to` takes on the device."""
+    def kept_on(self, device: torch.device) -> DataBundle:
+        """The same data `to` a GPU, if images take a quarter of its free memory at most."""
+        if device.type != "cuda":
+            return self
         parts = (self.train, self.val, self.test)
         kept = {id(p.images): p.images.nbytes for p in parts if isinstance(p, ArrayDataset)}
-        return sum(kept.values())
+        fits = sum(kept.values()) <= torch.cuda.mem_get_info(device)[0] // 4
+        return self.to(device) if fits else self
 
 
 def load(

@@ -1,0 +1,231 @@
+"""Reading the stages of a network off its forward pass; `graph` is what comes out."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from typing import Any
+
+import brevitas.nn as qnn
+import torch
+from torch import fx, nn
+
+from ..errors import StbpError
+from ..neuron import Leaky
+from ..norm import NeuNorm, _TDBatchNorm
+from ..time import DirectCoding, PopulationVote, TimeDistributed, _Coding
+from .graph import INPUT, Branch, Graph, Layer, Pool, Stage, inhibition
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward pass down to the modules that this package knows."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        known = (Leaky, TimeDistributed, _TDBatchNorm, NeuNorm, _Coding, PopulationVote)
+        foreign = type(module).__module__.partition(".")[0] in ("torch", "brevitas", "snntorch")
+        return isinstance(module, known) or (foreign and not isinstance(module, nn.Sequential))
+
+
+def read_graph(model: nn.Module) -> Graph:
+    """Read the stages of `model`.
+
+    Raises:
+        StbpError: If the network does something that has no counterpart in hardware; the message
+            names the module or operation and what would be right.
+    """
+    try:
+        traced = _Tracer().trace(model)
+    except Exception as error:  # whatever the forward pass of a user's network raises
+        raise StbpError(
+            f"cannot follow the forward pass of {type(model).__name__}: {error}; it must be a "
+            f"fixed sequence of modules, additions and flattenings."
+        ) from error
+    return _Reader(dict(model.named_modules())).read(traced)
+
+
+class _Reader:
+    """Interprets traced nodes; a value is the tuple of branches whose sum it is."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self.modules = modules
+        self.graph = Graph()
+        self.values: dict[fx.Node, tuple[Branch, ...]] = {}
+
+    def read(self, traced: fx.Graph) -> Graph:
+        for node in traced.nodes:
+            if node.op == "placeholder":
+                if INPUT in (b.source for value in self.values.values() for b in value):
+                    raise StbpError("a network for export has one input, this one has more.")
+                self.values[node] = (Branch(INPUT, INPUT),)
+            elif node.op == "output":
+                self._output(node.args[0])
+            elif node.op == "call_module":
+                value = self._value(node.args[0], node)
+                module = self.modules[str(node.target)]
+                self.values[node] = self._module(str(node.target), module, value)
+            else:
+                self.values[node] = self._function(node)
+        return self.graph
+
+    def _value(self, argument: Any, node: fx.Node) -> tuple[Branch, ...]:
+        if isinstance(argument, fx.Node) and argument in self.values:
+            return self.values[argument]
+        raise StbpError(f"cannot export the operation '{node.target}' on {argument!r}.")
+
+    def _function(self, node: fx.Node) -> tuple[Branch, ...]:
+        additions: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+        if node.target in additions and len(node.args) == 2:
+            a, b = (self._value(argument, node) for argument in node.args)
+            return a + b
+        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+        if node.target in (torch.flatten, "flatten") and start == 2:
+            return self._flatten(self._value(node.args[0], node))
+        name = getattr(node.target, "__name__", node.target)
+        raise StbpError(
+            f"cannot export the operation '{name}': between neurons there are layers, poolings, "
+            f"normalisations, additions, and flatten(2)."
+        )
+
+    def _module(
+        self, name: str, module: nn.Module, value: tuple[Branch, ...]
+    ) -> tuple[Branch, ...]:
+        if isinstance(module, Leaky):
+            return self._neuron(name, module, value)
+        if isinstance(module, TimeDistributed):
+            value = self._layer(name, module.layer, value)
+            return value if module.norm is None else self._norm(name, module.norm, value)
+        if isinstance(module, DirectCoding):
+            self.graph.num_steps = module.num_steps
+            return value
+        if isinstance(module, PopulationVote):
+            self.graph.votes = module.num_classes
+            return value
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return self._norm(name, module, value)
+        if isinstance(module, NeuNorm):
+            return self._neunorm(name, module, value)
+        return self._layer(name, module, value)
+
+    def _layer(self, name: str, layer: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        if isinstance(layer, nn.Sequential):
+            for child in layer:
+                value = self._layer(name, child, value)
+            return value
+        if isinstance(layer, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            return value
+        if isinstance(layer, qnn.QuantIdentity):
+            return self._quantizer(layer, value)
+        if isinstance(layer, nn.Flatten):
+            return self._flatten(value)
+        branches = self._operand(name, layer, value)
+        if branches[0].layer is not None:
+            raise StbpError(
+                f"'{name}' ({type(layer).__name__}) follows '{branches[0].name}' without a neuron "
+                f"between them; put a Leaky there."
+            )
+        if isinstance(layer, Pool):
+            _check_pool(name, layer)
+            branch = self._single(name, layer, value)
+            return (replace(branch, pools=(*branch.pools, layer)),)
+        if isinstance(layer, Layer):
+            _check_layer(name, layer)
+            named = (inhibition(name) if b.inhibits else name for b in branches)
+            return tuple(
+                replace(b, layer=layer, name=n) for b, n in zip(branches, named, strict=True)
+            )
+        raise StbpError(
+            f"cannot export '{name}': {type(layer).__name__} has no counterpart in integer "
+            f"arithmetic here; known are Conv2d, Linear, AvgPool2d, MaxPool2d, Flatten, batch "
+            f"normalisation, NeuNorm and Leaky."
+        )
+
+    def _norm(self, name: str, norm: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        branches = self._operand(name, norm, value)
+        branch = branches[0]
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise StbpError(
+                f"cannot export '{name}': {type(norm).__name__} depends on other neurons at run "
+                f"time; only batch normalisation folds into a multiplier and a bias."
+            )
+        if branch.layer is None or branch.norm is not None or norm.running_mean is None:
+            raise StbpError(
+                f"the normalisation '{name}' must follow a convolution or linear layer directly, "
+                f"and have running statistics."
+            )
+        return tuple(replace(b, norm=norm) for b in branches)
+
+    def _neunorm(self, name: str, norm: NeuNorm, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        """The spikes of a stage, and beside them what is subtracted."""
+        branch = self._single(name, norm, value)
+        places = [i for i, s in enumerate(self.graph.stages) if Branch(s.name, s.name) == branch]
+        if not places or self.graph.stages[places[0]].neunorm is not None:
+            raise StbpError(
+                f"'{name}' (NeuNorm) must follow a Leaky directly, as its only NeuNorm."
+            )
+        self.graph.stages[places[0]] = replace(self.graph.stages[places[0]], neunorm=norm)
+        return branch, replace(branch, inhibits=True)
+
+    def _operand(
+        self, name: str, module: nn.Module, value: tuple[Branch, ...]
+    ) -> tuple[Branch, ...]:
+        """What a linear module takes: one branch, or spikes and what inhibits them."""
+        if len(value) == 2 and value[1] == replace(value[0], inhibits=True, name=value[1].name):
+            return value
+        return (self._single(name, module, value),)
+
+    def _quantizer(
+        self, quantizer: qnn.QuantIdentity, value: tuple[Branch, ...]
+    ) -> tuple[Branch, ...]:
+        if value == (Branch(INPUT, INPUT),):
+            self.graph.input_quant = quantizer
+        elif len(value) == 1 and value[0].layer is None:
+            return (replace(value[0], quantizer=quantizer),)
+        return value
+
+    def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        plain = len(value) == 1 or any(branch.inhibits for branch in value)
+        if not plain or value[0].layer is not None:
+            raise StbpError("features are flattened in front of a linear layer, behind a neuron.")
+        return tuple(replace(branch, flatten=True) for branch in value)
+
+    def _neuron(self, name: str, neuron: Leaky, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        if neuron.output:
+            raise StbpError(f"'{name}' returns its membrane (output=True), which export does not.")
+        if neuron.graded_spikes_factor.numel() != 1 or neuron.graded_spikes_factor.item() != 1:
+            raise StbpError(f"'{name}' has graded spikes; hardware spikes are 0 or 1.")
+        used = sum(s.name == name or s.name.startswith(f"{name}#") for s in self.graph.stages)
+        name = f"{name}#{used + 1}" if used else name
+        self.graph.stages.append(Stage(name, value, neuron))
+        return (Branch(name, name),)
+
+    def _single(self, name: str, module: nn.Module, value: tuple[Branch, ...]) -> Branch:
+        if len(value) == 1:
+            return value[0]
+        raise StbpError(
+            f"'{name}' ({type(module).__name__}) takes a sum; a sum is the input of a Leaky only."
+        )
+
+    def _output(self, argument: Any) -> None:
+        if not isinstance(argument, fx.Node):
+            raise StbpError("a network for export returns one record, not several values.")
+        value = self.values[argument]
+        if len(value) == 1 and value[0].layer is None:
+            last = self.graph.stages[-1].name if self.graph.stages else ""
+            if value[0] != Branch(last, last):
+                raise StbpError("the record must be the spikes or currents of the last layer.")
+            return
+        if value[0].layer is None:
+            raise StbpError("the record must be the spikes or currents of the last layer.")
+        self.graph.stages.append(Stage(value[0].name, value, None))
+
+
+def _check_pool(name: str, pool: Pool) -> None:
+    if pool.ceil_mode or pool.padding not in (0, (0, 0)):
+        raise StbpError(f"the pooling '{name}' has padding or ceil_mode, which export has not.")
+
+
+def _check_layer(name: str, layer: Layer) -> None:
+    if isinstance(layer, nn.Conv2d) and (
+        layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+    ):
+        raise StbpError(f"the convolution '{name}' must be padded by a number of zeros.")
