@@ -89,6 +89,6 @@ class Inhibitor:
         one = page.constant(self.name, "half", t, 1.0)
         shifted = writer.binary("Add", self._label("shift", t), product, one)
         scale = page.constant(self.name, "scale", t, 2.0**-digits, fraction=digits)
-        scaled = writer.binary("Mul", self._label("rescale", t), shifted, scale)
+        scaled = writer.binary("Mul", self._label("unit", t), shifted, scale)
         node = self._label("quant", t)
         return writer.quant(node, scaled, f"{node}_out", self.numbers.bits, True)
