@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .sequence import is_repeated, repeat
+
 
 class _Gain(nn.Module):
     """The factor `alpha * threshold`; a child module, so that it outlives a conversion.
@@ -88,17 +90,38 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
                 factor = 1.0 / float(self.num_batches_tracked)
         gain = self.gain.value
         weight = self.weight * gain if self.affine else input.new_full((self.num_features,), gain)
+        batch_statistics = self.training or self.running_mean is None
+        once = is_repeated(input) and input[0].numel() > self.num_features
+        running_var = self.running_var
+        if once and batch_statistics and running_var is not None:
+            running_var = running_var.clone()
         folded = F.batch_norm(
-            input.flatten(0, 1),
+            input[0] if once else input.flatten(0, 1),
             self.running_mean,
-            self.running_var,
+            running_var,
             weight,
             self.bias,
-            self.training or self.running_mean is None,
+            batch_statistics,
             factor,
             self.eps,
         )
-        return folded.unflatten(0, input.shape[:2])
+        if not once:
+            return folded.unflatten(0, input.shape[:2])
+        if running_var is not self.running_var:
+            self._update_variance(running_var, factor, input)
+        return repeat(folded, len(input))
+
+    @torch.no_grad()
+    def _update_variance(self, of_one: Tensor, factor: float, input: Tensor) -> None:
+        """Update the running variance by all steps of `input`; `of_one` was by one of them.
+
+        It averages unbiased estimates, `n / (n - 1)` of the variance of `n` values; of `T` times
+        as many, equal values the variance is the same, and the estimate smaller.
+        """
+        steps, count = len(input), input[0].numel() // self.num_features
+        ratio = steps * (count - 1) / (steps * count - 1)
+        kept = self.running_var * (1 - factor)
+        self.running_var.copy_((of_one - kept) * ratio + kept)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() - 3 not in self._spatial or input.shape[2] != self.num_features:

@@ -7,10 +7,17 @@ from snntorch import spikegen
 from torch import Tensor, nn
 
 from .norm import NeuNorm, _TDBatchNorm, normalize
+from .sequence import is_repeated, repeat
+
+# Layers that make the same of the same input, and whose result for one sample is all they do.
+_PURE = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class TimeDistributed(nn.Module):
     """A layer without state over `[T, B, ...]`: time is folded into the batch, the layer runs once.
+
+    A convolution or linear layer over a sequence of one image (see `DirectCoding`) computes one
+    step, and the result is presented at every step.
 
     Args:
         layer: Any stateless module (or `nn.Sequential` of them) over a batch `[N, ...]`.
@@ -43,7 +50,10 @@ class TimeDistributed(nn.Module):
             raise ValueError(
                 f"TimeDistributed takes a sequence [T, B, ...], not the shape {tuple(x.shape)}"
             )
-        y = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if is_repeated(x) and isinstance(self.layer, _PURE):
+            y = repeat(self.layer(x[0]), len(x))
+        else:
+            y = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return y if self.norm is None else normalize(self.norm, y)
 
 
@@ -87,7 +97,7 @@ class DirectCoding(_Coding):
 
     def encode(self, x: Tensor) -> Tensor:
         """`[B, ...]` -> `[T, B, ...]`, without copying."""
-        return x.expand(self.num_steps, *x.shape)
+        return repeat(x, self.num_steps)
 
 
 class RateCoding(_Coding):

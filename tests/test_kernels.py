@@ -58,6 +58,34 @@ def compare(
     return fused_grads
 
 
+@pytest.mark.parametrize("backend", ["fused", "compiled"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_repeated_step_equals_the_sequence(
+    backend: str, channels_last: bool, learned: bool
+) -> None:
+    """Currents that do not change, `expand`ed: the same spikes and gradients, in a dense result."""
+    beta = torch.full((6,), 0.6, dtype=torch.float64) if learned else 0.6
+    neuron = stbp.Leaky(beta, 0.4, learn_beta=learned, learn_threshold=learned).double()
+    x = sequence(3, 6, 4, 4)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    results, gradients = [], []
+    for make in (lambda x: x.expand(5, *x.shape), lambda x: torch.stack([x] * 5)):
+        leaf = x.clone().requires_grad_()
+        neuron.zero_grad()
+        with kernels.backend(backend if not results else "loop"):
+            spikes = neuron(make(leaf))
+        (spikes * torch.arange(spikes.numel()).view(spikes.shape)).sum().backward()
+        results.append(spikes)
+        gradients.append([leaf.grad, *(p.grad.clone() for p in neuron.parameters())])
+    assert torch.equal(*results)
+    assert results[0].stride(0) == x.numel()
+    assert results[0][0].stride() == x.stride()
+    for ours, loop in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, loop, rtol=1e-10, atol=1e-10)
+
+
 def sequence(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, dtype=dtype) + 0.3
 

@@ -61,6 +61,31 @@ def test_running_statistics_are_those_of_torch_over_the_folded_batch(
     assert torch.equal(ours.num_batches_tracked, theirs.num_batches_tracked)
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("shape", [(5, 3, 4, 4), (1, 3, 1, 2), (1, 3, 1, 1)])
+def test_a_repeated_step_is_normalised_as_the_sequence_that_it_stands_for(
+    momentum: float | None, shape: tuple[int, ...]
+) -> None:
+    """Values, gradients and running statistics; one value per channel is enough if it repeats."""
+    norms = [stbp.TDBatchNorm2d(3, momentum=momentum).double() for _ in range(2)]
+    weights = torch.randn(4, *shape, dtype=torch.float64)
+    for _ in range(3):
+        image = torch.randn(shape, dtype=torch.float64) * 2 + 1
+        inputs = [image.clone().requires_grad_() for _ in norms]
+        sequences = [inputs[0].expand(4, *shape), inputs[1].repeat(4, 1, 1, 1, 1)]
+        results = [norm(x) for norm, x in zip(norms, sequences, strict=True)]
+        for result in results:
+            (result * weights).sum().backward()
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for name, value in norms[0].state_dict().items():
+        torch.testing.assert_close(value, norms[1].state_dict()[name])
+    torch.testing.assert_close(norms[0].weight.grad, norms[1].weight.grad)
+    for norm in norms:
+        norm.eval()
+    torch.testing.assert_close(norms[0](sequences[0]), norms[1](sequences[1]))
+
+
 def test_gradients_are_those_of_the_scaled_torch_module() -> None:
     ours = stbp.TDBatchNorm2d(3, alpha=0.5, threshold=0.4).double()
     theirs = nn.BatchNorm2d(3).double()

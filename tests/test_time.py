@@ -31,6 +31,30 @@ def test_calls_the_layer_once() -> None:
     assert layer.calls == 1
 
 
+@pytest.mark.parametrize("bits", [None, 3])
+def test_a_convolution_computes_an_image_once_for_all_steps(bits: int | None) -> None:
+    conv = stbp.Precision(weight_bits=bits).conv2d(2, 3, 3)
+    layer = stbp.TimeDistributed(conv, stbp.TDBatchNorm2d(3))
+    seen: list[int] = []
+    conv.register_forward_hook(lambda _, inputs, out: seen.append(len(inputs[0])))
+    image = torch.randn(5, 2, 8, 8)
+    results, gradients = [], []
+    for sequence in (stbp.DirectCoding(4)(image), image.repeat(4, 1, 1, 1, 1)):
+        layer.zero_grad()
+        results.append(layer(sequence))
+        results[-1].square().sum().backward()
+        gradients.append(conv.weight.grad.clone())
+    assert seen == [5, 20]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*gradients)
+
+
+def test_layers_that_draw_numbers_draw_them_at_every_step() -> None:
+    layer = stbp.TimeDistributed(nn.Sequential(nn.Linear(2, 50), nn.Dropout()))
+    out = layer(stbp.DirectCoding(4, still_dims=2)(torch.ones(5, 2)))
+    assert not torch.equal(out[0], out[1])
+
+
 def test_normalisations_see_the_sequence_or_the_folded_batch() -> None:
     x = torch.randn(3, 4, 2, 6, 6)
     conv = nn.Conv2d(2, 3, 3, bias=False)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..sequence import is_repeated, repeat
 from ..surrogate import Surrogate
 from . import compiled, cpu
 from .layout import Layout, per_channel
@@ -137,7 +138,9 @@ class _Integrate(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         """Integrate and fire; keep the input."""
         layout = Layout.of(x, max(beta.numel(), threshold.numel()))
-        ctx.save_for_backward(x, beta, threshold)
+        # One step of a repeated sequence, which is a dense piece of memory as others are.
+        ctx.save_for_backward(x[0] if is_repeated(x) else x, beta, threshold)
+        ctx.steps = len(x)
         ctx.layout, ctx.rule, ctx.kernels = layout, rule, _device(x)
         ctx.set_materialize_grads(False)
         spikes, potential = ctx.kernels.forward(
@@ -150,6 +153,8 @@ class _Integrate(torch.autograd.Function):
     def backward(ctx: Any, spikes: Tensor | None, potential: Tensor | None = None) -> Any:
         """Backpropagation through time, through space and, unless detached, through the reset."""
         x, beta, threshold = ctx.saved_tensors
+        if x.dim() < len(ctx.layout.order):
+            x = repeat(x, ctx.steps)
         layout: Layout = ctx.layout
         gradients = ctx.kernels.backward(
             layout.flat(x),

@@ -22,8 +22,8 @@ def forward(
     x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, membrane: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Spikes, and membrane potentials if `membrane`, of currents `[T, rows, ...]`."""
-    spikes = torch.empty_like(x)
-    potential = torch.empty_like(x, dtype=beta.dtype) if membrane else None
+    spikes = x.new_empty(x.shape)
+    potential = x.new_empty(x.shape, dtype=beta.dtype) if membrane else None
     (workspace,) = _workspace(x, beta.dtype, 1)
     for rows in _blocks(x):
         u = workspace[: rows.stop - rows.start]
@@ -63,7 +63,7 @@ def backward(
     """
     last = len(x) - 1
     through_reset = rule.reset != "none" and not rule.detach_reset
-    current = torch.empty_like(x)
+    current = x.new_empty(x.shape)
     d_beta = torch.zeros_like(beta) if learned[0] else None
     d_threshold = torch.zeros_like(threshold) if learned[1] else None
     workspace = _workspace(x, beta.dtype, 2 * len(x) + 2)

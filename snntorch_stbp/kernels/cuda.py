@@ -53,20 +53,21 @@ def _kept(u, spike, threshold, RESET: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, n, channels, inner,
+    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, n, x_step, channels, inner,
     T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
     MEMBRANE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
     step = tl.full([], n, tl.int64)  # T * n may be beyond 32 bits
+    x_step = tl.full([], x_step, tl.int64)  # n, or 0 for one step that is repeated
     channel = (at // inner) % channels
     beta = tl.load(beta_ptr + channel) if BETAS else tl.load(beta_ptr)
     threshold = tl.load(threshold_ptr + channel) if THRESHOLDS else tl.load(threshold_ptr)
     u = tl.load(x_ptr + at, mask=mask, other=0).to(beta.dtype)
     for t in tl.static_range(T):
         if t > 0:
-            u = beta * u + tl.load(x_ptr + at + t * step, mask=mask, other=0).to(beta.dtype)
+            u = beta * u + tl.load(x_ptr + at + t * x_step, mask=mask, other=0).to(beta.dtype)
         spike = (u > threshold).to(beta.dtype)
         tl.store(spikes_ptr + at + t * step, spike.to(spikes_ptr.dtype.element_ty), mask=mask)
         if MEMBRANE:
@@ -77,7 +78,7 @@ def _forward(
 @triton.jit
 def _backward(
     x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, current_ptr,
-    d_beta_ptr, d_threshold_ptr, n, channels, inner,
+    d_beta_ptr, d_threshold_ptr, n, x_step, channels, inner,
     T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
     DETACH: tl.constexpr, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr,
     CENTRE: tl.constexpr,
@@ -87,6 +88,7 @@ def _backward(
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
     step = tl.full([], n, tl.int64)  # T * n may be beyond 32 bits
+    x_step = tl.full([], x_step, tl.int64)  # n, or 0 for one step that is repeated
     channel = (at // inner) % channels
     beta = tl.load(beta_ptr + channel) if BETAS else tl.load(beta_ptr)
     threshold = tl.load(threshold_ptr + channel) if THRESHOLDS else tl.load(threshold_ptr)
@@ -94,7 +96,7 @@ def _backward(
     us = (u,)
     for t in tl.static_range(1, T):
         u = _kept(u, (u > threshold).to(beta.dtype), threshold, RESET)
-        u = beta * u + tl.load(x_ptr + at + t * step, mask=mask, other=0).to(beta.dtype)
+        u = beta * u + tl.load(x_ptr + at + t * x_step, mask=mask, other=0).to(beta.dtype)
         us = us + (u,)  # noqa: RUF005  (no unpacking in Triton)
     d_carried = tl.zeros([BLOCK], beta.dtype)
     d_beta = tl.zeros([BLOCK], beta.dtype)
@@ -133,15 +135,15 @@ def forward(
     x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, membrane: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Spikes, and membrane potentials if `membrane`, of currents `[T, N]` or `[T, rows, C, n]`."""
-    spikes = torch.empty_like(x)
-    potential = torch.empty_like(x, dtype=beta.dtype) if membrane else None
+    spikes = x.new_empty(x.shape)
+    potential = x.new_empty(x.shape, dtype=beta.dtype) if membrane else None
     n = x[0].numel()
     with torch.cuda.device_of(x):
         _forward[(triton.cdiv(n, BLOCK),)](
             x, beta, threshold, spikes, spikes if potential is None else potential,
-            n, *_channels(x), T=len(x), BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0,
-            RESET=rule.reset, MEMBRANE=membrane, BLOCK=BLOCK, num_warps=WARPS,
-            enable_fp_fusion=False,
+            n, x.stride(0), *_channels(x), T=len(x), BETAS=beta.dim() > 0,
+            THRESHOLDS=threshold.dim() > 0, RESET=rule.reset, MEMBRANE=membrane, BLOCK=BLOCK,
+            num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     return spikes, potential
 
@@ -156,14 +158,14 @@ def backward(
     learned: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of currents, decay and threshold; the equations are those of `cpu.backward`."""
-    current = torch.empty_like(x)
+    current = x.new_empty(x.shape)
     sums = [torch.empty_like(x[0], dtype=beta.dtype) if wanted else None for wanted in learned]
     n, surrogate = x[0].numel(), rule.surrogate
     a = surrogate.parameter
     with torch.cuda.device_of(x):
         _backward[(triton.cdiv(n, BLOCK),)](
             x, beta, threshold, spikes, spikes if potential is None else potential, current,
-            *(current if s is None else s for s in sums), n, *_channels(x), T=len(x),
+            *(current if s is None else s for s in sums), n, x.stride(0), *_channels(x), T=len(x),
             BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0, RESET=rule.reset,
             DETACH=rule.detach_reset, CURVE=surrogate.curve, A=a,
             ROOT=(2 * torch.pi * a if surrogate.curve == "gaussian" else a) ** 0.5,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..sequence import is_repeated, repeat
+
 
 def per_channel(value: Tensor, x: Tensor) -> bool:
     """Whether `value` broadcasts along the channels of `x`, `[T, B, C, ...]`, and only there."""
@@ -33,7 +35,7 @@ class Layout:
     def of(cls, x: Tensor, channels: int) -> Layout:
         """The layout of `x`; `channels` is 1 unless a value per channel has to be aligned."""
         order = (0, *sorted(range(1, x.dim()), key=x.stride, reverse=True))
-        if not x.permute(order).is_contiguous():
+        if not x.permute(order)[0].is_contiguous():
             order = tuple(range(x.dim()))
         shape = tuple(x.shape[i] for i in order)
         view: tuple[int, ...] = (x.shape[0], x[0].numel())
@@ -43,7 +45,13 @@ class Layout:
         return cls(order, shape, view)
 
     def flat(self, x: Tensor) -> Tensor:
-        """`x` as `[T, N]` or `[T, rows, C, inner]`; copied only if it lies otherwise."""
+        """`x` as `[T, N]` or `[T, rows, C, inner]`; copied only if it lies otherwise.
+
+        A sequence of one repeated step stays one.
+        """
+        if is_repeated(x):
+            first = x.permute(self.order)[0].contiguous()
+            return repeat(first.view(self.view[1:]), len(x))
         return x.permute(self.order).contiguous().view(self.view)
 
     def value(self, value: Tensor) -> Tensor:

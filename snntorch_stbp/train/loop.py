@@ -103,7 +103,7 @@ class _Trainer:
     ) -> None:
         self.fabric, self.config, self.bundle = fabric, config, bundle
         self.model, self.run, self.reporter = model, run, reporter
-        if fabric.device.type == "cuda":  # the layout of its matrix units
+        if fabric.device.type != "mps":  # the layout of matrix units, and faster on CPUs
             self.model.to(memory_format=torch.channels_last)
         last = read_last(run, model) if resuming else None
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
