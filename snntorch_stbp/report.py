@@ -19,7 +19,8 @@ class Operations:
     Attributes:
         additions: Synaptic operations: each spike adds one weight to every neuron it reaches.
         multiplications: Products of weights and inputs that are not 0 or 1: those of the first
-            layer, whose input is an image, and those behind average pooling.
+            layer, whose input is an image (once, where every step presents the same), and those
+            behind average pooling.
         dense: Products that the same network would need without spikes, once (`T` steps as one).
     """
 
@@ -47,7 +48,8 @@ def operations(model: nn.Module, x: Tensor) -> Operations:
         reached = _reached(layer, (value != 0).float())
         binary = bool(((value == 0) | (value == 1)).all())
         totals["additions" if binary else "multiplications"] += reached
-        steps = max(1, len(value) // batch)  # the layer takes time folded into the batch
+        # The layer takes time folded into the batch, or one step of an image that is repeated.
+        steps = max(1, len(value) // batch)
         totals["dense"] += _reached(layer, torch.ones_like(value)) / steps
 
     layers = [

@@ -141,31 +141,38 @@ class _Levels(NamedTuple):
         """The largest level, or at 1 bit and ternary the scale; reduced dimensions are kept."""
         dims = self.over(w)
         if self.loading is not None:
-            value = w.square().mean(dims, keepdim=True).add_(1e-20).sqrt_().mul_(self.loading)
+            count = w.numel() // (len(w) if self.per_channel else 1)
+            value = torch.linalg.vector_norm(w, dim=dims, keepdim=True)
+            value.mul_(self.loading / count**0.5)
         elif self.bits == "ternary":
             value = w.abs().mean(dims, keepdim=True)
         else:
             value = w.abs().amax(dims, keepdim=True)
         return value.clamp_(min=SMALLEST_SCALE)
 
-    def integers(self, w: Tensor, scale: Tensor) -> Tensor:
-        """The integers whose product with `scale` are the weights."""
+    def round(self, w: Tensor, scale: Tensor, out: Tensor) -> None:
+        """Fill `out` with the level of each weight: an integer times `scale`."""
         if self.bits == 1:
-            return (w >= 0).to(w.dtype).mul_(2).sub_(1)
-        if self.bits == "ternary":
-            return w.sign().mul_(w.abs() > TERNARY_THRESHOLD * scale)
-        return (w / scale).round_().clamp_(-self.top, self.top)  # type: ignore[operator]
+            torch.ge(w, 0, out=out).mul_(2).sub_(1)
+        elif self.bits == "ternary":
+            torch.sign(w, out=out).mul_(w.abs() > TERNARY_THRESHOLD * scale)
+        else:
+            torch.div(w, scale, out=out).round_().clamp_(-self.top, self.top)  # type: ignore[operator]
+        out.mul_(scale)
 
-    def through_statistic(self, w: Tensor, statistic: Tensor, d_statistic: Tensor) -> Tensor:
-        """The gradient of `w` from that of the statistic."""
+    def through_statistic(
+        self, w: Tensor, statistic: Tensor, d_statistic: Tensor, out: Tensor
+    ) -> None:
+        """Fill `out` with the gradient of `w` from that of the statistic."""
         count = w.numel() // statistic.numel()
         if self.loading is not None:
-            return w * (d_statistic * (self.loading**2 / count) / statistic)
-        if self.bits == "ternary":
-            return w.sign().mul_(d_statistic / count)
-        largest = w.abs() == statistic
-        shares = d_statistic / largest.sum(self.over(w), keepdim=True).clamp_(min=1)
-        return w.sign().mul_(largest).mul_(shares)
+            torch.mul(w, d_statistic * (self.loading**2 / count) / statistic, out=out)
+        elif self.bits == "ternary":
+            torch.sign(w, out=out).mul_(d_statistic / count)
+        else:
+            largest = w.abs() == statistic
+            shares = d_statistic / largest.sum(self.over(w), keepdim=True).clamp_(min=1)
+            torch.sign(w, out=out).mul_(largest).mul_(shares)
 
 
 class _Quantize(torch.autograd.Function):
@@ -178,10 +185,9 @@ class _Quantize(torch.autograd.Function):
         for rows in levels.blocks(w):
             part = w[rows]
             statistics.append(levels.statistic(part))
-            scale = levels.scale(statistics[-1])
-            torch.mul(levels.integers(part, scale), scale, out=quantized[rows])
+            levels.round(part, levels.scale(statistics[-1]), out=quantized[rows])
         statistic = torch.cat(statistics)
-        ctx.save_for_backward(w, statistic)
+        ctx.save_for_backward(w, quantized, statistic)
         ctx.levels = levels
         scale = levels.scale(statistic)
         if not levels.per_channel:  # in Brevitas' shapes
@@ -191,26 +197,22 @@ class _Quantize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_quantized: Tensor, d_scale: Tensor) -> tuple[Tensor, None]:
-        """With `y = q s` and `s` a function of `w`, both `q` and the weights it rounds move `y`."""
-        w, statistic = ctx.saved_tensors
+        """With `y = q s` and `s` a function of `w`, both `q` and the weights it rounds move `y`.
+
+        Straight through the rounding, `dy/ds` is `q - w / s` at 2 bits and more, and `q` below.
+        """
+        w, quantized, statistic = ctx.saved_tensors
         levels: _Levels = ctx.levels
         d_scale, d_w = d_scale.reshape(statistic.shape), torch.empty_like(w)
         for rows in levels.blocks(w):
-            part, given, direct = w[rows], d_quantized[rows], d_quantized[rows]
+            part, y, given = w[rows], quantized[rows], d_quantized[rows]
             at = rows if levels.per_channel else slice(None)
-            scale = levels.scale(statistic[at])
-            moved = levels.integers(part, scale)
-            if levels.top is None:
-                direct = given * scale
-                if levels.bits == "ternary":
-                    direct.mul_(moved.abs())
-            else:
-                moved.sub_(part / scale)
-            d_statistic = moved.mul_(given).sum(levels.over(part), keepdim=True).add_(d_scale[at])
-            if levels.top is not None:
-                d_statistic.div_(levels.top)
-            through = levels.through_statistic(part, statistic[at], d_statistic)
-            torch.add(through, direct, out=d_w[rows])
+            through = d_w[rows]
+            torch.sub(y, part, out=through) if levels.top else through.copy_(y)
+            moved = through.mul_(given).sum(levels.over(part), keepdim=True)
+            d_statistic = levels.scale(moved / levels.scale(statistic[at]) + d_scale[at])
+            levels.through_statistic(part, statistic[at], d_statistic, out=through)
+            through.add_(given) if levels.top else through.addcmul_(given, y.abs())
         return d_w, None
 
 

@@ -41,7 +41,8 @@ def test_equal_to_brevitas(
         weight[0, 0, 0, 0] = 0.0
         target = torch.randn_like(weight)
         ours, expected = (computed(q, weight, target) for q in (quantizer, theirs))
-        tolerance = 1e-6 if dtype == torch.float32 else 1e-13
+        # In float32 both round `q - w / s`, by up to 2^-24 of an integer, and sum what is left.
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-13
         assert ours[0].stride() == weight.stride()
         assert ours[1].shape == expected[1].shape
         for a, b in zip(ours, expected, strict=True):
