@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sequence import is_repeated, repeat
+from .sequence import repeat
 
 
 class _Gain(nn.Module):
@@ -83,45 +83,55 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise a sequence `[T, B, C, ...]`; the shape stays."""
         self._check_input_dim(input)
-        factor = 0.0 if self.momentum is None else self.momentum
+        folded = self._normalize(input.flatten(0, 1), self._factor(), self.running_var)
+        return folded.unflatten(0, input.shape[:2])
+
+    def repeated(self, step: Tensor, steps: int) -> Tensor:
+        """Normalise `step`, `[B, C, ...]`, as the sequence that presents it at all `steps`.
+
+        Returns:
+            The sequence `[T, B, C, ...]`, its running statistics updated as by `forward`; all steps
+            are one tensor in memory if a step has more than one value per channel.
+        """
+        count = step.numel() // self.num_features
+        if count == 1 or steps == 1:  # one value has no variance
+            return self(repeat(step, steps))
+        self._check_input_dim(step[None])
+        factor, variance = self._factor(), self.running_var
+        if variance is None or not self.training:
+            return repeat(self._normalize(step, factor, variance), steps)
+        of_step = variance.clone()
+        result = self._normalize(step, factor, of_step)
+        # The running variance averages unbiased estimates, `n / (n - 1)` of the variance of `n`
+        # values. That of `T` times as many, equal values is the same, and the estimate smaller.
+        ratio = steps * (count - 1) / (steps * count - 1)
+        with torch.no_grad():
+            kept = variance * (1 - factor)
+            variance.copy_((of_step - kept) * ratio + kept)
+        return repeat(result, steps)
+
+    def _factor(self) -> float:
+        """The weight of this batch in the running statistics, in training counted as one more."""
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # cumulative average
-                factor = 1.0 / float(self.num_batches_tracked)
+                return 1.0 / float(self.num_batches_tracked)
+        return 0.0 if self.momentum is None else self.momentum
+
+    def _normalize(self, x: Tensor, factor: float, running_var: Tensor | None) -> Tensor:
+        """Normalise samples `[N, C, ...]`."""
         gain = self.gain.value
-        weight = self.weight * gain if self.affine else input.new_full((self.num_features,), gain)
-        batch_statistics = self.training or self.running_mean is None
-        once = is_repeated(input) and input[0].numel() > self.num_features
-        running_var = self.running_var
-        if once and batch_statistics and running_var is not None:
-            running_var = running_var.clone()
-        folded = F.batch_norm(
-            input[0] if once else input.flatten(0, 1),
+        weight = self.weight * gain if self.affine else x.new_full((self.num_features,), gain)
+        return F.batch_norm(
+            x,
             self.running_mean,
             running_var,
             weight,
             self.bias,
-            batch_statistics,
+            self.training or self.running_mean is None,
             factor,
             self.eps,
         )
-        if not once:
-            return folded.unflatten(0, input.shape[:2])
-        if running_var is not self.running_var:
-            self._update_variance(running_var, factor, input)
-        return repeat(folded, len(input))
-
-    @torch.no_grad()
-    def _update_variance(self, of_one: Tensor, factor: float, input: Tensor) -> None:
-        """Update the running variance by all steps of `input`; `of_one` was by one of them.
-
-        It averages unbiased estimates, `n / (n - 1)` of the variance of `n` values; of `T` times
-        as many, equal values the variance is the same, and the estimate smaller.
-        """
-        steps, count = len(input), input[0].numel() // self.num_features
-        ratio = steps * (count - 1) / (steps * count - 1)
-        kept = self.running_var * (1 - factor)
-        self.running_var.copy_((of_one - kept) * ratio + kept)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() - 3 not in self._spatial or input.shape[2] != self.num_features:
@@ -169,6 +179,13 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
         if isinstance(norm.bias, Tensor):
             y = y + ((1 - gain.value) * norm.bias).reshape(-1, *[1] * (x.dim() - 3))
     return y
+
+
+def normalize_repeated(norm: nn.Module, step: Tensor, steps: int) -> Tensor:
+    """`normalize` of the sequence that presents `step`, `[B, C, ...]`, at all `steps`."""
+    if isinstance(norm, _TDBatchNorm):
+        return norm.repeated(step, steps)
+    return normalize(norm, repeat(step, steps))
 
 
 class NeuNorm(nn.Module):

@@ -6,7 +6,7 @@ import snntorch as snn
 from snntorch import spikegen
 from torch import Tensor, nn
 
-from .norm import NeuNorm, _TDBatchNorm, normalize
+from .norm import NeuNorm, _TDBatchNorm, normalize, normalize_repeated
 from .sequence import is_repeated, repeat
 
 # Layers that make the same of the same input, and whose result for one sample is all they do.
@@ -51,9 +51,11 @@ class TimeDistributed(nn.Module):
                 f"TimeDistributed takes a sequence [T, B, ...], not the shape {tuple(x.shape)}"
             )
         if is_repeated(x) and isinstance(self.layer, _PURE):
-            y = repeat(self.layer(x[0]), len(x))
-        else:
-            y = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            y = self.layer(x[0])
+            if self.norm is None:
+                return repeat(y, len(x))
+            return normalize_repeated(self.norm, y, len(x))
+        y = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return y if self.norm is None else normalize(self.norm, y)
 
 

@@ -72,8 +72,7 @@ def test_a_repeated_step_is_normalised_as_the_sequence_that_it_stands_for(
     for _ in range(3):
         image = torch.randn(shape, dtype=torch.float64) * 2 + 1
         inputs = [image.clone().requires_grad_() for _ in norms]
-        sequences = [inputs[0].expand(4, *shape), inputs[1].repeat(4, 1, 1, 1, 1)]
-        results = [norm(x) for norm, x in zip(norms, sequences, strict=True)]
+        results = [norms[0].repeated(inputs[0], 4), norms[1](inputs[1].repeat(4, 1, 1, 1, 1))]
         for result in results:
             (result * weights).sum().backward()
         torch.testing.assert_close(*results)
@@ -83,7 +82,7 @@ def test_a_repeated_step_is_normalised_as_the_sequence_that_it_stands_for(
     torch.testing.assert_close(norms[0].weight.grad, norms[1].weight.grad)
     for norm in norms:
         norm.eval()
-    torch.testing.assert_close(norms[0](sequences[0]), norms[1](sequences[1]))
+    torch.testing.assert_close(norms[0].repeated(image, 4), norms[1](image.repeat(4, 1, 1, 1, 1)))
 
 
 def test_gradients_are_those_of_the_scaled_torch_module() -> None:
