@@ -61,7 +61,7 @@ def network(steps: int, bits: int | None, neuron: Callable[[], nn.Module] | None
 class Candidate(NamedTuple):
     """The backend of our neuron, bits of weights, what replaces the neurons, what is kept."""
 
-    backend: str = "fused"
+    backend: str = "compiled"
     bits: int | None = None
     neuron: Callable[[], nn.Module] | None = None
     keeping: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -69,12 +69,12 @@ class Candidate(NamedTuple):
 
 CANDIDATES = {
     "ReLU": Candidate(neuron=nn.ReLU),
-    "fused": Candidate(),
+    "spiking": Candidate(),
     "recompute norms": Candidate(keeping=memory.recomputing),
     "save memory": Candidate(keeping=memory.saving),
     "checkpoint": Candidate(keeping=memory.checkpointing),
     "4 bits": Candidate(bits=4),
-    "compiled": Candidate(backend="compiled"),
+    "no compiler": Candidate(backend="fused"),
     "plain loop": Candidate(backend="loop"),
     "snntorch.Leaky in a loop": Candidate(neuron=Stepped),
 }

@@ -215,7 +215,7 @@ def test_a_changed_factor_of_the_spikes_is_seen() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    message = "unknown backend 'fast' of the neuron: choose one of fused, compiled, loop"
+    message = "unknown backend 'fast' of the neuron: choose one of compiled, fused, loop"
     with pytest.raises(ValueError, match=message), kernels.backend("fast"):
         pass
 

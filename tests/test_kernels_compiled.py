@@ -2,65 +2,134 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 import snntorch_stbp as stbp
-from snntorch_stbp import surrogate
-from snntorch_stbp.kernels import compiled
+from snntorch_stbp import kernels, surrogate
+from snntorch_stbp.kernels import compiled, cpu
 
 from .test_kernels import CURVES, RESETS, compare, sequence
 
 needs_compiler = pytest.mark.skipif(
-    compiled._compiler() is None, reason="no C++ compiler: the compiled neuron was not tried"
+    compiled._compiler() is None, reason="no C compiler: the compiled neuron was not tried"
 )
 
 
 @pytest.fixture
-def compiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Afterwards nothing may have fallen back."""
-    monkeypatch.setattr(compiled, "_failed", False)
+def forgets() -> Iterator[None]:
+    """What was found out about compiler and cache is found out anew, and again afterwards."""
+    found = (compiled._library, compiled._compiler, compiled._cache_folder)
+    for each in found:
+        each.cache_clear()
     yield
-    assert not compiled._failed
+    for each in found:
+        each.cache_clear()
+
+
+@pytest.fixture
+def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise AssertionError("the fused neuron computed, not the compiled one")
+
+    monkeypatch.setattr(cpu, "forward", fail)
+    monkeypatch.setattr(cpu, "backward", fail)
 
 
 @needs_compiler
-@pytest.mark.usefixtures("compiles")
-def test_compiled_equals_the_loop() -> None:
-    neuron = stbp.Leaky(torch.rand(5), 0.4, learn_beta=True, learn_threshold=True)
-    compare(neuron.double(), sequence(2, 2, 5, 3, 3), backend="compiled")
-
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.usefixtures("compiles")
+@pytest.mark.usefixtures("no_fallback")
+@pytest.mark.parametrize("output", [False, True])
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("spike_grad", CURVES, ids=lambda s: s.curve)
-def test_compiled_equals_the_loop_everywhere(reset: str, spike_grad: surrogate.Surrogate) -> None:
+def test_equals_the_loop(spike_grad: surrogate.Surrogate, reset: str, output: bool) -> None:
     for detach in (False, True):
         neuron = stbp.Leaky(
-            0.6, 0.4, spike_grad, learn_beta=True, learn_threshold=True,
+            0.6, 0.4, spike_grad, learn_beta=True, learn_threshold=True, output=output,
             detach_reset=detach, reset_mechanism=reset,
         )  # fmt: skip
         compare(neuron.double(), sequence(4, 3, 40), backend="compiled")
     for dtype in (torch.float32, torch.bfloat16):
-        plain = stbp.Leaky(0.3, 0.4, spike_grad, reset_mechanism=reset)
+        plain = stbp.Leaky(0.3, 0.4, spike_grad, reset_mechanism=reset, output=output)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-2
         compare(plain, sequence(4, 3, 40, dtype=dtype), tolerance, backend="compiled")
 
 
-@pytest.mark.parametrize("why", ["no compiler", "it fails"])
-def test_without_a_working_compiler_nothing_is_compiled(
-    why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(*args: object) -> None:
-        raise RuntimeError("the compiler broke")
+@needs_compiler
+@pytest.mark.usefixtures("no_fallback")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_values_per_channel_in_both_layouts(channels_last: bool) -> None:
+    neuron = stbp.Leaky(torch.rand(5), torch.rand(5), learn_beta=True, learn_threshold=True)
+    x = sequence(3, 4, 5, 6, 7)
+    if channels_last:
+        x = x.transpose(2, 4).contiguous().transpose(2, 4)
+    compare(neuron.double(), x, backend="compiled")
 
-    monkeypatch.setattr(compiled, "_failed", False)
-    monkeypatch.setattr(compiled, "_compiler", lambda: "g++" if why == "it fails" else None)
-    monkeypatch.setattr(compiled, "_compile", fail)
+
+@needs_compiler
+@pytest.mark.parametrize("steps", [1, 2, 16, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_the_fused_neuron_bit_for_bit(steps: int, dtype: torch.dtype) -> None:
+    """Many blocks, the last one shorter; the rectangular window needs no function of libm."""
+    results = []
+    for backend in ("fused", "compiled"):
+        x = sequence(steps, 2, 5001, dtype=torch.float32)
+        x = x.to(dtype) if not results else results[0][0].detach().clone()
+        x.requires_grad_()
+        with kernels.backend(backend):
+            spikes = stbp.Leaky()(x)
+            (spikes * torch.linspace(-1, 1, spikes.numel()).view(spikes.shape)).sum().backward()
+        results.append((x, spikes, x.grad))
+    for fused, ours in zip(*results, strict=True):
+        assert torch.equal(fused, ours)
+
+
+def test_half_precision_without_a_kernel_is_computed_by_the_fused_one() -> None:
+    x = sequence(4, 3, 40, dtype=torch.float16)
+    compare(stbp.Leaky(), x, 1e-2, backend="compiled")
+
+
+@pytest.mark.usefixtures("forgets")
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_working_compiler_the_fused_neuron_computes(
+    compiler: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if shutil.which("false") is None:
+        pytest.skip("no program that fails")
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level("DEBUG", logger=compiled.__name__):
         compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
-    assert [r.levelname for r in caplog.records] == ["DEBUG"] * (why == "it fails")
+    assert caplog.records
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("forgets")
+def test_libraries_are_kept_where_only_the_user_can_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
+    folder = tmp_path / "snntorch-stbp"
+    kept = sorted(folder.iterdir())
+    assert [file.suffix for file in kept] == [".so"]  # one: nothing is learned
+    assert folder.stat().st_mode & 0o077 == 0
+
+    compiled._library.cache_clear()
+    monkeypatch.setattr(compiled, "_run", lambda command: pytest.fail("compiled again"))
+    compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
+    assert sorted(folder.iterdir()) == kept
+
+    compiled._cache_folder.cache_clear()
+    os.chmod(folder, 0o777)
+    assert compiled._cache_folder() != folder
+    compiled._cache_folder().rmdir()

@@ -2,8 +2,9 @@
 
 `integrate` computes what the plain loop of `snntorch_stbp.Leaky` computes: the same spikes bit for
 bit, and the same gradient. It keeps one tensor for the backward pass, its own input; membrane
-potentials are computed again from it. `cpu` walks through the sequence in blocks that stay in the
-processor's cache, `compiled` hands it to inductor, `cuda` is one Triton kernel per direction.
+potentials are computed again from it. On a CPU `compiled` is a loop of machine code per direction;
+`cpu` needs no compiler, and walks through the sequence by torch operations on blocks that stay in
+the processor's cache. `cuda` is one Triton kernel per direction.
 
     with kernels.backend("loop"): ...        the plain loop of `Leaky`, for comparison
     SNNTORCH_STBP_KERNELS=loop python ...    the same for a whole process
@@ -30,7 +31,7 @@ from .rule import Rule
 
 __all__ = ["BACKENDS", "Rule", "backend", "covers", "integrate"]
 
-BACKENDS = ("fused", "compiled", "loop")
+BACKENDS = ("compiled", "fused", "loop")
 VARIABLE = "SNNTORCH_STBP_KERNELS"
 
 
@@ -42,7 +43,7 @@ def _checked(name: str) -> str:
     return name
 
 
-_backend = _checked(os.environ.get(VARIABLE) or "fused")
+_backend = _checked(os.environ.get(VARIABLE) or "compiled")
 
 
 @contextmanager
@@ -50,9 +51,9 @@ def backend(name: str) -> Iterator[None]:
     """Compute neurons by `name` inside the `with` block.
 
     Args:
-        name: `"fused"`, the kernels wherever they cover the neuron; `"compiled"`, the same, but
-            those of the CPU through `torch.compile` where a C++ compiler is (seconds at the first
-            call for each number of steps); `"loop"`, the plain loop of torch operations. The
+        name: `"compiled"`, the kernels wherever they cover the neuron, on a CPU machine code where
+            the machine has a C compiler (half a second, once for each kind of neuron); `"fused"`,
+            the same, but without a compiler; `"loop"`, the plain loop of torch operations. The
             environment variable SNNTORCH_STBP_KERNELS sets what holds outside of any block; it is
             read once, at import.
 

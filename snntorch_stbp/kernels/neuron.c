@@ -1,0 +1,210 @@
+/* The neuron over a whole sequence, forward and backward; compiled by `compiled.py`.
+
+   Of what is compiled decide
+     STORED    0 float, 1 double, 2 bfloat16 (computed in float)
+     RESET     0 none, 1 to zero, 2 by subtraction of the threshold
+     DETACH    1: no gradient through the reset
+     CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
+     MEMBRANE  1: membrane potentials are a result, and have a gradient
+     LEARNED   1: gradients of decay and threshold, per neuron
+
+   Sequences are [T, n], step after step in memory, currents perhaps one step that is repeated
+   (stride 0). Neuron i has the decay and the threshold of channel (i / inner) % channels.
+
+   A block of neurons is taken through all steps before the next one begins, so that its state stays
+   in the cache. Products and sums must not be contracted: spikes are those of the plain loop. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#if STORED == 1
+typedef double real;
+#define ABS fabs
+#define EXP exp
+#else
+typedef float real;
+#define ABS fabsf
+#define EXP expf
+#endif
+
+#if STORED == 2
+typedef uint16_t stored;
+typedef union { uint32_t bits; float value; } word;
+
+static inline real load(stored half) { return ((word){.bits = (uint32_t)half << 16}).value; }
+
+static inline stored store(real value) { /* to the nearest, ties to even */
+  const uint32_t bits = ((word){.value = value}).bits;
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (stored)(value == value ? rounded : 0x7fc0);
+}
+#else
+typedef real stored;
+static inline real load(stored value) { return value; }
+static inline stored store(real value) { return value; }
+#endif
+
+typedef struct {
+  int64_t steps, n, x_step, channels, inner; /* x_step: n, or 0 */
+  int64_t betas, thresholds;                 /* how many: 1 or `channels` */
+  int64_t threads;
+} shape;
+
+enum { MOST = 2048, STATE = 65536 /* bytes: what a block may keep in the first-level cache */ };
+
+static inline real kept(real u, real threshold) {
+#if RESET == 1
+  return u > threshold ? 0 : u;
+#elif RESET == 2
+  return u > threshold ? u - threshold : u;
+#else
+  (void)threshold;
+  return u;
+#endif
+}
+
+static inline real derivative(real v, real a, real root) { /* root: of a, gaussian of 2 pi a */
+#if CURVE == 0
+  (void)root;
+  return ABS(v) < a / 2 ? 1 / a : 0;
+#elif CURVE == 1
+  const real h = root / 2 - a / 4 * ABS(v);
+  return h > 0 ? h : 0;
+#elif CURVE == 2
+  const real e = EXP(-ABS(v) / a);
+  (void)root;
+  return e / ((1 + e) * (1 + e)) / a;
+#else
+  return EXP(-v * v / (2 * a)) / root;
+#endif
+}
+
+/* Neurons of a block that keeps `rows` numbers of each. */
+static int64_t lanes_of(int64_t rows) {
+  const int64_t lanes = STATE / (rows * (int64_t)sizeof(real)) / 64 * 64;
+  return lanes < 64 ? 64 : lanes > MOST ? MOST : lanes;
+}
+
+static void spread(real *lanes, const real *values, int64_t count, const shape *s, int64_t start,
+                   int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    lanes[i] = values[count == 1 ? 0 : (start + i) / s->inner % s->channels];
+}
+
+/* Both return 0, or 1 if there is no memory. */
+
+int forward(const shape *s, const stored *x, const real *betas, const real *thresholds,
+            stored *spikes, real *potential) {
+  const int64_t lanes = lanes_of(3);
+  int failed = 0;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+  {
+    real *const u = malloc(3 * lanes * sizeof(real));
+    failed = u == NULL;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < s->n; start += lanes) {
+      if (u == NULL) continue;
+      real *const beta = u + lanes, *const threshold = u + 2 * lanes;
+      const int64_t n = s->n - start < lanes ? s->n - start : lanes;
+      spread(beta, betas, s->betas, s, start, n);
+      spread(threshold, thresholds, s->thresholds, s, start, n);
+      for (int64_t i = 0; i < n; i++) u[i] = 0;
+      for (int64_t t = 0; t < s->steps; t++) {
+        const stored *const current = x + t * s->x_step + start;
+        stored *const spike = spikes + t * s->n + start;
+#if MEMBRANE
+        real *const out = potential + t * s->n + start;
+#endif
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          const real v = beta[i] * u[i] + load(current[i]);
+          spike[i] = store(v > threshold[i] ? 1 : 0);
+#if MEMBRANE
+          out[i] = v;
+#endif
+          u[i] = kept(v, threshold[i]);
+        }
+      }
+    }
+    free(u);
+  }
+  (void)potential;
+  return failed;
+}
+
+int backward(const shape *s, const stored *x, const real *betas, const real *thresholds,
+             const stored *d_spikes, const real *d_potential, stored *d_x, real *d_beta,
+             real *d_threshold, double width, double root, double centre) {
+  const int64_t lanes = lanes_of(s->steps + 3);
+  int failed = 0;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+  {
+    real *const memory = malloc((s->steps + 3) * lanes * sizeof(real));
+    failed = memory == NULL;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < s->n; start += lanes) {
+      if (memory == NULL) continue;
+      real *const beta = memory, *const threshold = memory + lanes;
+      real *const carried = memory + 2 * lanes, *const us = memory + 3 * lanes;
+      const int64_t n = s->n - start < lanes ? s->n - start : lanes;
+      spread(beta, betas, s->betas, s, start, n);
+      spread(threshold, thresholds, s->thresholds, s, start, n);
+      for (int64_t i = 0; i < n; i++) us[i] = load(x[start + i]);
+      for (int64_t t = 1; t < s->steps; t++) {
+        const stored *const current = x + t * s->x_step + start;
+        const real *const before = us + (t - 1) * lanes;
+        real *const u = us + t * lanes;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++)
+          u[i] = beta[i] * kept(before[i], threshold[i]) + load(current[i]);
+      }
+      for (int64_t i = 0; i < n; i++) carried[i] = 0;
+#if LEARNED
+      for (int64_t i = start; i < start + n; i++) d_beta[i] = d_threshold[i] = 0;
+#endif
+      for (int64_t t = s->steps - 1; t >= 0; t--) {
+        const real *const u = us + t * lanes;
+        const stored *const given = d_spikes + t * s->n + start;
+        stored *const out = d_x + t * s->n + start;
+#if MEMBRANE
+        const real *const direct = d_potential + t * s->n + start;
+#endif
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          const int fired = u[i] > threshold[i];
+          real d_spike = load(given[i]), d = carried[i];
+#if RESET == 1 && !DETACH
+          d_spike -= d * u[i];
+#elif RESET == 2 && !DETACH
+          d_spike -= d * threshold[i];
+#endif
+          const real v = u[i] - threshold[i] - (real)centre;
+          const real through = derivative(v, (real)width, (real)root) * d_spike;
+#if LEARNED
+          d_threshold[start + i] -= through;
+#if RESET == 2
+          d_threshold[start + i] -= fired ? d : 0;
+#endif
+#endif
+#if RESET == 1
+          d = fired ? 0 : d;
+#endif
+          (void)fired;
+          real d_u = through + d;
+#if MEMBRANE
+          d_u += direct[i];
+#endif
+          out[i] = store(d_u);
+#if LEARNED
+          if (t > 0) d_beta[start + i] += d_u * kept(u[i - lanes], threshold[i]);
+#endif
+          carried[i] = d_u * beta[i];
+        }
+      }
+    }
+    free(memory);
+  }
+  (void)d_potential, (void)d_beta, (void)d_threshold;
+  return failed;
+}
