@@ -157,6 +157,18 @@ def test_inputs_that_overlap_or_leave_gaps() -> None:
     compare(neuron, sequence(2, 4, 6).transpose(0, 1))
 
 
+@pytest.mark.parametrize("backend", ["fused", "compiled"])
+def test_a_gradient_that_is_the_same_at_every_step(backend: str) -> None:
+    """As that of a mean over time, which autograd hands over as an expanded view."""
+    x, gradients = sequence(4, 3, 6), []
+    for each in (backend, "loop"):
+        leaf = x.clone().requires_grad_()
+        with kernels.backend(each):
+            (stbp.Leaky().double()(leaf).mean(0) * torch.arange(18).view(3, 6)).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_of_the_membrane_alone() -> None:
     x = sequence(4, 2, 6).requires_grad_()
     for backend in ("fused", "loop"):

@@ -12,19 +12,19 @@ import torch
 
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, surrogate
-from snntorch_stbp.kernels import compiled, cpu
+from snntorch_stbp.kernels import cpu, native
 
 from .test_kernels import CURVES, RESETS, compare, sequence
 
 needs_compiler = pytest.mark.skipif(
-    compiled._compiler() is None, reason="no C compiler: the compiled neuron was not tried"
+    native._compiler() is None, reason="no C compiler: the compiled neuron was not tried"
 )
 
 
 @pytest.fixture
 def forgets() -> Iterator[None]:
     """What was found out about compiler and cache is found out anew, and again afterwards."""
-    found = (compiled._library, compiled._compiler, compiled._cache_folder)
+    found = (native.library, native._compiler, native._cache_folder)
     for each in found:
         each.cache_clear()
     yield
@@ -105,7 +105,7 @@ def test_without_a_working_compiler_the_fused_neuron_computes(
         pytest.skip("no program that fails")
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with caplog.at_level("DEBUG", logger=compiled.__name__):
+    with caplog.at_level("DEBUG", logger=native.__name__):
         compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
     assert caplog.records
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
@@ -124,12 +124,12 @@ def test_libraries_are_kept_where_only_the_user_can_write(
     assert [file.suffix for file in kept] == [".so"]  # one: nothing is learned
     assert folder.stat().st_mode & 0o077 == 0
 
-    compiled._library.cache_clear()
-    monkeypatch.setattr(compiled, "_run", lambda command: pytest.fail("compiled again"))
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_run", lambda command: pytest.fail("compiled again"))
     compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
     assert sorted(folder.iterdir()) == kept
 
-    compiled._cache_folder.cache_clear()
+    native._cache_folder.cache_clear()
     os.chmod(folder, 0o777)
-    assert compiled._cache_folder() != folder
-    compiled._cache_folder().rmdir()
+    assert native._cache_folder() != folder
+    native._cache_folder().rmdir()

@@ -29,7 +29,10 @@ def compare(x: torch.Tensor, per_channel: bool, rule: Rule, membrane: bool) -> N
         assert potential is not None
         assert ours_potential is not None
         assert torch.equal(potential, ours_potential)
-    grads = torch.randn_like(x), torch.randn_like(x, dtype=dtype) if membrane else None
+    grads = (
+        torch.randn(x.shape).to(x.dtype),
+        torch.randn(x.shape, dtype=dtype) if membrane else None,
+    )
     expected = cpu.backward(x, beta, threshold, rule, *grads, (True, True))
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(x.dtype, 2e-2)
     for a, b in zip(
@@ -45,6 +48,9 @@ if __name__ == "__main__":
         for detach, per_channel in itertools.product((False, True), repeat=2):
             x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
             compare(x, per_channel, Rule(curve, reset, detach), membrane=detach)
+    for per_channel in (False, True):  # one step, repeated
+        x = torch.randn(3, 5, 6, dtype=torch.float64).expand(4, 3, 5, 6)
+        compare(x, per_channel, Rule(CURVES[0]), membrane=per_channel)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for steps in (1, 2, 7):
             x = torch.randn(steps, 2, 5, 10).to(dtype)

@@ -145,7 +145,7 @@ class _Integrate(torch.autograd.Function):
         ctx.layout, ctx.rule, ctx.kernels = layout, rule, _device(x)
         ctx.set_materialize_grads(False)
         spikes, potential = ctx.kernels.forward(
-            layout.flat(x), layout.value(beta), layout.value(threshold), rule, membrane
+            layout.currents(x), layout.value(beta), layout.value(threshold), rule, membrane
         )
         return layout.shaped(spikes), layout.shaped(potential) if membrane else None
 
@@ -158,7 +158,7 @@ class _Integrate(torch.autograd.Function):
             x = repeat(x, ctx.steps)
         layout: Layout = ctx.layout
         gradients = ctx.kernels.backward(
-            layout.flat(x),
+            layout.currents(x),
             layout.value(beta),
             layout.value(threshold),
             ctx.rule,

@@ -45,14 +45,15 @@ class Layout:
         return cls(order, shape, view)
 
     def flat(self, x: Tensor) -> Tensor:
-        """`x` as `[T, N]` or `[T, rows, C, inner]`; copied only if it lies otherwise.
-
-        A sequence of one repeated step stays one.
-        """
-        if is_repeated(x):
-            first = x.permute(self.order)[0].contiguous()
-            return repeat(first.view(self.view[1:]), len(x))
+        """`x` as `[T, N]` or `[T, rows, C, inner]`; copied only if it lies otherwise."""
         return x.permute(self.order).contiguous().view(self.view)
+
+    def currents(self, x: Tensor) -> Tensor:
+        """As `flat`, but a sequence of one repeated step stays one."""
+        if not is_repeated(x):
+            return self.flat(x)
+        first = x.permute(self.order)[0].contiguous()
+        return repeat(first.view(self.view[1:]), len(x))
 
     def value(self, value: Tensor) -> Tensor:
         """A value per channel, aligned with `flat` of a sequence; one value stays a scalar."""
