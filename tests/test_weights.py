@@ -10,6 +10,7 @@ import torch
 from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
 from torch import Tensor
 
+from snntorch_stbp import kernels
 from snntorch_stbp.weights import injector, weight_quantizer
 
 RANGES = [(b, "fitted") for b in (1, "ternary", 2, 3, 4, 5, 8)] + [(2, "max"), (4, "max")]
@@ -27,11 +28,12 @@ def computed(quantizer: type, weight: Tensor, target: Tensor) -> tuple[Tensor, T
     return quantized.value.detach(), quantized.scale.detach(), layer.weight.grad
 
 
+@pytest.mark.parametrize("backend", ["fused", "compiled"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize(("bits", "weight_range"), RANGES)
 def test_equal_to_brevitas(
-    bits: Any, weight_range: str, per_channel: bool, layout: torch.memory_format
+    bits: Any, weight_range: str, per_channel: bool, layout: torch.memory_format, backend: str
 ) -> None:
     plain = {1: BinaryQuant, "ternary": TernaryQuant}.get(bits, RescalingIntQuant)
     quantizer = weight_quantizer(bits, per_channel, "float", weight_range)
@@ -40,7 +42,8 @@ def test_equal_to_brevitas(
         weight = torch.randn(6, 5, 3, 3, dtype=dtype).to(memory_format=layout)
         weight[0, 0, 0, 0] = 0.0
         target = torch.randn_like(weight)
-        ours, expected = (computed(q, weight, target) for q in (quantizer, theirs))
+        with kernels.backend(backend):
+            ours, expected = (computed(q, weight, target) for q in (quantizer, theirs))
         # In float32 both round `q - w / s`, by up to 2^-24 of an integer, and sum what is left.
         tolerance = 1e-5 if dtype == torch.float32 else 1e-13
         assert ours[0].stride() == weight.stride()

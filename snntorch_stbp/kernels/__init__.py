@@ -29,7 +29,7 @@ from . import compiled, cpu
 from .layout import Layout, per_channel
 from .rule import Rule
 
-__all__ = ["BACKENDS", "Rule", "backend", "covers", "integrate"]
+__all__ = ["BACKENDS", "Rule", "backend", "compiles", "covers", "integrate"]
 
 BACKENDS = ("compiled", "fused", "loop")
 VARIABLE = "SNNTORCH_STBP_KERNELS"
@@ -66,6 +66,11 @@ def backend(name: str) -> Iterator[None]:
         yield
     finally:
         _backend = before
+
+
+def compiles() -> bool:
+    """Whether what is computed on a CPU is to be compiled, where it can be."""
+    return _backend == "compiled"
 
 
 def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
@@ -115,7 +120,7 @@ def _flat(value: Tensor) -> Tensor:
 def _device(x: Tensor) -> Any:
     """The module that computes on the device of `x`, if one does."""
     if x.device.type == "cpu":
-        return compiled if _backend == "compiled" else cpu
+        return compiled if compiles() else cpu
     return _triton() if x.device.type == "cuda" else None
 
 

@@ -1,0 +1,112 @@
+/* Weights quantized with a scale per output channel, forward and backward; see `levels.py`, whose
+   equations these are.
+
+   Of what is compiled decide
+     STORED  0 float, 1 double
+     LEVELS  0 integers up to `top`, 1 two (minus and plus one), 2 three
+     SCALE   what the scale is a share of: 0 root mean square, 1 mean magnitude, 2 largest magnitude
+
+   Weights are [rows, n], an output channel after the other. A row is read once from memory, and
+   then from the cache. */
+
+#include <math.h>
+#include <stdint.h>
+
+#if STORED == 1
+typedef double real;
+#define ABS fabs
+#define RINT rint
+#else
+typedef float real;
+#define ABS fabsf
+#define RINT rintf
+#endif
+
+static inline real sign(real w) { return (real)((w > 0) - (w < 0)); }
+
+static double statistic(const real *w, int64_t n, double share, double smallest) {
+  real sum = 0;
+#if SCALE == 0
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += w[i] * w[i];
+  const double value = share * sqrt((double)sum / n);
+#elif SCALE == 1
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += ABS(w[i]);
+  const double value = share * sum / n;
+#else
+#pragma omp simd reduction(max : sum)
+  for (int64_t i = 0; i < n; i++) sum = ABS(w[i]) > sum ? ABS(w[i]) : sum;
+  const double value = share * sum;
+#endif
+  return value < smallest ? smallest : value;
+}
+
+/* Levels of `w`, and of every row the statistic. */
+void forward(const real *w, real *y, real *statistics, int64_t rows, int64_t n, int64_t threads,
+             double share, double smallest, double top, double threshold) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; row++) {
+    const real *const in = w + row * n;
+    real *const out = y + row * n;
+    const real value = statistics[row] = (real)statistic(in, n, share, smallest);
+#if LEVELS == 0
+    const real scale = value / (real)top, most = (real)top;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+      real q = RINT(in[i] / scale);
+      q = q < -most ? -most : q;
+      out[i] = (q > most ? most : q) * scale;
+    }
+    (void)threshold;
+#elif LEVELS == 1
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = in[i] >= 0 ? value : -value;
+    (void)top, (void)threshold;
+#else
+    const real least = (real)threshold * value;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = ABS(in[i]) > least ? sign(in[i]) * value : 0;
+    (void)top;
+#endif
+  }
+}
+
+/* Gradients of `w` from those of its levels `y`, and of every row's scale. */
+void backward(const real *w, const real *y, const real *statistics, const real *d_y,
+              const real *d_scales, real *d_w, int64_t rows, int64_t n, int64_t threads,
+              double share, double top) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; row++) {
+    const real *const in = w + row * n, *const level = y + row * n, *const given = d_y + row * n;
+    real *const out = d_w + row * n;
+    const real value = statistics[row];
+    real moved = 0;
+#pragma omp simd reduction(+ : moved)
+    for (int64_t i = 0; i < n; i++) moved += given[i] * (LEVELS ? level[i] : level[i] - in[i]);
+    const real scale = LEVELS ? value : value / (real)top;
+    real d_value = moved / scale + d_scales[row];
+    d_value = LEVELS ? d_value : d_value / (real)top;
+#if SCALE == 0
+    const real through = d_value * (real)(share * share / n) / value;
+#elif SCALE == 1
+    const real through = d_value * (real)(share / n);
+#else
+    int64_t largest = 0;
+#pragma omp simd reduction(+ : largest)
+    for (int64_t i = 0; i < n; i++) largest += ABS(in[i]) == value;
+    const real through = d_value / (largest ? largest : 1);
+#endif
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+#if SCALE == 0
+      const real statistics_share = in[i] * through;
+#elif SCALE == 1
+      const real statistics_share = sign(in[i]) * through;
+#else
+      const real statistics_share = ABS(in[i]) == value ? sign(in[i]) * through : 0;
+#endif
+      out[i] = statistics_share + (LEVELS ? given[i] * ABS(level[i]) : given[i]);
+    }
+  }
+}
