@@ -1,13 +1,13 @@
-"""A training step of ResNet-18 against the same network with ReLU: time and peak memory.
+"""A training step of a network against the same one with ReLU: time and peak memory.
 
-    python -m benchmarks.network [--sizes 2x8,8x2] [--rounds 3] [--candidates "save memory" ...]
-    python -m benchmarks.network --device cuda --dtype bfloat16 --sizes 4x128
+    python -m benchmarks.network [--sizes 2x16,8x8] [--rounds 3] [--candidates "save memory" ...]
+    python -m benchmarks.network --model cifarnet --device cuda --dtype bfloat16 --sizes 4x128
     python -m benchmarks.network --seed DIR     # beside STBP-train-and-compression, unpacked there
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
 process; memory is what two steps add to the peak of a process of their own, imports excluded, or
-on a GPU what a step allocates. ReLU, to which the ratios are, is always among the candidates. On a
-GPU networks are channels-last, as `train` lays them out, and half precision is autocast.
+on a GPU what a step allocates. ReLU, to which the ratios are, is always among the candidates.
+Networks are channels-last, as `train` lays them out, and half precision is autocast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -48,9 +48,12 @@ class Stepped(nn.Module):
         return torch.stack(spikes)
 
 
-def network(steps: int, bits: int | None, neuron: Callable[[], nn.Module] | None) -> nn.Module:
-    """The zoo's ResNet-18, its neurons replaced by what `neuron` makes."""
-    net = zoo.create("resnet18", num_steps=steps, precision=stbp.Precision(weight_bits=bits))
+def network(
+    steps: int, bits: int | None, neuron: Callable[[], nn.Module] | None, model: str = "resnet18"
+) -> nn.Module:
+    """A network of the zoo for images of 32 x 32, its neurons replaced by what `neuron` makes."""
+    precision = stbp.Precision(weight_bits=bits)
+    net = zoo.create(model, image_size=(32, 32), num_steps=steps, precision=precision)
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
             if neuron is not None and isinstance(child, stbp.Leaky):
@@ -84,13 +87,17 @@ SEED = "seed project"
 
 
 def step_of(
-    name: str, steps: int, batch: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    name: str,
+    steps: int,
+    batch: int,
+    model: str = "resnet18",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Callable[[], None]:
     """One forward and backward pass of a candidate."""
     candidate = CANDIDATES[name]
-    net = network(steps, candidate.bits, candidate.neuron).to(device)
-    if device == "cuda":
-        net.to(memory_format=torch.channels_last)
+    net = network(steps, candidate.bits, candidate.neuron, model).to(device)
+    net.to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 32, 32, device=device)
     labels = torch.randint(10, (batch,), device=device)
 
@@ -115,9 +122,9 @@ def peak(make: Callable[[int, int], Callable[[], None]], steps: int, batch: int)
     return peak_memory() - before
 
 
-def peak_of_process(name: str, steps: int, batch: int, seed: Path | None) -> float:
+def peak_of_process(name: str, steps: int, batch: int, model: str, seed: Path | None) -> float:
     """`peak` in a process of its own."""
-    arguments = ["--sizes", f"{steps}x{batch}", "--peak", name]
+    arguments = ["--sizes", f"{steps}x{batch}", "--model", model, "--peak", name]
     arguments += ["--seed", str(seed)] if seed else []
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -132,10 +139,45 @@ def peak_on_gpu(step: Callable[[], None]) -> float:
     return torch.cuda.max_memory_allocated() - before
 
 
+def measure(
+    model: str,
+    sizes: Sequence[tuple[int, int]],
+    names: Sequence[str],
+    rounds: int,
+    place: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: Path | None = None,
+) -> str:
+    """The tables of candidates `names` at `sizes` `(T, B)`: milliseconds, and megabytes at most."""
+    makers = {n: partial(step_of, n, model=model, device=place, dtype=dtype) for n in CANDIDATES}
+    makers[SEED] = partial(step_of_seed, seed)
+    times, memory = {}, {}
+    for steps, batch in sizes:
+        column = f"T={steps}, B={batch}"
+        runs = {name: makers[name](steps, batch) for name in names}
+        times[column] = interleave(runs, rounds, place)
+        if place == "cuda":
+            peaks = {name: peak_on_gpu(run) for name, run in runs.items()}
+        else:
+            peaks = {name: peak_of_process(name, steps, batch, model, seed) for name in names}
+        memory[column] = {name: value / 1e6 for name, value in peaks.items()}
+    return (
+        f"Milliseconds:\n\n{table(times, 'ReLU', 1e3)}\n\n"
+        f"Peak memory, MB:\n\n{table(memory, 'ReLU', 1)}"
+    )
+
+
+def pairs(sizes: str) -> list[tuple[int, int]]:
+    """`"2x16,8x8"` as `[(2, 16), (8, 8)]`."""
+    split = (size.split("x") for size in sizes.split(","))
+    return [(int(steps), int(batch)) for steps, batch in split]
+
+
 def main() -> None:
     """Time the candidates side by side, or measure the peak memory of one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", default="2x8,8x2")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--sizes", type=pairs, default=[(2, 16), (8, 8)], metavar="TxB,...")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--peak", choices=[*CANDIDATES, SEED], help=argparse.SUPPRESS)
@@ -143,29 +185,18 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
-    place, dtype = options.device, DTYPES[options.dtype]
-    if options.seed and (place == "cuda" or dtype != torch.float32):
-        parser.error("--seed is measured on a CPU in float32")
-    names = list(dict.fromkeys(["ReLU", *options.candidates, *[SEED] * bool(options.seed)]))
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
-    makers = {name: partial(step_of, name, device=place, dtype=dtype) for name in CANDIDATES}
-    makers[SEED] = partial(step_of_seed, options.seed)
+    place, dtype, model = options.device, DTYPES[options.dtype], options.model
+    if options.seed and (place == "cuda" or dtype != torch.float32 or model != "resnet18"):
+        parser.error("--seed is measured with resnet18 on a CPU in float32")
     if options.peak:
-        print(peak(makers[options.peak], *sizes[0]))
+        make = partial(step_of_seed, options.seed)
+        if options.peak != SEED:
+            make = partial(step_of, options.peak, model=model)
+        print(peak(make, *options.sizes[0]))
         return
-    print(f"ResNet-18, 32 x 32, one training step, {options.dtype}; {machine(place)}\n")
-    times, memory = {}, {}
-    for steps, batch in sizes:
-        column = f"T={steps}, B={batch}"
-        runs = {name: makers[name](steps, batch) for name in names}
-        times[column] = interleave(runs, options.rounds, place)
-        if place == "cuda":
-            peaks = {name: peak_on_gpu(run) for name, run in runs.items()}
-        else:
-            peaks = {name: peak_of_process(name, steps, batch, options.seed) for name in names}
-        memory[column] = {name: value / 1e6 for name, value in peaks.items()}
-    print("Milliseconds:\n\n" + table(times, "ReLU", 1e3))
-    print("\nPeak memory, MB:\n\n" + table(memory, "ReLU", 1))
+    names = list(dict.fromkeys(["ReLU", *options.candidates, *[SEED] * bool(options.seed)]))
+    print(f"{model}, 32 x 32, one training step, {options.dtype}; {machine(place)}\n")
+    print(measure(model, options.sizes, names, options.rounds, place, dtype, options.seed))
 
 
 if __name__ == "__main__":

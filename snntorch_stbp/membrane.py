@@ -36,7 +36,7 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, levels: Tensor, bounds: Tensor, highest: float) -> Any:
         ctx.save_for_backward((u >= levels[0]) & (u <= highest))
-        return levels[torch.bucketize(u, bounds)]
+        return levels[torch.bucketize(u.contiguous(), bounds)]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -1,0 +1,107 @@
+"""Quantized layers against those of floating point, and quantizing the weights alone.
+
+    python -m benchmarks.quant [--bits 8,4,3,2,ternary,1] [--rounds 7]
+
+Layers: a convolution of 128 to 128 channels, 3 x 3, on 16 maps of 16 x 16, and a linear layer of
+4096 to 1024 features on 16 samples; forward and backward. Weights: 512 x 512 x 3 x 3, forward and
+backward, by Brevitas' own modules, by torch operations, and compiled. Medians in milliseconds of
+candidates that run in turn in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import brevitas.nn as qnn
+import torch
+from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
+from torch import Tensor, nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp import kernels
+from snntorch_stbp.quant import Bits
+from snntorch_stbp.weights import injector, weight_quantizer
+
+from .measure import interleave, machine, table
+
+FLOAT = "floating point"
+BREVITAS = "Brevitas' modules"
+CHANNELS = 512
+
+
+def layers(bits: Bits) -> dict[str, tuple[nn.Module, Tensor]]:
+    """The layers at `bits`, and an input of each."""
+    precision = stbp.Precision(weight_bits=bits)
+    return {
+        "convolution": (precision.conv2d(128, 128, 3, padding=1), torch.randn(16, 128, 16, 16)),
+        "linear": (precision.linear(4096, 1024), torch.randn(16, 4096)),
+    }
+
+
+def through(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A forward and a backward pass."""
+    x.requires_grad_()
+    gradient = torch.randn_like(layer(x))
+
+    def run() -> None:
+        layer.zero_grad()
+        layer(x).backward(gradient)
+
+    return run
+
+
+def weights_alone(bits: Bits, own: bool, backend: str = "fused") -> Callable[[], None]:
+    """The same of nothing but the quantizer of a convolution's weights."""
+    quantizer = weight_quantizer(bits, True, "float")
+    if not own:
+        plain = {1: BinaryQuant, "ternary": TernaryQuant}.get(bits, RescalingIntQuant)
+        quantizer = injector("Plain", quantizer, tensor_quant=plain)
+    layer = qnn.QuantConv2d(CHANNELS, CHANNELS, 3, bias=False, weight_quant=quantizer)
+    gradient = torch.randn_like(layer.weight)
+
+    def run() -> None:
+        layer.zero_grad()
+        with kernels.backend(backend):
+            layer.quant_weight().value.backward(gradient)
+
+    return run
+
+
+def widths(text: str) -> list[Bits]:
+    """`"4,ternary"` as `[4, "ternary"]`."""
+    return [part if part == "ternary" else int(part) for part in text.split(",")]
+
+
+def main() -> None:
+    """Time the candidates side by side and print medians and ratios."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bits", type=widths, default=widths("8,4,3,2,ternary,1"))
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    print(f"Quantized layers, forward and backward; {machine()}\n")
+    names = {FLOAT: None, **{f"{bits} bits": bits for bits in options.bits}}
+    built = {name: layers(bits) for name, bits in names.items()}
+    columns = {
+        kind: interleave(
+            {name: through(*of_name[kind]) for name, of_name in built.items()}, options.rounds
+        )
+        for kind in built[FLOAT]
+    }
+    print(table(columns, FLOAT, 1e3))
+    alone = {
+        f"{bits} bits": interleave(
+            {
+                BREVITAS: weights_alone(bits, own=False),
+                "torch operations": weights_alone(bits, own=True),
+                "compiled": weights_alone(bits, own=True, backend="compiled"),
+            },
+            options.rounds,
+        )
+        for bits in options.bits
+    }
+    print(f"\nWeights alone:\n\n{table(alone, BREVITAS, 1e3)}")
+
+
+if __name__ == "__main__":
+    main()
