@@ -8,6 +8,7 @@ Modules over sequences `[T, B, ...]`, time first:
     TDBatchNorm1d / 2d / 3d          threshold-dependent batch normalisation
     NeuNorm                          lateral inhibition across channels
     TimeDistributed                  any stateless layer, run once for all steps
+    fire                             a layer and its neuron, as one operation where possible
     DirectCoding, RateCoding, LatencyCoding      still images -> sequences
     PopulationVote, readout          records -> class scores
     Precision                        bits -> Brevitas layers
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         surrogate,
         zoo,
     )
+    from .firing import fire
     from .frozen import freeze
     from .lowering import lower
     from .neuron import Leaky
@@ -65,6 +67,7 @@ _HOME = {
     "RateCoding": "time",
     "TimeDistributed": "time",
     "readout": "time",
+    "fire": "firing",
     "freeze": "frozen",
     "lower": "lowering",
     "export": "",
@@ -89,6 +92,7 @@ __all__ = [
     "TDBatchNorm3d",
     "TimeDistributed",
     "export",
+    "fire",
     "freeze",
     "kernels",
     "losses",

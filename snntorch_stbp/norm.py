@@ -110,6 +110,21 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
             variance.copy_((of_step - kept) * ratio + kept)
         return repeat(result, steps)
 
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Count statistics of a batch in the running ones, as `forward` does in training.
+
+        Args:
+            mean: Of each channel.
+            variance: Of each channel, the squares divided by `count`.
+            count: Values per channel, at least 2.
+        """
+        factor = self._factor()
+        unbiased = variance * (count / (count - 1))
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            if running is not None:
+                running.mul_(1 - factor).add_(value.to(running.dtype), alpha=factor)
+
     def _factor(self) -> float:
         """The weight of this batch in the running statistics, in training counted as one more."""
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:

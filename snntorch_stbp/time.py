@@ -50,13 +50,22 @@ class TimeDistributed(nn.Module):
             raise ValueError(
                 f"TimeDistributed takes a sequence [T, B, ...], not the shape {tuple(x.shape)}"
             )
+        return self.normalized(*self.projected(x))
+
+    def projected(self, x: Tensor) -> tuple[Tensor, int]:
+        """What `layer` makes of the sequence `x`: a sequence, and 0.
+
+        If every step of it is the same one: that step, and the number of steps.
+        """
         if is_repeated(x) and isinstance(self.layer, _PURE):
-            y = self.layer(x[0])
-            if self.norm is None:
-                return repeat(y, len(x))
-            return normalize_repeated(self.norm, y, len(x))
-        y = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return y if self.norm is None else normalize(self.norm, y)
+            return self.layer(x[0]), len(x)
+        return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]), 0
+
+    def normalized(self, y: Tensor, repeats: int) -> Tensor:
+        """What `forward` makes of the result of `projected`."""
+        if self.norm is None:
+            return repeat(y, repeats) if repeats else y
+        return normalize_repeated(self.norm, y, repeats) if repeats else normalize(self.norm, y)
 
 
 class _Coding(nn.Module):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from snntorch_stbp.firing import through
 from snntorch_stbp.memory import by_neuron, run
 from snntorch_stbp.norm import NeuNorm
 
@@ -95,7 +96,7 @@ class ConvNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` -> record `[T, B, classes]`."""
         x = run(by_neuron(self.features), self.encoder(x))
-        record: Tensor = self.head(self.hidden(x))
+        record: Tensor = self.head(through(self.hidden, x))
         return record
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from snntorch_stbp.firing import fire
 from snntorch_stbp.memory import run
 
 from .parts import Parts, output_size
@@ -60,9 +61,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes `[T, B, C, H, W]` -> spikes `[T, B, channels, H / stride, W / stride]`."""
-        y = self.conv2(self.lif1(self.conv1(x)))
-        spikes: Tensor = self.lif2(y + self.shortcut(x))
-        return spikes
+        y = fire(self.conv1, self.lif1, x)
+        return fire(self.conv2, self.lif2, y, added=self.shortcut(x))
 
 
 class ResNet(nn.Module):

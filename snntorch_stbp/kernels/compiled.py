@@ -12,11 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..surrogate import Surrogate
 from . import cpu, native
 from .rule import Rule
 
 RESETS = {"none": 0, "zero": 1, "subtract": 2}
 CURVES = {"rectangular": 0, "polynomial": 1, "sigmoid": 2, "gaussian": 3}
+
+
+def defines(x: Tensor, rule: Rule) -> tuple[tuple[str, int], ...]:
+    """What `neuron.h` wants to be defined."""
+    return (
+        ("STORED", native.STORED[x.dtype]),
+        ("RESET", RESETS[rule.reset]),
+        ("DETACH", int(rule.detach_reset)),
+        ("CURVE", CURVES[rule.surrogate.curve]),
+    )
+
+
+def root(surrogate: Surrogate) -> float:
+    """The square root that the surrogate derivative needs: of `a`, of the Gaussian `2 pi a`."""
+    a = surrogate.parameter
+    return float((2 * torch.pi * a if surrogate.curve == "gaussian" else a) ** 0.5)
 
 
 class _Shape(ctypes.Structure):
@@ -57,9 +74,9 @@ def backward(
     current = x.new_empty(x.shape)
     sums = [x.new_empty(x.shape[1:], dtype=beta.dtype) if any(learned) else None for _ in learned]
     tensors = [x, beta, threshold, spikes, potential, current, *sums]
-    a, curve = rule.surrogate.parameter, rule.surrogate.curve
-    root = (2 * torch.pi * a if curve == "gaussian" else a) ** 0.5
-    _call(library.backward, x, beta, threshold, tensors, a, root, rule.surrogate.centre)
+    surrogate = rule.surrogate
+    numbers = surrogate.parameter, root(surrogate), surrogate.centre
+    _call(library.backward, x, beta, threshold, tensors, *numbers)
     d_beta, d_threshold = (
         s.sum_to_size(value.shape) if wanted and s is not None else None
         for s, value, wanted in zip(sums, (beta, threshold), learned, strict=True)
@@ -75,10 +92,7 @@ def _library(
         return None
     return native.library(
         "neuron",
-        ("STORED", native.STORED[x.dtype]),
-        ("RESET", RESETS[rule.reset]),
-        ("DETACH", int(rule.detach_reset)),
-        ("CURVE", CURVES[rule.surrogate.curve]),
+        *defines(x, rule),
         ("MEMBRANE", int(membrane)),
         ("LEARNED", int(learned)),
     )

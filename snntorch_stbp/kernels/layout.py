@@ -46,7 +46,7 @@ class Layout:
 
     def flat(self, x: Tensor) -> Tensor:
         """`x` as `[T, N]` or `[T, rows, C, inner]`; copied only if it lies otherwise."""
-        return x.permute(self.order).contiguous().view(self.view)
+        return x.permute(self.order).contiguous().view(len(x), *self.view[1:])
 
     def currents(self, x: Tensor) -> Tensor:
         """As `flat`, but a sequence of one repeated step stays one."""
@@ -60,6 +60,6 @@ class Layout:
         return value if value.dim() == 0 else value[:, None]
 
     def shaped(self, flat: Tensor) -> Tensor:
-        """The inverse of `flat`."""
+        """The inverse of `flat`, for sequences of any length."""
         inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return flat.view(self.shape).permute(inverse)
+        return flat.view(len(flat), *self.shape[1:]).permute(inverse)

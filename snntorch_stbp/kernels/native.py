@@ -66,15 +66,21 @@ def _compiler() -> str | None:
 
 def _build(compiler: str, name: str, defines: Sequence[str]) -> Path:
     """The compiled library; from the cache, if it was compiled before for this processor."""
-    source = resources.files(__package__).joinpath(f"{name}.c").read_bytes()
+    sources = {
+        file.name: file.read_bytes()
+        for file in sorted(resources.files(__package__).iterdir(), key=lambda file: file.name)
+        if file.name == f"{name}.c" or file.name.endswith(".h")
+    }
     made_of = "\0".join((compiler, *FLAGS, *defines, _processor())).encode()
     folder = _cache_folder()
-    library = folder / f"{name}-{hashlib.sha256(source + made_of).hexdigest()[:24]}.so"
+    digest = hashlib.sha256(b"".join(sources.values()) + made_of).hexdigest()
+    library = folder / f"{name}-{digest[:24]}.so"
     if library.is_file():
         return library
     with tempfile.TemporaryDirectory(dir=folder) as place:
         code, built = Path(place, f"{name}.c"), Path(place, f"{name}.so")
-        code.write_bytes(source)
+        for file, content in sources.items():
+            Path(place, file).write_bytes(content)
         command = [compiler, *FLAGS, *defines, str(code), "-o", str(built), "-lm"]
         try:
             _run([*command, "-fopenmp"])

@@ -1,10 +1,6 @@
 /* The neuron over a whole sequence, forward and backward; compiled by `compiled.py`.
 
-   Of what is compiled decide
-     STORED    0 float, 1 double, 2 bfloat16 (computed in float)
-     RESET     0 none, 1 to zero, 2 by subtraction of the threshold
-     DETACH    1: no gradient through the reset
-     CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
+   Of what is compiled decide, besides what `neuron.h` says,
      MEMBRANE  1: membrane potentials are a result, and have a gradient
      LEARNED   1: gradients of decay and threshold, per neuron
 
@@ -12,73 +8,15 @@
    (stride 0). Neuron i has the decay and the threshold of channel (i / inner) % channels.
 
    A block of neurons is taken through all steps before the next one begins, so that its state stays
-   in the cache. Products and sums must not be contracted: spikes are those of the plain loop. */
+   in the cache. */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#if STORED == 1
-typedef double real;
-#define ABS fabs
-#define EXP exp
-#else
-typedef float real;
-#define ABS fabsf
-#define EXP expf
-#endif
-
-#if STORED == 2
-typedef uint16_t stored;
-typedef union { uint32_t bits; float value; } word;
-
-static inline real load(stored half) { return ((word){.bits = (uint32_t)half << 16}).value; }
-
-static inline stored store(real value) { /* to the nearest, ties to even */
-  const uint32_t bits = ((word){.value = value}).bits;
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return (stored)(value == value ? rounded : 0x7fc0);
-}
-#else
-typedef real stored;
-static inline real load(stored value) { return value; }
-static inline stored store(real value) { return value; }
-#endif
+#include "neuron.h"
 
 typedef struct {
   int64_t steps, n, x_step, channels, inner; /* x_step: n, or 0 */
   int64_t betas, thresholds;                 /* how many: 1 or `channels` */
   int64_t threads;
 } shape;
-
-enum { MOST = 2048, STATE = 65536 /* bytes: what a block may keep in the first-level cache */ };
-
-static inline real kept(real u, real threshold) {
-#if RESET == 1
-  return u > threshold ? 0 : u;
-#elif RESET == 2
-  return u > threshold ? u - threshold : u;
-#else
-  (void)threshold;
-  return u;
-#endif
-}
-
-static inline real derivative(real v, real a, real root) { /* root: of a, gaussian of 2 pi a */
-#if CURVE == 0
-  (void)root;
-  return ABS(v) < a / 2 ? 1 / a : 0;
-#elif CURVE == 1
-  const real h = root / 2 - a / 4 * ABS(v);
-  return h > 0 ? h : 0;
-#elif CURVE == 2
-  const real e = EXP(-ABS(v) / a);
-  (void)root;
-  return e / ((1 + e) * (1 + e)) / a;
-#else
-  return EXP(-v * v / (2 * a)) / root;
-#endif
-}
 
 /* Neurons of a block that keeps `rows` numbers of each. */
 static int64_t lanes_of(int64_t rows) {
@@ -173,12 +111,8 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
           const int fired = u[i] > threshold[i];
-          real d_spike = load(given[i]), d = carried[i];
-#if RESET == 1 && !DETACH
-          d_spike -= d * u[i];
-#elif RESET == 2 && !DETACH
-          d_spike -= d * threshold[i];
-#endif
+          real d = carried[i];
+          const real d_spike = of_spike(load(given[i]), d, u[i], threshold[i]);
           const real v = u[i] - threshold[i] - (real)centre;
           const real through = derivative(v, (real)width, (real)root) * d_spike;
 #if LEARNED

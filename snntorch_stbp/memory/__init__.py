@@ -7,11 +7,12 @@
     with memory.checkpointing():   # networks of the zoo keep what enters each of their blocks only
         record = net(images)
 
-A layer of a spiking network keeps three tensors of its size: the input of the normalisation; its
-output, the current from which the neuron computes its membrane potential again; and the spikes,
-which the next convolution needs. `recomputing` does without the second, and normalises once more in
-the backward pass. `saving` also keeps a spike as the bit that it is, and computes small
-convolutions again. Neither reaches into networks that `torch.compile` has compiled.
+Module by module, a layer of a spiking network keeps three tensors of its size: the input of the
+normalisation; its output, the current from which the neuron computes its membrane potential again
+(not where `fire` makes one operation of both); and the spikes, which the next convolution needs.
+`recomputing` does without the second, and normalises once more in the backward pass. `saving` also
+keeps a spike as the bit that it is, and computes small convolutions again. Neither reaches into
+networks that `torch.compile` has compiled.
 """
 
 from .blocks import by_neuron, checkpointing, run

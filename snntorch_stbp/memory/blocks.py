@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..firing import through
 from ..neuron import Leaky
 
 _checkpoints = False
@@ -44,9 +45,9 @@ def run(blocks: Iterable[Sequence[nn.Module]], x: Tensor) -> Tensor:
     for modules in blocks:
         if _checkpoints and torch.is_grad_enabled():
             contexts = partial(_contexts, modules)
-            x = checkpoint(_through, modules, x, use_reentrant=False, context_fn=contexts)
+            x = checkpoint(through, modules, x, use_reentrant=False, context_fn=contexts)
         else:
-            x = _through(modules, x)
+            x = through(modules, x)
     return x
 
 
@@ -58,12 +59,6 @@ def by_neuron(layers: Iterable[nn.Module]) -> list[list[nn.Module]]:
         if isinstance(layer, Leaky):
             blocks.append([])
     return [block for block in blocks if block]
-
-
-def _through(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
-    for module in modules:
-        x = module(x)
-    return x
 
 
 def _contexts(

@@ -1,0 +1,83 @@
+/* What both kinds of neurons share: numbers, the reset, the surrogate derivative.
+
+   Of what is compiled decide
+     STORED    0 float, 1 double, 2 bfloat16 (computed in float)
+     RESET     0 none, 1 to zero, 2 by subtraction of the threshold
+     DETACH    1: no gradient through the reset
+     CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
+
+   Products and sums must not be contracted: spikes are those of the plain loop. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#if STORED == 1
+typedef double real;
+#define ABS fabs
+#define EXP exp
+#else
+typedef float real;
+#define ABS fabsf
+#define EXP expf
+#endif
+
+#if STORED == 2
+typedef uint16_t stored;
+typedef union { uint32_t bits; float value; } word;
+
+static inline real load(stored half) { return ((word){.bits = (uint32_t)half << 16}).value; }
+
+static inline stored store(real value) { /* to the nearest, ties to even */
+  const uint32_t bits = ((word){.value = value}).bits;
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (stored)(value == value ? rounded : 0x7fc0);
+}
+#else
+typedef real stored;
+static inline real load(stored value) { return value; }
+static inline stored store(real value) { return value; }
+#endif
+
+static inline real kept(real u, real threshold) {
+#if RESET == 1
+  return u > threshold ? 0 : u;
+#elif RESET == 2
+  return u > threshold ? u - threshold : u;
+#else
+  (void)threshold;
+  return u;
+#endif
+}
+
+static inline real derivative(real v, real a, real root) { /* root: of a, gaussian of 2 pi a */
+#if CURVE == 0
+  (void)root;
+  return ABS(v) < a / 2 ? 1 / a : 0;
+#elif CURVE == 1
+  const real h = root / 2 - a / 4 * ABS(v);
+  return h > 0 ? h : 0;
+#elif CURVE == 2
+  const real e = EXP(-ABS(v) / a);
+  (void)root;
+  return e / ((1 + e) * (1 + e)) / a;
+#else
+  return EXP(-v * v / (2 * a)) / root;
+#endif
+}
+
+/* What the gradient of a spike is before it goes through the surrogate: `d` is that of what is kept. */
+static inline real of_spike(real given, real d, real u, real threshold) {
+  (void)u, (void)threshold;
+#if RESET == 1 && !DETACH
+  return given - d * u;
+#elif RESET == 2 && !DETACH
+  return given - d * threshold;
+#else
+  (void)d;
+  return given;
+#endif
+}
+
+/* Numbers that a block of neurons keeps of each: a block of `rows` of them stays in the cache. */
+enum { MOST = 2048, STATE = 65536 /* bytes */ };

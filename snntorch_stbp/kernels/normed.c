@@ -1,0 +1,257 @@
+/* Batch normalisation and the neuron behind it as one operation; compiled by `normed.py`.
+
+   Of what is compiled decide, besides what `neuron.h` says,
+     ADDED     1: a second current is added to what is normalised, as in a residual block
+     REPEATED  1: `x` is one step that is presented at every step (never with ADDED)
+
+   Sequences are [steps, n], step after step in memory; neuron i has channel (i / inner) % channels.
+   With `mean` and `rate = 1 / sqrt(variance + eps)` of a channel,
+
+     z = rate x - rate mean       current = scale x + shift [+ added]       scale = weight rate
+
+   Currents are never written: the backward pass computes them, and the potentials, again. It needs
+   two passes, since what x gets depends on the sums of `d` and of `d z` over its channel. */
+
+#include "neuron.h"
+
+typedef struct {
+  int64_t steps, n, channels, inner, threads;
+} shape;
+
+typedef double sums[2]; /* of a channel */
+
+/* Neurons of a block: whole rounds of channels where these alternate, so that all are alike. */
+static int64_t lanes_of(const shape *s, int64_t rows) {
+  int64_t lanes = STATE / (rows * (int64_t)sizeof(real));
+  lanes = lanes > MOST ? MOST : lanes;
+  const int64_t unit = s->inner == 1 ? s->channels : 64;
+  return lanes < unit ? unit : lanes / unit * unit;
+}
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Go through the neurons `start` to `start + n` in runs of one channel. */
+#define RUNS(s, start, n)                                                                         \
+  for (int64_t at = 0, channel = (start) / (s)->inner % (s)->channels,                            \
+               run = smaller((s)->inner - (start) % (s)->inner, n);                               \
+       at < (n); at += run, channel = channel + 1 == (s)->channels ? 0 : channel + 1,             \
+               run = smaller((s)->inner, (n) - at))
+
+/* `count` numbers per channel, [count, channels], as numbers per neuron, [count, lanes]. */
+static void spread(real *tables, int64_t lanes, int64_t count, const real *values, const shape *s,
+                   int64_t start, int64_t n) {
+  RUNS(s, start, n)
+  for (int64_t k = 0; k < count; k++)
+    for (int64_t i = at; i < at + run; i++) tables[k * lanes + i] = values[k * s->channels + channel];
+}
+
+/* Add sums per neuron, [2, lanes], to those per channel; leave zeros behind. */
+static void gather(sums *total, double *lane, int64_t lanes, const shape *s, int64_t start,
+                   int64_t n) {
+  RUNS(s, start, n)
+  for (int64_t i = at; i < at + run; i++)
+    for (int64_t k = 0; k < 2; k++) {
+      total[channel][k] += lane[k * lanes + i];
+      lane[k * lanes + i] = 0;
+    }
+}
+
+/* The sums of all threads, in their order: the same result every time. */
+static void add_up(sums *result, sums *const parts, const shape *s) {
+  for (int64_t c = 0; c < s->channels; c++)
+    for (int64_t k = 0; k < 2; k++) {
+      result[c][k] = 0;
+      for (int64_t p = 0; p < s->threads; p++) result[c][k] += parts[p * s->channels + c][k];
+    }
+}
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+#endif
+
+/* All return 0, or 1 if there is no memory. */
+
+/* Sums of x and of its squares per channel, over the steps that are in memory. */
+int statistics(const shape *s, const stored *x, sums *result) {
+  const int64_t lanes = lanes_of(s, 4), steps = REPEATED ? 1 : s->steps;
+  sums *const parts = calloc(s->threads * s->channels, sizeof(sums));
+  int failed = parts == NULL;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed) if (parts != NULL)
+  {
+    double *const lane = parts ? calloc(2 * lanes, sizeof(double)) : NULL;
+    failed |= lane == NULL;
+    sums *const part = parts + omp_get_thread_num() * s->channels;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < s->n; start += lanes) {
+      if (lane == NULL) continue;
+      const int64_t n = smaller(s->n - start, lanes);
+      for (int64_t t = 0; t < steps; t++) {
+        const stored *const value = x + t * s->n + start;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          const double v = load(value[i]);
+          lane[i] += v;
+          lane[lanes + i] += v * v;
+        }
+      }
+      if (s->inner > 1) gather(part, lane, lanes, s, start, n);
+    }
+    if (lane != NULL && s->inner == 1) gather(part, lane, lanes, s, 0, smaller(s->n, lanes));
+    free(lane);
+  }
+  if (!failed) add_up(result, parts, s);
+  free(parts);
+  return failed;
+}
+
+enum { SCALE, SHIFT, BETA, THRESHOLD, RATE, OFFSET, TABLES }; /* offset: -mean rate */
+
+/* The current of neuron i of the block at step t. */
+#define NORMED(t, i) (load(x[(REPEATED ? 0 : (t)) * s->n + start + (i)]) * scale[i] + shift[i])
+#if ADDED
+#define CURRENT(t, i) (NORMED(t, i) + load(added[(t) * s->n + start + (i)]))
+#else
+#define CURRENT(t, i) NORMED(t, i)
+#endif
+
+/* `values` are the first four tables, per channel. */
+int forward(const shape *s, const stored *x, const stored *added, const real *values,
+            stored *spikes) {
+  const int64_t lanes = lanes_of(s, 5);
+  int failed = 0;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+  {
+    real *const tables = malloc(5 * lanes * sizeof(real));
+    failed = tables == NULL;
+    int ready = 0;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < s->n; start += lanes) {
+      if (tables == NULL) continue;
+      const real *const scale = tables + SCALE * lanes, *const shift = tables + SHIFT * lanes;
+      const real *const beta = tables + BETA * lanes, *const threshold = tables + THRESHOLD * lanes;
+      real *const u = tables + 4 * lanes;
+      const int64_t n = smaller(s->n - start, lanes);
+      if (!ready || s->inner > 1) spread(tables, lanes, 4, values, s, start, n);
+      ready = 1;
+      for (int64_t i = 0; i < n; i++) u[i] = 0;
+      for (int64_t t = 0; t < s->steps; t++) {
+        stored *const spike = spikes + t * s->n + start;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          const real v = beta[i] * u[i] + CURRENT(t, i);
+          spike[i] = store(v > threshold[i] ? 1 : 0);
+          u[i] = kept(v, threshold[i]);
+        }
+      }
+    }
+    free(tables);
+  }
+  (void)added;
+  return failed;
+}
+
+/* Gradients `d` of currents, summed over time if REPEATED, and their sums, alone and times `z`. */
+int backward(const shape *s, const stored *x, const stored *added, const real *values,
+             const stored *d_spikes, stored *d, sums *result, double width, double root,
+             double centre) {
+  const int64_t rows = s->steps + TABLES + 7, lanes = lanes_of(s, rows);
+  sums *const parts = calloc(s->threads * s->channels, sizeof(sums));
+  int failed = parts == NULL;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed) if (parts != NULL)
+  {
+    real *const tables = parts ? malloc(rows * lanes * sizeof(real)) : NULL;
+    double *const lane = parts ? calloc(2 * lanes, sizeof(double)) : NULL;
+    failed |= tables == NULL || lane == NULL;
+    sums *const part = parts + omp_get_thread_num() * s->channels;
+    int ready = 0;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < s->n; start += lanes) {
+      if (tables == NULL || lane == NULL) continue;
+      const real *const scale = tables + SCALE * lanes, *const shift = tables + SHIFT * lanes;
+      const real *const beta = tables + BETA * lanes, *const threshold = tables + THRESHOLD * lanes;
+      const real *const rate = tables + RATE * lanes, *const offset = tables + OFFSET * lanes;
+      real *const carried = tables + TABLES * lanes, *const us = carried + lanes;
+      real *const alone = us + s->steps * lanes, *const times = alone + lanes;
+      real *const total = times + lanes;
+      const int64_t n = smaller(s->n - start, lanes);
+      if (!ready || s->inner > 1) spread(tables, lanes, TABLES, values, s, start, n);
+      ready = 1;
+      for (int64_t i = 0; i < n; i++) us[i] = CURRENT(0, i);
+      for (int64_t t = 1; t < s->steps; t++) {
+        const real *const before = us + (t - 1) * lanes;
+        real *const u = us + t * lanes;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++)
+          u[i] = beta[i] * kept(before[i], threshold[i]) + CURRENT(t, i);
+      }
+      for (int64_t i = 0; i < n; i++) carried[i] = alone[i] = times[i] = total[i] = 0;
+      for (int64_t t = s->steps - 1; t >= 0; t--) {
+        const real *const u = us + t * lanes;
+        const stored *const given = d_spikes + t * s->n + start;
+        const stored *const value = x + (REPEATED ? 0 : t) * s->n + start;
+        stored *const out = d + t * s->n + start;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          real d_kept = carried[i];
+          const real d_spike = of_spike(load(given[i]), d_kept, u[i], threshold[i]);
+          const real v = u[i] - threshold[i] - (real)centre;
+#if RESET == 1
+          d_kept = u[i] > threshold[i] ? 0 : d_kept;
+#endif
+          const real d_u = derivative(v, (real)width, (real)root) * d_spike + d_kept;
+          carried[i] = d_u * beta[i];
+          alone[i] += d_u;
+          times[i] += d_u * (load(value[i]) * rate[i] + offset[i]);
+#if REPEATED
+          total[i] += d_u;
+          if (t == 0) d[start + i] = store(total[i]);
+          (void)out;
+#else
+          out[i] = store(d_u);
+#endif
+        }
+      }
+      for (int64_t i = 0; i < n; i++) {
+        lane[i] += alone[i];
+        lane[lanes + i] += times[i];
+      }
+      if (s->inner > 1) gather(part, lane, lanes, s, start, n);
+    }
+    if (lane != NULL && s->inner == 1) gather(part, lane, lanes, s, 0, smaller(s->n, lanes));
+    free(lane);
+    free(tables);
+  }
+  (void)added;
+  if (!failed) add_up(result, parts, s);
+  free(parts);
+  return failed;
+}
+
+/* Gradients of x, `a d + b x + c` per channel; `values` are these three. `result` may be `d`. */
+int settle(const shape *s, const stored *x, const stored *d, const real *values, stored *result) {
+  const int64_t lanes = lanes_of(s, 3), steps = REPEATED ? 1 : s->steps;
+  int failed = 0;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+  {
+    real *const a = malloc(3 * lanes * sizeof(real)), *const b = a + lanes, *const c = b + lanes;
+    failed = a == NULL;
+    int ready = 0;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < s->n; start += lanes) {
+      if (a == NULL) continue;
+      const int64_t n = smaller(s->n - start, lanes);
+      if (!ready || s->inner > 1) spread(a, lanes, 3, values, s, start, n);
+      ready = 1;
+      for (int64_t t = 0; t < steps; t++) {
+        const int64_t at = t * s->n + start;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++)
+          result[at + i] = store(a[i] * load(d[at + i]) + (b[i] * load(x[at + i]) + c[i]));
+      }
+    }
+    free(a);
+  }
+  return failed;
+}

@@ -1,0 +1,171 @@
+"""Batch normalisation in training and the neuron behind it: one operation on a CPU, `normed.c`.
+
+Between the two lies a tensor of currents that nobody else needs. Here it is never written: what is
+kept for the backward pass is what the normalisation keeps anyway, its input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import compiled, native
+from .layout import Layout
+from .rule import Rule
+
+
+class Fired(NamedTuple):
+    """What `normalize_and_fire` returns: spikes, and statistics per channel in float64."""
+
+    spikes: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def covers(x: Tensor, rule: Rule, added: bool, repeated: bool) -> bool:
+    """Whether `normalize_and_fire` can be had: a type that `native` knows, and a compiler."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in native.STORED
+        and bool(_library(x, rule, added, repeated))
+    )
+
+
+def normalize_and_fire(
+    x: Tensor,
+    added: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    eps: float,
+    repeated: int = 0,
+) -> Fired:
+    """Spikes of neurons driven by `x`, normalised by its own statistics per channel, plus `added`.
+
+    The current is `weight (x - mean) / sqrt(variance + eps) + bias`. It is not rounded to the type
+    of `x`, so that in half precision spikes are those of a more exact current.
+
+    Args:
+        x: `[T, B, C, ...]`; `[B, C, ...]` if it is `repeated`.
+        added: A second current `[T, B, C, ...]` in the type of `x`, not for `repeated` ones.
+        weight: Gain of the normalisation, `[C]`, in float32 (float64 for `x` of float64).
+        bias: What is added behind it, `[C]`, in the same type.
+        beta: Decay of the neuron, one value or one per channel, in the same type.
+        threshold: Its threshold, likewise.
+        rule: Reset and surrogate.
+        eps: Added to the variance.
+        repeated: Number of steps at which `x` is presented; 0 for a sequence.
+
+    Returns:
+        Spikes `[T, B, C, ...]` in the type and memory layout of `x`, and the mean and the (biased)
+        variance of each channel over all steps, which have no gradient. Differentiable once.
+    """
+    return Fired(
+        *_NormalizeAndFire.apply(x, added, weight, bias, beta, threshold, rule, eps, repeated)
+    )
+
+
+class _Shape(ctypes.Structure):
+    """`shape` of normed.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("steps", "n", "channels", "inner", "threads")]
+
+
+class _NormalizeAndFire(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        added: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        beta: Tensor,
+        threshold: Tensor,
+        rule: Rule,
+        eps: float,
+        repeated: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Statistics, then spikes; keep the input."""
+        ctx.save_for_backward(x, added, weight, beta, threshold)
+        sequence = x[None] if repeated else x
+        steps, channels = repeated or len(x), len(weight)
+        layout = Layout.of(sequence, channels)
+        flat = layout.flat(sequence)
+        count = flat.numel() // channels
+        library = _library(x, rule, added is not None, bool(repeated))
+        inner = flat.shape[3] if flat.dim() == 4 else flat.shape[1]
+        shape = _Shape(steps, flat[0].numel(), channels, inner, torch.get_num_threads())
+
+        sums = flat.new_empty((channels, 2), dtype=torch.float64)
+        _call(library.statistics, shape, flat, sums)
+        mean, square = (sums / count).unbind(1)
+        variance = (square - mean * mean).clamp_(min=0)
+        rate = (variance + eps).rsqrt()
+        scale = weight * rate
+        rows = (scale, bias - mean * scale, beta, threshold, rate, -mean * rate)
+        values = torch.stack([row.to(weight.dtype).expand(channels) for row in rows])
+        spikes = x.new_empty((steps, *flat.shape[1:]))
+        others = None if added is None else layout.flat(added)
+        _call(library.forward, shape, flat, others, values, spikes)
+
+        ctx.shape, ctx.layout, ctx.rule, ctx.library = shape, layout, rule, library
+        ctx.values, ctx.count = values, count
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(mean, variance)
+        return layout.shaped(spikes), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, spikes: Tensor | None, *_: Any) -> Any:
+        """Through time and the surrogate as in `cpu.backward`, then through the statistics."""
+        if spikes is None:
+            return (None,) * 9
+        x, added, weight, *_ = ctx.saved_tensors
+        layout, values, surrogate = ctx.layout, ctx.values, ctx.rule.surrogate
+        flat = layout.flat(x if x.dim() == spikes.dim() else x[None])
+        others = None if added is None else layout.flat(added)
+        sums = flat.new_empty((len(weight), 2), dtype=torch.float64)
+        a, root = surrogate.parameter, compiled.root(surrogate)
+        d = torch.empty_like(flat)
+        _call(
+            ctx.library.backward, ctx.shape, flat, others, values, layout.flat(spikes), d, sums,
+            a, root, surrogate.centre,
+        )  # fmt: skip
+        scale, _, _, _, rate, offset = values.double()
+        alone, times = sums.unbind(1)
+        slope = -scale * rate * times / ctx.count
+        level = -scale * (alone + offset * times) / ctx.count
+        result = torch.empty_like(flat) if added is not None else d
+        coefficients = torch.stack([scale, slope, level]).to(values.dtype)
+        _call(ctx.library.settle, ctx.shape, flat, d, coefficients, result)
+        d_x = layout.shaped(result)
+        return (
+            d_x if x.dim() == spikes.dim() else d_x[0],
+            None if added is None else layout.shaped(d),
+            times.to(weight.dtype),
+            alone.to(weight.dtype),
+            *[None] * 5,
+        )
+
+
+def _library(x: Tensor, rule: Rule, added: bool, repeated: bool) -> Any:
+    return native.library(
+        "normed",
+        *compiled.defines(x, rule),
+        ("ADDED", int(added)),
+        ("REPEATED", int(repeated)),
+    )
+
+
+def _call(function: Any, shape: _Shape, *arguments: Tensor | float | None) -> None:
+    values = [
+        ctypes.c_double(a) if isinstance(a, (int, float)) else native.pointer(a) for a in arguments
+    ]
+    if function(ctypes.byref(shape), *values):
+        raise MemoryError("no memory for the state of a block of neurons")

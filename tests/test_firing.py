@@ -1,0 +1,301 @@
+"""tdBN and the neuron behind it as one operation: the same spikes, gradients and statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+import snntorch_stbp as stbp
+from snntorch_stbp import firing, kernels, surrogate, zoo
+from snntorch_stbp.kernels import native, normed
+from snntorch_stbp.sequence import repeat
+
+RULES = {
+    "zero": kernels.Rule(surrogate.rectangular()),
+    "detached": kernels.Rule(surrogate.polynomial(0.7), detach_reset=True),
+    "subtract": kernels.Rule(surrogate.sigmoid(0.5), "subtract"),
+    "none": kernels.Rule(surrogate.gaussian(0.3), "none"),
+}
+SHAPES = {
+    "channels last": (4, 3, 70, 17, 17),  # more than a block, and none of it a multiple of 64
+    "contiguous": (3, 2, 5, 4, 4),
+    "contiguous, long": (2, 3, 3, 40, 41),
+    "features": (2, 7, 300),
+    "one channel": (4, 3, 1, 6, 6),
+}
+
+needs_compiler = pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
+
+
+def sequence(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> Tensor:
+    """Currents far from what a normalisation leaves."""
+    x = torch.randn(shape, dtype=dtype) * 2 + 1
+    if layout == "channels last":
+        x = x.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, shape[:2])
+    return x
+
+
+def plain(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, rule: kernels.Rule
+) -> Tensor:
+    """The formula in float64, and the plain loop."""
+    over = [i for i in range(x.dim()) if i != 2]
+    shape = [1, 1, -1] + [1] * (x.dim() - 3)
+    x = x.double()
+    mean, variance = x.mean(over, keepdim=True), x.var(over, unbiased=False, keepdim=True)
+    current = (x - mean) / (variance + 1e-5).sqrt() * weight.double().reshape(shape)
+    current = current + bias.double().reshape(shape)
+    neuron = stbp.Leaky(
+        0.25, 0.5, rule.surrogate, reset_mechanism=rule.reset, detach_reset=rule.detach_reset
+    ).double()
+    with kernels.backend("loop"):
+        spikes: Tensor = neuron(current if added is None else current + added.double())
+    return spikes
+
+
+@needs_compiler
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("kind", ["alone", "added", "repeated"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_equals_the_plain_loop(dtype: torch.dtype, kind: str, layout: str, rule: str) -> None:
+    shape = SHAPES[layout]
+    x = sequence(shape, layout, dtype)
+    x = (x[0] if kind == "repeated" else x).requires_grad_()
+    assert normed.covers(x, RULES[rule], kind == "added", kind == "repeated")
+    added = torch.randn(shape, dtype=dtype).requires_grad_() if kind == "added" else None
+    weight = (torch.rand(shape[2], dtype=dtype) + 0.1).requires_grad_()
+    bias = (torch.randn(shape[2], dtype=dtype) / 10).requires_grad_()
+    beta, threshold = torch.tensor(0.25, dtype=dtype), torch.tensor(0.5, dtype=dtype)
+    steps = len(repeat(x, shape[0])) if kind == "repeated" else 0
+
+    fired = normed.normalize_and_fire(
+        x, added, weight, bias, beta, threshold, RULES[rule], 1e-5, steps
+    )
+    expected = plain(x.expand(shape), added, weight, bias, RULES[rule])
+    assert torch.equal(fired.spikes.double(), expected)
+    assert fired.spikes.stride()[1:] == x.expand(shape).stride()[1:]
+
+    gradient = torch.randn(shape, dtype=dtype)
+    inputs = [v for v in (x, weight, bias, added) if v is not None]
+    found = torch.autograd.grad(fired.spikes, inputs, gradient)
+    wanted = torch.autograd.grad(expected, inputs, gradient.double())
+    near = 1e-9 if dtype == torch.float64 else 1e-4
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() < near * theirs.abs().max()
+
+
+@needs_compiler
+def test_half_precision_is_near_and_statistics_are_exact() -> None:
+    x = sequence((2, 8, 16, 9, 9), "channels last", torch.bfloat16).requires_grad_()
+    weight, bias = torch.full((16,), 0.4), torch.zeros(16)
+    beta, threshold = torch.tensor(0.25), torch.tensor(0.4)
+    fired = normed.normalize_and_fire(x, None, weight, bias, beta, threshold, RULES["zero"], 1e-5)
+    over = (0, 1, 3, 4)
+    torch.testing.assert_close(fired.mean, x.double().mean(over), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fired.variance, x.double().var(over, unbiased=False))
+    assert fired.spikes.dtype == torch.bfloat16
+    assert not fired.mean.requires_grad
+    assert not fired.variance.requires_grad
+    exact = x.detach().float().requires_grad_()
+    expected = normed.normalize_and_fire(
+        exact, None, weight, bias, beta, threshold, RULES["zero"], 1e-5
+    )
+    assert torch.equal(fired.spikes.float(), expected.spikes)
+    gradient = torch.randn(x.shape, dtype=torch.bfloat16)
+    (ours,) = torch.autograd.grad(fired.spikes, x, gradient)
+    (theirs,) = torch.autograd.grad(expected.spikes, exact, gradient.float())
+    assert (ours.float() - theirs).abs().max() < 0.01 * theirs.abs().max()
+
+
+def pair(norm: bool = True, **options: Any) -> tuple[stbp.TimeDistributed, stbp.Leaky]:
+    layer = stbp.TimeDistributed(
+        nn.Conv2d(3, 6, 3, padding=1), stbp.TDBatchNorm2d(6) if norm else None
+    )
+    return layer, stbp.Leaky(**options)
+
+
+def count_fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps for which each call of the one operation repeats its input."""
+    calls: list[int] = []
+    original = normed.normalize_and_fire
+
+    def counted(*arguments: Any) -> normed.Fired:
+        calls.append(arguments[8])
+        return original(*arguments)
+
+    monkeypatch.setattr(normed, "normalize_and_fire", counted)
+    return calls
+
+
+@needs_compiler
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("kind", ["alone", "added", "repeated"])
+def test_fire_is_what_the_modules_make(
+    kind: str, momentum: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, neuron = pair()
+    layer.norm.momentum = momentum
+    nn.init.uniform_(layer.norm.weight, 0.5, 2)
+    others = copy.deepcopy(layer)
+    calls = count_fused(monkeypatch)
+    for _ in range(3):
+        x = torch.randn(4, 3, 10, 10) if kind == "repeated" else torch.randn(2, 4, 3, 10, 10)
+        x = repeat(x, 2) if kind == "repeated" else x
+        added = torch.randn(2, 4, 6, 10, 10) if kind == "added" else None
+        ours = firing.fire(layer, neuron, x, added)
+        current = others(x)
+        theirs = neuron(current if added is None else current + added)
+        assert (ours != theirs).double().mean() < 1e-3  # a current may be at the threshold
+        gradient = torch.randn(ours.shape)
+        ours.backward(gradient)
+        theirs.backward(gradient)
+    assert calls == [2 if kind == "repeated" else 0] * 3
+    for (name, found), wanted in zip(layer.named_parameters(), others.parameters(), strict=True):
+        if name != "layer.bias":  # tdBN takes the mean away: what is left is rounding
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-3)
+    for found, wanted in zip(layer.buffers(), others.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_kept_is_what_a_normalisation_keeps() -> None:
+    layer, neuron = pair()
+    x = torch.randn(2, 4, 3, 32, 32)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.dim() > 3:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        spikes = firing.fire(layer, neuron, x)
+    if native._compiler() is not None:
+        weight = layer.layer.weight
+        assert sum(kept.values()) == 4 * (x.numel() + spikes.numel() + weight.numel())
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2])
+def test_comes_out_alike_every_time(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer, neuron = pair()
+        x = torch.randn(2, 16, 3, 33, 33).requires_grad_()
+        results = []
+        for _ in range(4):
+            layer.zero_grad()
+            spikes = firing.fire(copy.deepcopy(layer), neuron, x)
+            results.append(torch.autograd.grad(spikes, x, torch.ones_like(spikes))[0])
+        assert all(torch.equal(results[0], result) for result in results)
+    finally:
+        torch.set_num_threads(before)
+
+
+def no_change(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
+    pass
+
+
+def evaluated(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
+    layer.eval()
+
+
+def without_affine(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
+    layer.norm = stbp.TDBatchNorm2d(6, affine=False)
+
+
+def synchronized(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
+    layer.norm = nn.BatchNorm2d(6)
+
+
+def own_curve(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
+    import snntorch
+
+    neuron.spike_grad = snntorch.surrogate.atan()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("options", "change", "wanted"),
+    [
+        ({}, no_change, 1),
+        ({"beta": torch.full((6,), 0.3), "threshold": torch.full((6,), 0.4)}, no_change, 1),
+        ({"learn_beta": True}, no_change, 0),
+        ({"learn_threshold": True}, no_change, 0),
+        ({"state_quant": nn.Identity()}, no_change, 0),
+        ({"current_quant": nn.Identity()}, no_change, 0),
+        ({"beta": torch.full((4, 6, 10, 10), 0.3)}, no_change, 0),
+        ({}, evaluated, 0),
+        ({}, without_affine, 0),
+        ({}, synchronized, 0),
+        ({}, own_curve, 0),
+    ],
+)
+def test_other_modules_are_called_one_after_the_other(
+    options: dict[str, Any],
+    change: Callable[[stbp.TimeDistributed, stbp.Leaky], None],
+    wanted: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, neuron = pair(**options)
+    change(layer, neuron)
+    others = copy.deepcopy(layer)
+    calls = count_fused(monkeypatch)
+    x = torch.randn(2, 4, 3, 10, 10)
+    spikes, expected = firing.fire(layer, neuron, x), neuron(others(x))
+    assert len(calls) == wanted
+    assert (spikes != expected).double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("hooked", ["layer", "norm", "neuron"])
+def test_hooks_see_their_modules_called(hooked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, neuron = pair()
+    calls, seen = count_fused(monkeypatch), []
+    module = {"layer": layer, "norm": layer.norm, "neuron": neuron}[hooked]
+    hook = module.register_forward_hook(lambda *_: seen.append(1))
+    x = torch.randn(2, 4, 3, 10, 10)
+    firing.fire(layer, neuron, x)
+    assert (len(seen), len(calls)) == (1, 0)
+    hook.remove()
+    everywhere = nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    firing.fire(layer, neuron, x)
+    everywhere.remove()
+    assert len(seen) > 3
+    assert calls == []
+
+
+def test_errors_are_those_of_the_modules() -> None:
+    layer, neuron = pair()
+    layer.norm = stbp.TDBatchNorm2d(5)
+    with pytest.raises(ValueError, match=r"TDBatchNorm2d takes \[T, B, 5, \*, \*\]"):
+        firing.fire(layer, neuron, torch.randn(2, 4, 3, 10, 10))
+    layer.norm = stbp.TDBatchNorm2d(6)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        firing.fire(layer, neuron, torch.randn(1, 1, 3, 1, 1))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("mnistnet_bn", 3), ("resnet18", 17), ("vgg11_bn", 8)]
+)
+def test_networks_of_the_zoo_are_made_of_it(
+    name: str, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = zoo.create(name, image_size=(32, 32))
+    calls = count_fused(monkeypatch)
+    net(torch.randn(2, 3, 32, 32))
+    assert len(calls) == wanted
+    calls.clear()
+    net.eval()(torch.randn(2, 3, 32, 32))
+    assert calls == []
+    with kernels.backend("fused"):
+        net.train()(torch.randn(2, 3, 32, 32))
+    assert calls == []
