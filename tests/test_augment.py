@@ -126,8 +126,21 @@ def test_shift_is_a_translation_by_up_to_an_eighth():
         assert centre.max() > 18
 
 
-def test_shift_and_rotate_are_one_movement():
-    assert len(augment.make(["flip", "rotate", "shift"], 8).transforms) == 2
+def test_elastic_deformations_are_smooth_and_small():
+    size = 40
+    inside = torch.arange(1.0, size + 1)
+    ramps = torch.stack([inside[None].expand(size, size), inside[:, None].expand(size, size)])
+    y = run(["elastic"], ramps.expand(50, 2, size, size))
+    moved = (y - ramps)[..., 8:-8, 8:-8]  # of a ramp, what it moves by
+    assert moved.abs().max() < 1.6 * size / 10  # bicubic curves overshoot
+    assert moved.std(0).min() > 0.5
+    assert moved.diff(dim=-1).abs().max() < 1  # no folds
+    assert moved.diff(dim=-2).abs().max() < 1
+    assert moved.mean((1, 2, 3)).std() > 0.1  # every sample in its own way
+
+
+def test_movements_are_interpolated_once():
+    assert len(augment.make(["flip", "rotate", "elastic", "shift"], 8).transforms) == 2
 
 
 def test_no_names_change_nothing():

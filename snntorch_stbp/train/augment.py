@@ -16,13 +16,15 @@ from torch.nn import functional
 from .catalog import check_augmentations
 from .data import upload
 
-# A uniform number in [0, 1) for each of n samples, on the images' device.
-Draw = Callable[[], Tensor]
+# Uniform numbers in [0, 1) for each of n samples, on the images' device: [n], or [n, *shape].
+Draw = Callable[..., Tensor]
 # Transforms [B, channels, H, W].
 Transform = Callable[[Tensor, Draw], Tensor]
 
 MAX_DEGREES = 15.0
 SHIFT = 1 / 8
+ELASTIC = 1 / 14  # the most at which no field folds back
+POINTS = 5  # a side, of the net that an elastic deformation pulls at
 
 
 class Augment:
@@ -57,8 +59,8 @@ class Augment:
             return x
         batch = x.shape[-4]
 
-        def draw() -> Tensor:
-            numbers = torch.rand(batch * world_size, generator=generator)
+        def draw(*shape: int) -> Tensor:
+            numbers = torch.rand(batch * world_size, *shape, generator=generator)
             return upload(numbers[rank * batch : (rank + 1) * batch], x.device)
 
         # Time joins the channels, as all of them are transformed alike.
@@ -71,11 +73,12 @@ class Augment:
 def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
     """An augmentation from names of `catalog.AUGMENTATIONS`, applied in this order.
 
-    "shift" and "rotate" together are one movement and interpolated once, where the first of them
-    stands.
+    "shift", "rotate" and "elastic" together are one movement and interpolated once, where the first
+    of them stands.
 
     Args:
-        names: any of "crop", "shift", "rotate", "flip", "cutout"; none leaves batches as they are.
+        names: any of "crop", "shift", "rotate", "elastic", "flip", "cutout"; none leaves batches as
+            they are.
         image_size: side, or (height, width), of the images to come.
 
     Returns:
@@ -87,7 +90,7 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
     check_augmentations(names)
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     transforms: list[Transform] = []
-    moves = [name for name in names if name in ("shift", "rotate")]
+    moves = [name for name in names if name in ("shift", "rotate", "elastic")]
     for name in dict.fromkeys(names):
         if name == "crop":
             transforms.append(Crop(max(1, min(size) // 8)))
@@ -100,6 +103,7 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
                 Move(
                     MAX_DEGREES if "rotate" in moves else 0.0,
                     SHIFT if "shift" in moves else 0.0,
+                    ELASTIC if "elastic" in moves else 0.0,
                 )
             )
     return Augment(transforms, (size[0], size[1]))
@@ -150,16 +154,23 @@ class Cutout:
 
 
 class Move:
-    """Rotate about the centre, then translate; bilinear, with zeros from outside.
+    """Deform, rotate about the centre, translate; bilinear, with zeros from outside.
+
+    Elastic deformations (P. Simard et al., "Best practices for convolutional neural networks
+    applied to visual document analysis", ICDAR 2003) are smooth fields of displacements: random
+    ones at a net of points, and bicubic interpolation between them (O. Ronneberger et al., U-Net,
+    arXiv:1505.04597).
 
     Args:
         degrees: largest angle, either way.
         shift: largest translation, either way, as a share of the height and of the width.
+        elastic: largest displacement of a point of the net, in each direction, as such a share.
     """
 
-    def __init__(self, degrees: float, shift: float) -> None:
+    def __init__(self, degrees: float, shift: float, elastic: float = 0.0) -> None:
         self.degrees = degrees
         self.shift = shift
+        self.elastic = elastic
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         """Move images `[B, channels, H, W]`."""
@@ -179,6 +190,12 @@ class Move:
         # Half precision has too few bits for coordinates, so the grid is at least float32.
         wide = torch.promote_types(x.dtype, torch.float32)
         grid = functional.affine_grid(theta.to(wide), list(x.shape), align_corners=False)
+        if self.elastic:
+            points = (draw(2, POINTS, POINTS).to(wide) * 2 - 1) * 2 * self.elastic
+            field = functional.interpolate(
+                points, size=(height, width), mode="bicubic", align_corners=True
+            )
+            grid = grid + field.permute(0, 2, 3, 1)
         moved = functional.grid_sample(x.to(wide), grid, align_corners=False).to(x.dtype)
         # Interpolation may overshoot the sample's own range by one rounding.
         return moved.clamp(x.new_zeros(()), x.amax(dim=(1, 2, 3), keepdim=True))

@@ -97,6 +97,7 @@ AUGMENTATIONS: dict[str, str] = {
     "crop": "pad with zeros by an eighth of the image (4 pixels at 32x32), crop a random window",
     "shift": "translate by up to an eighth of the image in any direction, between pixels too",
     "rotate": "rotate by up to 15 degrees either way",
+    "elastic": "deform smoothly, by up to about a tenth of the image, without folds (Simard 2003)",
     "flip": "mirror left and right, half of the time",
     "cutout": "blank a random square of half the image's side (DeVries 2017, arXiv 1708.04552)",
 }
