@@ -19,6 +19,7 @@ from snntorch_stbp.train.build import learning_rate
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.metrics import best_row
 from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
 
@@ -254,3 +255,11 @@ def test_two_processes_give_the_loss_curve_of_one(small_digits: str, tmp_path: P
         curves.append([row["train_loss"] for row in RunDir.open(path).history])
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
     assert curves[0][1] < curves[0][0]
+
+
+def test_among_epochs_of_one_accuracy_that_of_the_lowest_loss_is_the_best() -> None:
+    rows = [
+        {"epoch": epoch, "val_accuracy": accuracy, "val_loss": loss}
+        for epoch, (accuracy, loss) in enumerate([(0.9, 0.3), (0.9, 0.1), (0.8, 0.0), (0.9, 0.1)])
+    ]
+    assert best_row(rows)["epoch"] == 1

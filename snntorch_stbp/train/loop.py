@@ -32,7 +32,7 @@ from .data import DataBundle, make_loader, seeded_generator, upload
 from .distill import Teacher
 from .evaluate import all_sum, measure
 from .launch import launch, summary
-from .metrics import Means, plot_curves, tensorboard
+from .metrics import Means, best_row, plot_curves, tensorboard
 from .objective import Objective
 from .reporter import Reporter
 from .rundir import RunDir
@@ -202,7 +202,6 @@ class _Trainer:
         loss, accuracy, count = Means(torch.device("cpu"), sums.tolist()).read()
         with self.average.applied() if self.average else nullcontext():
             val = self._measure(self.bundle.val)
-        best = all(val["accuracy"] > row["val_accuracy"] for row in state.history)
         row = {
             "epoch": state.epoch,
             "train_loss": round(loss, 6),
@@ -213,8 +212,9 @@ class _Trainer:
             "seconds": round(state.seconds, 2),
             "images_per_second": round(count / max(state.seconds, 1e-9), 1),
             "spike_rate": round(val["spike_rate"], 5),
-            "best": int(best),
         }
+        best = best_row([*state.history, row]) is row
+        row["best"] = int(best)
         state.next_epoch(row)
         state.save(best=best)
         if self.fabric.global_rank == 0:
@@ -231,7 +231,7 @@ class _Trainer:
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         """Test the best weights and write how the run ended."""
-        best = max(self.state.history, key=lambda row: row["val_accuracy"])
+        best = best_row(self.state.history)
         result: dict[str, Any] = {
             "status": "finished",
             "test_accuracy": None,

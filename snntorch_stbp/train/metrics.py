@@ -96,6 +96,14 @@ def tensorboard(run: Path | None, epoch: int) -> Iterator[Any]:
         writer.close()
 
 
+def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The epoch whose weights are the best: the highest accuracy held out, then the lowest loss.
+
+    A small held-out set has few accuracies, and many epochs share the highest.
+    """
+    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+
+
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Loss and accuracy per epoch as a PNG at `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,7 +118,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         loss.plot(epochs, [r[f"{part}_loss"] for r in rows], style, marker=".", label=part)
         percent = [100 * r[f"{part}_accuracy"] for r in rows]
         accuracy.plot(epochs, percent, style, marker=".", label=part)
-    best = max(rows, key=lambda r: r["val_accuracy"])
+    best = best_row(rows)
     accuracy.annotate(
         f"best {100 * best['val_accuracy']:.2f} %",
         (best["epoch"], 100 * best["val_accuracy"]),
