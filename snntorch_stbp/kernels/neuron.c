@@ -34,23 +34,24 @@ static void spread(real *lanes, const real *values, int64_t count, const shape *
 
 int forward(const shape *s, const stored *x, const real *betas, const real *thresholds,
             stored *spikes, real *potential) {
-  const int64_t lanes = lanes_of(3);
+  const int64_t lanes = lanes_of(4);
+  const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const u = malloc(3 * lanes * sizeof(real));
+    real *const u = malloc(4 * lanes * sizeof(real));
     failed = u == NULL;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
       if (u == NULL) continue;
       real *const beta = u + lanes, *const threshold = u + 2 * lanes;
+      stored *const spike = (stored *)(u + 3 * lanes);
       const int64_t n = s->n - start < lanes ? s->n - start : lanes;
       spread(beta, betas, s->betas, s, start, n);
       spread(threshold, thresholds, s->thresholds, s, start, n);
       for (int64_t i = 0; i < n; i++) u[i] = 0;
       for (int64_t t = 0; t < s->steps; t++) {
         const stored *const current = x + t * s->x_step + start;
-        stored *const spike = spikes + t * s->n + start;
 #if MEMBRANE
         real *const out = potential + t * s->n + start;
 #endif
@@ -63,8 +64,10 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
 #endif
           u[i] = kept(v, threshold[i]);
         }
+        put(spikes + t * s->n + start, spike, n, past);
       }
     }
+    wait_for_writes();
     free(u);
   }
   (void)potential;
@@ -74,17 +77,19 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
 int backward(const shape *s, const stored *x, const real *betas, const real *thresholds,
              const stored *d_spikes, const real *d_potential, stored *d_x, real *d_beta,
              real *d_threshold, double width, double root, double centre) {
-  const int64_t lanes = lanes_of(s->steps + 3);
+  const int64_t rows = s->steps + 4, lanes = lanes_of(rows);
+  const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const memory = malloc((s->steps + 3) * lanes * sizeof(real));
+    real *const memory = malloc(rows * lanes * sizeof(real));
     failed = memory == NULL;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
       if (memory == NULL) continue;
       real *const beta = memory, *const threshold = memory + lanes;
       real *const carried = memory + 2 * lanes, *const us = memory + 3 * lanes;
+      stored *const out = (stored *)(us + s->steps * lanes);
       const int64_t n = s->n - start < lanes ? s->n - start : lanes;
       spread(beta, betas, s->betas, s, start, n);
       spread(threshold, thresholds, s->thresholds, s, start, n);
@@ -104,7 +109,6 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
       for (int64_t t = s->steps - 1; t >= 0; t--) {
         const real *const u = us + t * lanes;
         const stored *const given = d_spikes + t * s->n + start;
-        stored *const out = d_x + t * s->n + start;
 #if MEMBRANE
         const real *const direct = d_potential + t * s->n + start;
 #endif
@@ -135,8 +139,10 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
 #endif
           carried[i] = d_u * beta[i];
         }
+        put(d_x + t * s->n + start, out, n, past);
       }
     }
+    wait_for_writes();
     free(memory);
   }
   (void)d_potential, (void)d_beta, (void)d_threshold;

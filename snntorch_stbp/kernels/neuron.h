@@ -11,6 +11,10 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #if STORED == 1
 typedef double real;
@@ -81,3 +85,26 @@ static inline real of_spike(real given, real d, real u, real threshold) {
 
 /* Numbers that a block of neurons keeps of each: a block of `rows` of them stays in the cache. */
 enum { MOST = 2048, STATE = 65536 /* bytes */ };
+
+/* Write past the cache what would not stay in it: a store into the cache reads the memory first. */
+static inline void put(stored *to, const stored *from, int64_t n, int past) {
+  int64_t done = 0;
+#ifdef __AVX__
+  const int64_t each = sizeof(__m256i) / sizeof(stored);
+  if (past) {
+    while (done < n && (uintptr_t)(to + done) % sizeof(__m256i)) to[done] = from[done], done++;
+    for (; done + each <= n; done += each)
+      _mm256_stream_si256((__m256i *)(to + done), _mm256_loadu_si256((const __m256i *)(from + done)));
+  }
+#endif
+  (void)past;
+  memcpy(to + done, from + done, (n - done) * sizeof(stored));
+}
+
+static inline void wait_for_writes(void) {
+#ifdef __AVX__
+  _mm_sfence();
+#endif
+}
+
+enum { LARGE = 4194304 /* bytes of a sequence that would not stay in the cache */ };

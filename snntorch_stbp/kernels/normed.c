@@ -119,11 +119,12 @@ enum { SCALE, SHIFT, BETA, THRESHOLD, RATE, OFFSET, TABLES }; /* offset: -mean r
 /* `values` are the first four tables, per channel. */
 int forward(const shape *s, const stored *x, const stored *added, const real *values,
             stored *spikes) {
-  const int64_t lanes = lanes_of(s, 5);
+  const int64_t lanes = lanes_of(s, 6);
+  const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const tables = malloc(5 * lanes * sizeof(real));
+    real *const tables = malloc(6 * lanes * sizeof(real));
     failed = tables == NULL;
     int ready = 0;
 #pragma omp for schedule(static)
@@ -132,20 +133,22 @@ int forward(const shape *s, const stored *x, const stored *added, const real *va
       const real *const scale = tables + SCALE * lanes, *const shift = tables + SHIFT * lanes;
       const real *const beta = tables + BETA * lanes, *const threshold = tables + THRESHOLD * lanes;
       real *const u = tables + 4 * lanes;
+      stored *const spike = (stored *)(u + lanes);
       const int64_t n = smaller(s->n - start, lanes);
       if (!ready || s->inner > 1) spread(tables, lanes, 4, values, s, start, n);
       ready = 1;
       for (int64_t i = 0; i < n; i++) u[i] = 0;
       for (int64_t t = 0; t < s->steps; t++) {
-        stored *const spike = spikes + t * s->n + start;
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
           const real v = beta[i] * u[i] + CURRENT(t, i);
           spike[i] = store(v > threshold[i] ? 1 : 0);
           u[i] = kept(v, threshold[i]);
         }
+        put(spikes + t * s->n + start, spike, n, past);
       }
     }
+    wait_for_writes();
     free(tables);
   }
   (void)added;
@@ -156,7 +159,8 @@ int forward(const shape *s, const stored *x, const stored *added, const real *va
 int backward(const shape *s, const stored *x, const stored *added, const real *values,
              const stored *d_spikes, stored *d, sums *result, double width, double root,
              double centre) {
-  const int64_t rows = s->steps + TABLES + 7, lanes = lanes_of(s, rows);
+  const int64_t rows = s->steps + TABLES + 9, lanes = lanes_of(s, rows);
+  const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   sums *const parts = calloc(s->threads * s->channels, sizeof(sums));
   int failed = parts == NULL;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed) if (parts != NULL)
@@ -175,6 +179,7 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
       real *const carried = tables + TABLES * lanes, *const us = carried + lanes;
       real *const alone = us + s->steps * lanes, *const times = alone + lanes;
       real *const total = times + lanes;
+      stored *const out = (stored *)(total + lanes);
       const int64_t n = smaller(s->n - start, lanes);
       if (!ready || s->inner > 1) spread(tables, lanes, TABLES, values, s, start, n);
       ready = 1;
@@ -191,7 +196,6 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
         const real *const u = us + t * lanes;
         const stored *const given = d_spikes + t * s->n + start;
         const stored *const value = x + (REPEATED ? 0 : t) * s->n + start;
-        stored *const out = d + t * s->n + start;
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
           real d_kept = carried[i];
@@ -204,14 +208,10 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
           carried[i] = d_u * beta[i];
           alone[i] += d_u;
           times[i] += d_u * (load(value[i]) * rate[i] + offset[i]);
-#if REPEATED
-          total[i] += d_u;
-          if (t == 0) d[start + i] = store(total[i]);
-          (void)out;
-#else
-          out[i] = store(d_u);
-#endif
+          total[i] = REPEATED ? total[i] + d_u : d_u;
+          out[i] = store(total[i]);
         }
+        if (!REPEATED || t == 0) put(d + (REPEATED ? 0 : t * s->n) + start, out, n, past);
       }
       for (int64_t i = 0; i < n; i++) {
         lane[i] += alone[i];
@@ -220,6 +220,7 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
       if (s->inner > 1) gather(part, lane, lanes, s, start, n);
     }
     if (lane != NULL && s->inner == 1) gather(part, lane, lanes, s, 0, smaller(s->n, lanes));
+    wait_for_writes();
     free(lane);
     free(tables);
   }
