@@ -24,10 +24,15 @@ static int64_t lanes_of(int64_t rows) {
   return lanes < 64 ? 64 : lanes > MOST ? MOST : lanes;
 }
 
+/* The value of each neuron of a block; one that all share is there from the first block on. */
 static void spread(real *lanes, const real *values, int64_t count, const shape *s, int64_t start,
-                   int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    lanes[i] = values[count == 1 ? 0 : (start + i) / s->inner % s->channels];
+                   int64_t n, int first) {
+  if (count > 1) {
+    RUNS(s, start, n)
+    for (int64_t i = at; i < at + run; i++) lanes[i] = values[channel];
+  } else if (first) {
+    for (int64_t i = 0; i < n; i++) lanes[i] = values[0];
+  }
 }
 
 /* Both return 0, or 1 if there is no memory. */
@@ -41,14 +46,16 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
   {
     real *const u = malloc(4 * lanes * sizeof(real));
     failed = u == NULL;
+    int first = 1;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
       if (u == NULL) continue;
       real *const beta = u + lanes, *const threshold = u + 2 * lanes;
       stored *const spike = (stored *)(u + 3 * lanes);
       const int64_t n = s->n - start < lanes ? s->n - start : lanes;
-      spread(beta, betas, s->betas, s, start, n);
-      spread(threshold, thresholds, s->thresholds, s, start, n);
+      spread(beta, betas, s->betas, s, start, n, first);
+      spread(threshold, thresholds, s->thresholds, s, start, n, first);
+      first = 0;
       for (int64_t i = 0; i < n; i++) u[i] = 0;
       for (int64_t t = 0; t < s->steps; t++) {
         const stored *const current = x + t * s->x_step + start;
@@ -84,6 +91,7 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
   {
     real *const memory = malloc(rows * lanes * sizeof(real));
     failed = memory == NULL;
+    int first = 1;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
       if (memory == NULL) continue;
@@ -91,8 +99,9 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
       real *const carried = memory + 2 * lanes, *const us = memory + 3 * lanes;
       stored *const out = (stored *)(us + s->steps * lanes);
       const int64_t n = s->n - start < lanes ? s->n - start : lanes;
-      spread(beta, betas, s->betas, s, start, n);
-      spread(threshold, thresholds, s->thresholds, s, start, n);
+      spread(beta, betas, s->betas, s, start, n, first);
+      spread(threshold, thresholds, s->thresholds, s, start, n, first);
+      first = 0;
       for (int64_t i = 0; i < n; i++) us[i] = load(x[start + i]);
       for (int64_t t = 1; t < s->steps; t++) {
         const stored *const current = x + t * s->x_step + start;

@@ -108,3 +108,12 @@ static inline void wait_for_writes(void) {
 }
 
 enum { LARGE = 4194304 /* bytes of a sequence that would not stay in the cache */ };
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Go through the neurons `start` to `start + n` of a shape in runs of one channel. */
+#define RUNS(s, start, n)                                                                         \
+  for (int64_t at = 0, channel = (start) / (s)->inner % (s)->channels,                            \
+               run = smaller((s)->inner - (start) % (s)->inner, n);                               \
+       at < (n); at += run, channel = channel + 1 == (s)->channels ? 0 : channel + 1,             \
+               run = smaller((s)->inner, (n) - at))

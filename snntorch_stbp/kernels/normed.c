@@ -28,15 +28,6 @@ static int64_t lanes_of(const shape *s, int64_t rows) {
   return lanes < unit ? unit : lanes / unit * unit;
 }
 
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Go through the neurons `start` to `start + n` in runs of one channel. */
-#define RUNS(s, start, n)                                                                         \
-  for (int64_t at = 0, channel = (start) / (s)->inner % (s)->channels,                            \
-               run = smaller((s)->inner - (start) % (s)->inner, n);                               \
-       at < (n); at += run, channel = channel + 1 == (s)->channels ? 0 : channel + 1,             \
-               run = smaller((s)->inner, (n) - at))
-
 /* `count` numbers per channel, [count, channels], as numbers per neuron, [count, lanes]. */
 static void spread(real *tables, int64_t lanes, int64_t count, const real *values, const shape *s,
                    int64_t start, int64_t n) {
