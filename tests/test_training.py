@@ -230,13 +230,16 @@ def test_a_refinement_saves_memory_too(arithmetic: str, small_digits: str, tmp_p
 
 
 @pytest.mark.slow
-def test_torch_compile_trains(small_digits: str, tmp_path: Path) -> None:
-    config = make_config(small_digits, bits=None, act_bits=None, epochs=1, compile=True)
-    result = fit(config, out=tmp_path, reporter=Reporter())
-    plain = fit(
-        make_config(small_digits, bits=None, act_bits=None, epochs=1),
-        out=tmp_path,
-        reporter=Reporter(),
+@pytest.mark.parametrize("bits", [None, 4])
+def test_torch_compile_trains(bits: int | None, small_digits: str, tmp_path: Path) -> None:
+    """Through epochs whose last batches, of validation and test, have other sizes."""
+    result, plain = (
+        fit(
+            make_config(small_digits, bits=bits, act_bits=None, epochs=2, compile=compiled),
+            out=tmp_path,
+            reporter=Reporter(),
+        )
+        for compiled in (True, False)
     )
     assert result["best_val_accuracy"] == pytest.approx(plain["best_val_accuracy"], abs=0.1)
 

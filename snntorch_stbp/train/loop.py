@@ -118,7 +118,7 @@ class _Trainer:
         elif config.fixed_point_aware:
             net = FixedPointAware(self.model)
         if config.compile:
-            net = torch.compile(net)
+            net = torch.compile(net, dynamic=False)  # batches have a few sizes
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
         self.objective = Objective(config, teacher)
