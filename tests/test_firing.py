@@ -200,10 +200,6 @@ def test_comes_out_alike_every_time(threads: int) -> None:
         torch.set_num_threads(before)
 
 
-def no_change(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
-    pass
-
-
 def evaluated(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
     layer.eval()
 
@@ -226,13 +222,13 @@ def own_curve(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
 @pytest.mark.parametrize(
     ("options", "change", "wanted"),
     [
-        ({}, no_change, 1),
-        ({"beta": torch.full((6,), 0.3), "threshold": torch.full((6,), 0.4)}, no_change, 1),
-        ({"learn_beta": True}, no_change, 0),
-        ({"learn_threshold": True}, no_change, 0),
-        ({"state_quant": nn.Identity()}, no_change, 0),
-        ({"current_quant": nn.Identity()}, no_change, 0),
-        ({"beta": torch.full((4, 6, 10, 10), 0.3)}, no_change, 0),
+        ({}, None, 1),
+        ({"beta": torch.full((6,), 0.3), "threshold": torch.full((6,), 0.4)}, None, 1),
+        ({"learn_beta": True}, None, 0),
+        ({"learn_threshold": True}, None, 0),
+        ({"state_quant": nn.Identity()}, None, 0),
+        ({"current_quant": nn.Identity()}, None, 0),
+        ({"beta": torch.full((4, 6, 10, 10), 0.3)}, None, 0),
         ({}, evaluated, 0),
         ({}, without_affine, 0),
         ({}, synchronized, 0),
@@ -241,12 +237,13 @@ def own_curve(layer: stbp.TimeDistributed, neuron: stbp.Leaky) -> None:
 )
 def test_other_modules_are_called_one_after_the_other(
     options: dict[str, Any],
-    change: Callable[[stbp.TimeDistributed, stbp.Leaky], None],
+    change: Callable[[stbp.TimeDistributed, stbp.Leaky], None] | None,
     wanted: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer, neuron = pair(**options)
-    change(layer, neuron)
+    if change is not None:
+        change(layer, neuron)
     others = copy.deepcopy(layer)
     calls = count_fused(monkeypatch)
     x = torch.randn(2, 4, 3, 10, 10)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..surrogate import Surrogate
 from . import cpu, native
 from .rule import Rule
 
@@ -30,10 +29,9 @@ def defines(x: Tensor, rule: Rule) -> tuple[tuple[str, int], ...]:
     )
 
 
-def root(surrogate: Surrogate) -> float:
-    """The square root that the surrogate derivative needs: of `a`, of the Gaussian `2 pi a`."""
-    a = surrogate.parameter
-    return float((2 * torch.pi * a if surrogate.curve == "gaussian" else a) ** 0.5)
+def numbers(rule: Rule) -> tuple[float, float, float]:
+    """What the surrogate derivative in `neuron.h` needs: width, root and centre."""
+    return rule.surrogate.parameter, rule.root, rule.surrogate.centre
 
 
 class _Shape(ctypes.Structure):
@@ -74,9 +72,7 @@ def backward(
     current = x.new_empty(x.shape)
     sums = [x.new_empty(x.shape[1:], dtype=beta.dtype) if any(learned) else None for _ in learned]
     tensors = [x, beta, threshold, spikes, potential, current, *sums]
-    surrogate = rule.surrogate
-    numbers = surrogate.parameter, root(surrogate), surrogate.centre
-    _call(library.backward, x, beta, threshold, tensors, *numbers)
+    _call(library.backward, x, beta, threshold, tensors, *numbers(rule))
     d_beta, d_threshold = (
         s.sum_to_size(value.shape) if wanted and s is not None else None
         for s, value, wanted in zip(sums, (beta, threshold), learned, strict=True)

@@ -161,15 +161,13 @@ def backward(
     current = x.new_empty(x.shape)
     sums = [torch.empty_like(x[0], dtype=beta.dtype) if wanted else None for wanted in learned]
     n, surrogate = x[0].numel(), rule.surrogate
-    a = surrogate.parameter
     with torch.cuda.device_of(x):
         _backward[(triton.cdiv(n, BLOCK),)](
             x, beta, threshold, spikes, spikes if potential is None else potential, current,
             *(current if s is None else s for s in sums), n, x.stride(0), *_channels(x), T=len(x),
             BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0, RESET=rule.reset,
-            DETACH=rule.detach_reset, CURVE=surrogate.curve, A=a,
-            ROOT=(2 * torch.pi * a if surrogate.curve == "gaussian" else a) ** 0.5,
-            CENTRE=surrogate.centre,
+            DETACH=rule.detach_reset, CURVE=surrogate.curve, A=surrogate.parameter,
+            ROOT=rule.root, CENTRE=surrogate.centre,
             MEMBRANE=potential is not None, LEARN_BETA=learned[0], LEARN_THRESHOLD=learned[1],
             BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip

@@ -8,23 +8,13 @@
 
    Products and sums must not be contracted: spikes are those of the plain loop. */
 
-#include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __AVX__
 #include <immintrin.h>
 #endif
 
-#if STORED == 1
-typedef double real;
-#define ABS fabs
-#define EXP exp
-#else
-typedef float real;
-#define ABS fabsf
-#define EXP expf
-#endif
+#include "real.h"
 
 #if STORED == 2
 typedef uint16_t stored;

@@ -66,9 +66,8 @@ def normalize_and_fire(
         Spikes `[T, B, C, ...]` in the type and memory layout of `x`, and the mean and the (biased)
         variance of each channel over all steps, which have no gradient. Differentiable once.
     """
-    return Fired(
-        *_NormalizeAndFire.apply(x, added, weight, bias, beta, threshold, rule, eps, repeated)
-    )
+    neuron = (beta, threshold, rule)
+    return Fired(*_NormalizeAndFire.apply(x, added, weight, bias, neuron, eps, repeated))
 
 
 class _Shape(ctypes.Structure):
@@ -80,19 +79,12 @@ class _Shape(ctypes.Structure):
 class _NormalizeAndFire(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        added: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        beta: Tensor,
-        threshold: Tensor,
-        rule: Rule,
-        eps: float,
-        repeated: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, neuron: Any,
+        eps: float, repeated: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Statistics, then spikes; keep the input."""
-        ctx.save_for_backward(x, added, weight, beta, threshold)
+        beta, threshold, rule = neuron
+        ctx.save_for_backward(x, added)
         sequence = x[None] if repeated else x
         steps, channels = repeated or len(x), len(weight)
         layout = Layout.of(sequence, channels)
@@ -125,17 +117,16 @@ class _NormalizeAndFire(torch.autograd.Function):
     def backward(ctx: Any, spikes: Tensor | None, *_: Any) -> Any:
         """Through time and the surrogate as in `cpu.backward`, then through the statistics."""
         if spikes is None:
-            return (None,) * 9
-        x, added, weight, *_ = ctx.saved_tensors
-        layout, values, surrogate = ctx.layout, ctx.values, ctx.rule.surrogate
+            return (None,) * 7
+        x, added = ctx.saved_tensors
+        layout, values = ctx.layout, ctx.values
         flat = layout.flat(x if x.dim() == spikes.dim() else x[None])
         others = None if added is None else layout.flat(added)
-        sums = flat.new_empty((len(weight), 2), dtype=torch.float64)
-        a, root = surrogate.parameter, compiled.root(surrogate)
+        sums = flat.new_empty((values.shape[1], 2), dtype=torch.float64)
         d = torch.empty_like(flat)
         _call(
             ctx.library.backward, ctx.shape, flat, others, values, layout.flat(spikes), d, sums,
-            a, root, surrogate.centre,
+            *compiled.numbers(ctx.rule),
         )  # fmt: skip
         scale, _, _, _, rate, offset = values.double()
         alone, times = sums.unbind(1)
@@ -148,9 +139,9 @@ class _NormalizeAndFire(torch.autograd.Function):
         return (
             d_x if x.dim() == spikes.dim() else d_x[0],
             None if added is None else layout.shaped(d),
-            times.to(weight.dtype),
-            alone.to(weight.dtype),
-            *[None] * 5,
+            times.to(values.dtype),
+            alone.to(values.dtype),
+            *[None] * 3,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..surrogate import Surrogate
@@ -20,3 +21,9 @@ class Rule:
     surrogate: Surrogate
     reset: str = "zero"
     detach_reset: bool = False
+
+    @property
+    def root(self) -> float:
+        """The square root in the derivative: of the width `a`, for the Gaussian of `2 pi a`."""
+        a = self.surrogate.parameter
+        return math.sqrt(2 * math.pi * a if self.surrogate.curve == "gaussian" else a)

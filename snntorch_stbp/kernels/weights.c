@@ -9,18 +9,7 @@
    Weights are [rows, n], an output channel after the other. A row is read once from memory, and
    then from the cache. */
 
-#include <math.h>
-#include <stdint.h>
-
-#if STORED == 1
-typedef double real;
-#define ABS fabs
-#define RINT rint
-#else
-typedef float real;
-#define ABS fabsf
-#define RINT rintf
-#endif
+#include "real.h"
 
 static inline real sign(real w) { return (real)((w > 0) - (w < 0)); }
 
