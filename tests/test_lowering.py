@@ -262,6 +262,19 @@ def test_a_worst_case_range_is_reached() -> None:
     assert width(span.low, span.high) == span.bits
 
 
+def test_a_rounded_current_bounds_the_membrane_as_it_is_rounded() -> None:
+    one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
+    neuron = IntNeuron(beta=zero, leak=2, rounds=False, threshold=zero[None])
+    branch = IntBranch("input", "layer", zero, np.zeros((1, 1), np.int64), 8, flatten=True)
+    stage = IntStage("neurons", (branch,), 0, -one, one, None, neuron, np.ones(1), True)
+    frames = np.zeros((1, 1, 1, 1, 1), np.int64)
+    record: dict[str, np.ndarray] = {}
+    reference.run(IntNetwork((stage,), 1, 8, 1.0, None, "exact"), frames, record)
+    reach = ranges(IntNetwork((stage,), 1, 8, 1.0, None, "exact"))["neurons"]
+    assert (reach.membrane.low, reach.membrane.high) == (0, 0)  # (-1 + 1) >> 1
+    assert (record["neurons/membrane"] == 0).all()
+
+
 def test_what_has_no_counterpart_in_the_exact_form_is_refused() -> None:
     net = make("mnistnet")
     for module in net.modules():

@@ -70,6 +70,9 @@ def stage_range(stage: IntStage, num_steps: int, input_bits: int) -> StageRange:
     low, high, largest = current_range(stage, parts)
     y = span(low, high)
     accumulators = tuple(span(*part) for part in parts)
+    if stage.shift.any():  # rounded half up, as the current is
+        half = np.int64(1) << stage.shift >> 1
+        low, high = (low + half) >> stage.shift, (high + half) >> stage.shift
     if stage.neuron is None:
         total = span(low * num_steps, high * num_steps)
         return StageRange(accumulators, y, total, Span(0, 0), max(largest, _top(total)))
