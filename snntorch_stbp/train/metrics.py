@@ -119,12 +119,14 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         percent = [100 * r[f"{part}_accuracy"] for r in rows]
         accuracy.plot(epochs, percent, style, marker=".", label=part)
     best = best_row(rows)
+    early = best["epoch"] <= epochs[len(epochs) // 2]
+    low = 100 * best["val_accuracy"] < sum(accuracy.get_ylim()) / 2
     accuracy.annotate(
         f"best {100 * best['val_accuracy']:.2f} %",
         (best["epoch"], 100 * best["val_accuracy"]),
-        xytext=(0, -28),
+        xytext=(0, 28 if low else -28),  # and to the middle, so that it stays inside the axes
         textcoords="offset points",
-        ha="center",
+        ha="left" if early else "right",
         arrowprops={"arrowstyle": "->", "lw": 0.8},
     )
     loss.set_ylabel("loss")
