@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import snntorch_stbp as stbp
-from snntorch_stbp import Precision
+from snntorch_stbp import Precision, kernels
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import FixedPointNet, lower, reference
@@ -31,6 +32,12 @@ def numpy_run(net: FixedPointNet, images: torch.Tensor) -> tuple[dict[str, np.nd
     record: dict[str, np.ndarray] = {}
     pixels = net.quantize_input(images).numpy().astype(np.int64)
     return record, reference.run(net.integers, pixels, record)
+
+
+def ways_to_compute() -> list[tuple[str, torch.memory_format]]:
+    """Machine code or torch operations, weights and currents of either layout."""
+    layouts = (torch.contiguous_format, torch.channels_last)
+    return list(product(("compiled", "fused"), layouts))
 
 
 def trained_spikes(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -64,12 +71,15 @@ def test_torch_and_numpy_agree(name: str, bits: Any, options: dict[str, Any]) ->
     images = digits(30)
     fixed = lower(make(name, bits=bits), **options)
     assert fixed.dtype == torch.float32
-    record: dict[str, torch.Tensor] = {}
-    scores = fixed(images, record).sum(0)
     expected, total = numpy_run(fixed, images)
-    for key, value in record.items():
-        assert np.array_equal(value.numpy(), expected[key]), key
-    assert np.array_equal(scores.numpy(), total * fixed.integers.stages[-1].unit.item())
+    for backend, layout in ways_to_compute():
+        with kernels.backend(backend):
+            record: dict[str, torch.Tensor] = {}
+            scores = fixed.to(memory_format=layout)(images, record).sum(0)
+            assert torch.equal(fixed(images).sum(0), scores)  # nobody asks for potentials
+        for key, value in record.items():
+            assert np.array_equal(value.numpy(), expected[key]), (backend, key)
+        assert np.array_equal(scores.numpy(), total * fixed.integers.stages[-1].unit.item())
 
 
 @pytest.mark.parametrize("options", [
@@ -90,14 +100,16 @@ def test_quantized_currents_and_membranes_are_those_of_freezing(options: dict[st
     assert fixed.integers.form == "quantized"
     spikes, total = integers(freeze(net), images)
     record, scores = numpy_run(fixed, images)
-    ours: dict[str, torch.Tensor] = {}
-    result = fixed(images, ours).sum(0)
-    for stage, value in spikes.items():
-        assert np.array_equal(record[stage], value), stage
-        assert np.array_equal(ours[stage].numpy(), value), stage
     unit = fixed.integers.stages[-1].unit.item()
     assert np.array_equal(scores * unit, total)
-    assert np.array_equal(result.numpy(), total)
+    for backend, layout in ways_to_compute():
+        ours: dict[str, torch.Tensor] = {}
+        with kernels.backend(backend):
+            result = fixed.to(memory_format=layout)(images, ours).sum(0)
+        for stage, value in spikes.items():
+            assert np.array_equal(record[stage], value), stage
+            assert np.array_equal(ours[stage].numpy(), value), (backend, stage)
+        assert np.array_equal(result.numpy(), total)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
@@ -144,7 +156,8 @@ def test_blocks_of_samples_compute_what_numpy_computes(monkeypatch: pytest.Monke
     fixed, images = lower(make("resnet", bits=4)), digits(7)
     monkeypatch.setattr("snntorch_stbp.lowering.neurons.BLOCK", 1)  # one sample each
     record: dict[str, torch.Tensor] = {}
-    fixed(images, record)
+    with kernels.backend("fused"):
+        fixed(images, record)
     expected, _ = numpy_run(fixed, images)
     assert record
     for name, value in record.items():
@@ -239,10 +252,12 @@ def test_backends_agree_and_stay_in_range_on_adversarial_numbers(data: st.DataOb
     net = replace(net, stages=(flat, readout))
     fixed = FixedPointNet(net)
     total = reference.run(net, frames, expected)
-    scores = fixed(torch.tensor(frames, dtype=torch.float64), record).sum(0)
-    for key, value in record.items():
-        assert np.array_equal(value.numpy(), expected[key])
-    assert np.array_equal(scores.numpy(), total)
+    for backend in ("compiled", "fused"):
+        with kernels.backend(backend):
+            scores = fixed(torch.tensor(frames, dtype=torch.float64), record).sum(0)
+        for key, value in record.items():
+            assert np.array_equal(value.numpy(), expected[key]), (backend, key)
+        assert np.array_equal(scores.numpy(), total)
     reach = ranges(net)["neurons"]
     for key, allowed in (("0", reach.accumulators[0]), ("membrane", reach.membrane)):
         seen = expected[f"neurons/{key}"]

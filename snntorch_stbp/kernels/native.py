@@ -36,6 +36,12 @@ STORED = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 """Types of tensors that the sources know, and their names there."""
 
 
+class Shape(ctypes.Structure):
+    """`shape` of tables.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("steps", "n", "channels", "inner", "threads")]
+
+
 @cache
 def library(name: str, *defines: tuple[str, int]) -> ctypes.CDLL | None:
     """`NAME.c`, compiled with `defines`, or `None` where it cannot be had."""

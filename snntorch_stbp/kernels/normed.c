@@ -4,7 +4,6 @@
      ADDED     1: a second current is added to what is normalised, as in a residual block
      REPEATED  1: `x` is one step that is presented at every step (never with ADDED)
 
-   Sequences are [steps, n], step after step in memory; neuron i has channel (i / inner) % channels.
    With `mean` and `rate = 1 / sqrt(variance + eps)` of a channel,
 
      z = rate x - rate mean       current = scale x + shift [+ added]       scale = weight rate
@@ -12,29 +11,9 @@
    Currents are never written: the backward pass computes them, and the potentials, again. It needs
    two passes, since what x gets depends on the sums of `d` and of `d z` over its channel. */
 
-#include "neuron.h"
-
-typedef struct {
-  int64_t steps, n, channels, inner, threads;
-} shape;
+#include "tables.h"
 
 typedef double sums[2]; /* of a channel */
-
-/* Neurons of a block: whole rounds of channels where these alternate, so that all are alike. */
-static int64_t lanes_of(const shape *s, int64_t rows) {
-  int64_t lanes = STATE / (rows * (int64_t)sizeof(real));
-  lanes = lanes > MOST ? MOST : lanes;
-  const int64_t unit = s->inner == 1 ? s->channels : 64;
-  return lanes < unit ? unit : lanes / unit * unit;
-}
-
-/* `count` numbers per channel, [count, channels], as numbers per neuron, [count, lanes]. */
-static void spread(real *tables, int64_t lanes, int64_t count, const real *values, const shape *s,
-                   int64_t start, int64_t n) {
-  RUNS(s, start, n)
-  for (int64_t k = 0; k < count; k++)
-    for (int64_t i = at; i < at + run; i++) tables[k * lanes + i] = values[k * s->channels + channel];
-}
 
 /* Add sums per neuron, [2, lanes], to those per channel; leave zeros behind. */
 static void gather(sums *total, double *lane, int64_t lanes, const shape *s, int64_t start,

@@ -70,12 +70,6 @@ def normalize_and_fire(
     return Fired(*_NormalizeAndFire.apply(x, added, weight, bias, neuron, eps, repeated))
 
 
-class _Shape(ctypes.Structure):
-    """`shape` of normed.c."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("steps", "n", "channels", "inner", "threads")]
-
-
 class _NormalizeAndFire(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -92,7 +86,7 @@ class _NormalizeAndFire(torch.autograd.Function):
         count = flat.numel() // channels
         library = _library(x, rule, added is not None, bool(repeated))
         inner = flat.shape[3] if flat.dim() == 4 else flat.shape[1]
-        shape = _Shape(steps, flat[0].numel(), channels, inner, torch.get_num_threads())
+        shape = native.Shape(steps, flat[0].numel(), channels, inner, torch.get_num_threads())
 
         sums = flat.new_empty((channels, 2), dtype=torch.float64)
         _call(library.statistics, shape, flat, sums)
@@ -154,7 +148,7 @@ def _library(x: Tensor, rule: Rule, added: bool, repeated: bool) -> Any:
     )
 
 
-def _call(function: Any, shape: _Shape, *arguments: Tensor | float | None) -> None:
+def _call(function: Any, shape: native.Shape, *arguments: Tensor | float | None) -> None:
     values = [
         ctypes.c_double(a) if isinstance(a, (int, float)) else native.pointer(a) for a in arguments
     ]

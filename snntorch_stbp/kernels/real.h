@@ -8,9 +8,11 @@ typedef double real;
 #define ABS fabs
 #define EXP exp
 #define RINT rint
+#define FLOOR floor
 #else
 typedef float real;
 #define ABS fabsf
 #define EXP expf
 #define RINT rintf
+#define FLOOR floorf
 #endif

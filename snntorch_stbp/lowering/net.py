@@ -18,7 +18,7 @@ from ..frozen.read import read_graph
 from .calibrate import Calibration
 from .fold import Budget, exact_stage, readout_stage
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
-from .neurons import IntegerNeurons
+from .neurons import IntegerCurrent, IntegerNeurons
 from .quantized import quantized_stage
 from .ranges import FLOAT32, StageRange, ranges
 
@@ -145,15 +145,15 @@ class FixedPointNet(nn.Module):
         largest = max(stage.largest for stage in self.ranges.values())
         self.dtype = torch.float32 if largest <= FLOAT32 else torch.float64
         for index, stage in enumerate(integers.stages):
-            for name, value in _arrays(stage).items():
-                tensor = torch.tensor(value, dtype=self.dtype)
-                self.register_buffer(f"stage{index}_{name}", tensor, persistent=False)
-        self.neurons = nn.ModuleDict(
-            {
-                str(index): IntegerNeurons(stage.neuron, self.dtype)
-                for index, stage in enumerate(integers.stages)
-                if stage.neuron is not None
-            }
+            for number, branch in enumerate(stage.branches):
+                if branch.weight is not None:
+                    weight = torch.tensor(branch.weight, dtype=self.dtype)
+                    self.register_buffer(_weight(index, number), weight, persistent=False)
+        self.layers = nn.ModuleList(
+            IntegerCurrent(stage, self.dtype)
+            if stage.neuron is None
+            else IntegerNeurons(stage, self.dtype)
+            for stage in integers.stages
         )
 
     @property
@@ -199,13 +199,16 @@ class FixedPointNet(nn.Module):
         steps = len(frames) if x.dim() == 5 else self.num_steps
         values = {INPUT: frames}
         result = frames
-        for index, stage in enumerate(self.integers.stages):
-            result = self._current(index, stage, values)
-            result = result.expand(steps, *result.shape[1:])
+        for index, (stage, layer) in enumerate(zip(self.integers.stages, self.layers, strict=True)):
+            sums = [
+                _accumulate(b, getattr(self, _weight(index, n), None), values[b.source])
+                for n, b in enumerate(stage.branches)
+            ]
             if stage.neuron is None:
-                result = result * stage.unit.item()
+                result = layer(sums) * stage.unit.item()
+                result = result.expand(steps, *result.shape[1:])
                 continue
-            result, membrane = self.neurons[str(index)](result)
+            result, membrane = layer(sums, steps, record is not None)
             values[stage.name] = result
             if record is not None:
                 record[stage.name], record[f"{stage.name}/membrane"] = result, membrane
@@ -213,40 +216,10 @@ class FixedPointNet(nn.Module):
             result = result.unflatten(-1, (self.integers.votes, -1)).mean(-1)
         return result.to(torch.float32)
 
-    def _buffer(self, index: int, name: str, like: Tensor | None = None) -> Tensor:
-        """A buffer; aligned with `[T, B, C, ...]` if `like` is given."""
-        value: Tensor = getattr(self, f"stage{index}_{name}")
-        return value if like is None else value.reshape(1, 1, -1, *[1] * (like.dim() - 3))
 
-    def _current(self, index: int, stage: IntStage, values: dict[str, Tensor]) -> Tensor:
-        terms = []
-        for number, branch in enumerate(stage.branches):
-            weight = None
-            if branch.weight is not None:
-                weight = self._buffer(index, f"weight{number}")
-            a = _accumulate(branch, weight, values[branch.source])
-            terms.append(a * (self._buffer(index, f"multiplier{number}", a) * 2**stage.up))
-        y = terms[0]
-        for term in terms[1:]:
-            y = y + term
-        y = y + self._buffer(index, "bias", y)
-        if stage.shift.any():
-            scale = torch.exp2(self._buffer(index, "shift", y))
-            y = torch.floor((y + torch.floor(scale / 2)) / scale)
-        if stage.act_bits is not None:
-            top = 2 ** (stage.act_bits - 1)
-            y = y.clamp(-top, top - 1)
-        return y
-
-
-def _arrays(stage: IntStage) -> dict[str, np.ndarray]:
-    """The integers of a stage's current by name."""
-    arrays = {"bias": stage.bias, "shift": stage.shift}
-    for number, branch in enumerate(stage.branches):
-        arrays[f"multiplier{number}"] = branch.multiplier
-        if branch.weight is not None:
-            arrays[f"weight{number}"] = branch.weight
-    return arrays
+def _weight(index: int, number: int) -> str:
+    """Name of the weights of a stage's branch."""
+    return f"stage{index}_weight{number}"
 
 
 def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Tensor:
