@@ -156,11 +156,11 @@ def _backward(
     for rows in levels.blocks(w):
         part, y, given, through = w[rows], quantized[rows], d_quantized[rows], d_w[rows]
         at = rows if levels.per_channel else slice(None)
-        torch.sub(y, part, out=through) if levels.top else through.copy_(y)
+        torch.sub(y, part, out=through) if levels.bits != 1 else through.copy_(y)
         moved = through.mul_(given).sum(levels.over(part), keepdim=True)
         d_statistic = levels.scale(moved / levels.scale(statistic[at]) + d_scale[at])
         levels.through_statistic(part, statistic[at], d_statistic, out=through)
-        through.add_(given) if levels.top else through.addcmul_(given, y.abs())
+        through.add_(given) if levels.bits != 1 else through.addcmul_(given, y.abs())
 
 
 def _library(w: Tensor, levels: Levels) -> ctypes.CDLL | None:

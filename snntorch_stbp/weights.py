@@ -77,6 +77,8 @@ def weight_quantizer(
         values |= {"scaling_stats_impl": ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}  # type: ignore[index]
     elif bits != "ternary":
         values |= {"scaling_stats_op": StatsOp.MAX}
+    if bits == "ternary":
+        values |= {"tensor_quant": Ternary}
     if scale == "float" and not brevitas.config.JIT_ENABLED:
         loading = GAUSSIAN_LOADING[bits] if fitted else None  # type: ignore[index]
         top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
@@ -98,6 +100,22 @@ class ScaledRootMeanSquare(nn.Module):
         """The scale `[C]` of weights `[C, n]`, or of all of them."""
         power = x.square().mean() if self.dim is None else x.square().mean(self.dim)
         return self.loading * torch.sqrt(power + 1e-20)
+
+
+class Ternary(TernaryQuant):
+    """Brevitas' ternary quantizer, with a gradient for all weights.
+
+    Its own gradient is zero for weights that are rounded to zero, which then stay there. F. Li et
+    al. hand the gradient of a level to its weight, whichever level that is.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, scale, zero point and bits."""
+        scale = self.scaling_impl(x)
+        level = torch.sign(x) * (x.abs() > self.threshold * scale)
+        units = x / scale
+        y = (units + (level - units).detach()) * scale
+        return y, scale, self.zero_point(), self.bit_width()
 
 
 class _Fused:
@@ -141,7 +159,7 @@ class _FusedBinary(_Fused, BinaryQuant):
         self.levels = levels
 
 
-class _FusedTernary(_Fused, TernaryQuant):
+class _FusedTernary(_Fused, Ternary):
     def __init__(self, levels: Levels, scaling_impl: nn.Module, threshold: float) -> None:
         super().__init__(scaling_impl, threshold)
         self.levels = levels

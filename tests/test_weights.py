@@ -11,7 +11,7 @@ from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
 from torch import Tensor
 
 from snntorch_stbp import kernels
-from snntorch_stbp.weights import injector, weight_quantizer
+from snntorch_stbp.weights import Ternary, injector, weight_quantizer
 
 RANGES = [(b, "fitted") for b in (1, "ternary", 2, 3, 4, 5, 8)] + [(2, "max"), (4, "max")]
 
@@ -35,7 +35,7 @@ def computed(quantizer: type, weight: Tensor, target: Tensor) -> tuple[Tensor, T
 def test_equal_to_brevitas(
     bits: Any, weight_range: str, per_channel: bool, layout: torch.memory_format, backend: str
 ) -> None:
-    plain = {1: BinaryQuant, "ternary": TernaryQuant}.get(bits, RescalingIntQuant)
+    plain = {1: BinaryQuant, "ternary": Ternary}.get(bits, RescalingIntQuant)
     quantizer = weight_quantizer(bits, per_channel, "float", weight_range)
     theirs = injector("Theirs", quantizer, tensor_quant=plain)
     for dtype in (torch.float32, torch.float64):
@@ -50,6 +50,34 @@ def test_equal_to_brevitas(
         assert ours[1].shape == expected[1].shape
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("scale", ["float", "po2"])
+@pytest.mark.parametrize("backend", ["fused", "compiled"])
+def test_ternary_weights_are_brevitas_and_leave_zero_again(backend: str, scale: str) -> None:
+    weight = torch.randn(6, 5, 3, 3)
+    quantizer = weight_quantizer("ternary", True, scale)
+    theirs = injector("Theirs", quantizer, tensor_quant=TernaryQuant)
+    with kernels.backend(backend):
+        value, _, gradient = computed(quantizer, weight, torch.zeros_like(weight) - 2)
+    torch.testing.assert_close(value, computed(theirs, weight, weight)[0], rtol=1e-6, atol=0)
+    zero = value == 0
+    assert zero.any()
+    assert (gradient[zero] != 0).all()
+
+    # Pulled at by a target of their own, all weights end at the level nearest to it.
+    layer = qnn.QuantLinear(30, 1, bias=False, weight_quant=quantizer)
+    target = torch.tensor([-1.0, 0.0, 1.0]).repeat(10)[None]
+    with torch.no_grad():
+        layer.weight.copy_(torch.cat([torch.zeros(1, 15), torch.ones(1, 15)], 1))
+    with kernels.backend(backend):
+        for _ in range(200):
+            layer.weight.grad = None
+            quantized = layer.quant_weight()
+            (quantized.value / quantized.scale.detach() - target).square().sum().backward()
+            with torch.no_grad():
+                layer.weight -= 0.01 * layer.weight.grad
+    assert torch.equal(layer.quant_weight().value.sign(), target)
 
 
 def test_weights_that_are_all_zero_stay_finite() -> None:

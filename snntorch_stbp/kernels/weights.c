@@ -61,6 +61,8 @@ void forward(const real *w, real *y, real *statistics, int64_t rows, int64_t n, 
   }
 }
 
+#define STRAIGHT (LEVELS != 1)
+
 /* Gradients of `w` from those of its levels `y`, and of every row's scale. */
 void backward(const real *w, const real *y, const real *statistics, const real *d_y,
               const real *d_scales, real *d_w, int64_t rows, int64_t n, int64_t threads,
@@ -72,7 +74,7 @@ void backward(const real *w, const real *y, const real *statistics, const real *
     const real value = statistics[row];
     real moved = 0;
 #pragma omp simd reduction(+ : moved)
-    for (int64_t i = 0; i < n; i++) moved += given[i] * (LEVELS ? level[i] : level[i] - in[i]);
+    for (int64_t i = 0; i < n; i++) moved += given[i] * (STRAIGHT ? level[i] - in[i] : level[i]);
     const real scale = LEVELS ? value : value / (real)top;
     real d_value = moved / scale + d_scales[row];
     d_value = LEVELS ? d_value : d_value / (real)top;
@@ -95,7 +97,7 @@ void backward(const real *w, const real *y, const real *statistics, const real *
 #else
       const real statistics_share = ABS(in[i]) == value ? sign(in[i]) * through : 0;
 #endif
-      out[i] = statistics_share + (LEVELS ? given[i] * ABS(level[i]) : given[i]);
+      out[i] = statistics_share + (STRAIGHT ? given[i] : given[i] * value);
     }
   }
 }

@@ -13,9 +13,12 @@ normalisation; its output, the current from which the neuron computes its membra
 `recomputing` does without the second, and normalises once more in the backward pass. `saving` also
 keeps a spike as the bit that it is, and computes small convolutions again. Neither reaches into
 networks that `torch.compile` has compiled.
+
+    memory.keep_pages()            # the other way round: a CPU keeps what it frees, and is faster
 """
 
 from .blocks import by_neuron, checkpointing, run
 from .keeper import recomputing, saving
+from .pages import keep_pages
 
-__all__ = ["by_neuron", "checkpointing", "recomputing", "run", "saving"]
+__all__ = ["by_neuron", "checkpointing", "keep_pages", "recomputing", "run", "saving"]
