@@ -24,7 +24,8 @@ from .time import TimeDistributed
 def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None = None) -> Tensor:
     """What `neuron(layer(x) + added)` is.
 
-    On a CPU with a C compiler, in training, a tdBN of `layer` and the neuron are one operation.
+    In training, on a CPU with a C compiler and on CUDA devices with Triton, a tdBN of `layer` and
+    the neuron are one operation.
     Spikes and gradients agree to rounding with those of the modules one after the other, which
     compute wherever a module has a hook (it would not be called), a neuron has quantizers, learned
     values or membrane potentials to return, or `kernels.backend` is not `"compiled"`.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
 import snntorch_stbp as stbp
-from snntorch_stbp import kernels, surrogate
+from snntorch_stbp import firing, kernels, surrogate
+from snntorch_stbp.sequence import repeat
 
 
 def test_the_interpreted_kernels_equal_the_cpu() -> None:
@@ -35,9 +38,10 @@ def test_the_kernels_compile_without_contraction_and_without_a_gpu() -> None:
     constants = {
         "T": 4, "BETAS": True, "THRESHOLDS": False, "RESET": "zero", "DETACH": False,
         "CURVE": "rectangular", "A": 0.8, "ROOT": 0.9, "CENTRE": -0.4,
-        "MEMBRANE": True, "LEARN_BETA": True, "LEARN_THRESHOLD": True, "BLOCK": 512,
+        "MEMBRANE": True, "LEARN_BETA": True, "LEARN_THRESHOLD": True,
+        "NORMED": True, "ADDED": True, "TOTAL": False, "BLOCK": 512,
     }  # fmt: skip
-    half = {"x_ptr", "spikes_ptr", "current_ptr"}
+    half = {"x_ptr", "added_ptr", "spikes_ptr", "current_ptr"}
     for kernel in (cuda._forward, cuda._backward):
         names = kernel.arg_names
         kinds = {
@@ -69,3 +73,31 @@ def test_equals_the_loop_on_a_gpu(dtype: torch.dtype, reset: str) -> None:
     assert torch.equal(results[0][0], results[1][0])
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(results[0][1], results[1][1], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: not tried on a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["alone", "added", "repeated"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_tdbn_and_neuron_as_one_on_a_gpu(
+    layout: torch.memory_format, kind: str, dtype: torch.dtype
+) -> None:
+    layer = stbp.TimeDistributed(nn.Conv2d(5, 8, 3), stbp.TDBatchNorm2d(8)).to("cuda", dtype)
+    layer.norm.float()
+    layer.to(memory_format=layout)
+    neuron = stbp.Leaky(0.25, 0.4).cuda()
+    x = torch.randn(4, 5, 12, 12, device="cuda", dtype=dtype)
+    x = repeat(x, 3) if kind == "repeated" else torch.stack([x, 2 * x, -x])
+    added = torch.randn(3, 4, 8, 10, 10, device="cuda", dtype=dtype) if kind == "added" else None
+    results = []
+    for backend in ("compiled", "fused"):
+        ours = copy.deepcopy(layer)
+        with kernels.backend(backend):
+            spikes = firing.fire(ours, neuron, x, added)
+        spikes.float().square().sum().backward()
+        results.append([spikes, *(p.grad for p in ours.norm.parameters()), *ours.norm.buffers()])
+    differing = (results[0][0] != results[1][0]).double().mean()
+    assert differing < (1e-3 if dtype == torch.float32 else 2e-2)  # currents are not rounded here
+    tolerance = 1e-3 if dtype == torch.float32 else 5e-2
+    for found, wanted in zip(results[0][1:], results[1][1:], strict=True):
+        assert (found - wanted).abs().max() <= tolerance * wanted.abs().max().clamp(min=1)

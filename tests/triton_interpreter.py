@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from snntorch_stbp import surrogate
-from snntorch_stbp.kernels import Rule, cpu, cuda
+from snntorch_stbp.kernels import Rule, cpu, cuda, cuda_normed, integrate
 
 CURVES = [
     surrogate.rectangular(0.8),
@@ -41,9 +41,61 @@ def compare(x: torch.Tensor, per_channel: bool, rule: Rule, membrane: bool) -> N
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+def stats(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `torch.batch_norm_stats` computes, which has no CPU form."""
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    over = [i for i in range(x.dim()) if i != 1]
+    variance, mean = torch.var_mean(exact, over, correction=0)
+    return mean, (variance + eps).rsqrt()
+
+
+def compare_normed(x: torch.Tensor, kind: str, rule: Rule) -> None:
+    """Normalisation and neuron as one operation, against those two in float64."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    steps, channels = len(x), x.shape[2]
+    x = (x[0] if kind == "repeated" else x).clone().requires_grad_()
+    added = torch.randn(x.shape).to(x) if kind == "added" else None
+    weight, bias = torch.rand(channels, dtype=dtype) + 0.1, torch.randn(channels, dtype=dtype) / 9
+    inputs = [x, weight.requires_grad_(), bias.requires_grad_()]
+    inputs += [added.requires_grad_()] if added is not None else []
+    beta, threshold = torch.tensor(0.25, dtype=dtype), torch.rand(channels, dtype=dtype)
+    repeated = steps if kind == "repeated" else 0
+    spikes, mean, variance = cuda_normed.NormalizeAndFire.apply(
+        x, added, weight, bias, (beta, threshold, rule), 1e-5, repeated
+    )
+
+    whole = (x.expand(steps, *x.shape) if repeated else x).double()
+    samples = whole.flatten(0, 1)
+    over = [i for i in range(samples.dim()) if i != 1]
+    torch.testing.assert_close(mean, samples.mean(over), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(variance, samples.var(over, unbiased=False), rtol=1e-5, atol=1e-6)
+    current = torch.nn.functional.batch_norm(
+        samples, None, None, weight.double(), bias.double(), True, 0.0, 1e-5
+    ).unflatten(0, whole.shape[:2])
+    current = current if added is None else current + added.double()
+    per_channel = threshold.double().reshape(-1, *[1] * (x.dim() - (2 if repeated else 3)))
+    expected, _ = integrate(current, beta.double(), per_channel, rule)
+    assert torch.equal(spikes.double(), expected)
+    assert spikes.stride()[1:] == whole.expand(spikes.shape).stride()[1:] or repeated
+    gradient = torch.randn(spikes.shape).to(spikes)
+    found = torch.autograd.grad(spikes, inputs, gradient)
+    wanted = torch.autograd.grad(expected, inputs, gradient.double())
+    near = {torch.float64: 1e-9, torch.float32: 1e-4}.get(x.dtype, 2e-2)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() < near * theirs.abs().max()
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
+    torch.batch_norm_stats = stats
     cuda.BLOCK = 64
+    for kind, curve in itertools.product(("alone", "added", "repeated"), CURVES):
+        compare_normed(torch.randn(3, 4, 5, 6, 6, dtype=torch.float64), kind, Rule(curve))
+    for kind, reset in itertools.product(("alone", "added", "repeated"), ("subtract", "none")):
+        x = torch.randn(3 * 4, 5, 6, 6).to(memory_format=torch.channels_last)
+        compare_normed(x.unflatten(0, (3, 4)), kind, Rule(CURVES[0], reset))
+    compare_normed(torch.randn(2, 8, 7).bfloat16(), "alone", Rule(CURVES[0]))
     for curve, reset in itertools.product(CURVES, ("zero", "subtract", "none")):
         for detach, per_channel in itertools.product((False, True), repeat=2):
             x = torch.randn(4, 3, 5, 6, dtype=torch.float64)

@@ -11,6 +11,8 @@ Importing this module needs Triton 3.3 or later (tuples in kernels).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -52,10 +54,22 @@ def _kept(u, spike, threshold, RESET: tl.constexpr):
 
 
 @triton.jit
+def _current(x, added, scale, shift, mask, NORMED: tl.constexpr, ADDED: tl.constexpr):
+    """Input currents of one step: what lies at `x`, normalised or as it is, plus a second one."""
+    current = tl.load(x, mask=mask, other=0).to(scale.dtype)
+    if NORMED:
+        current = current * scale + shift
+    if ADDED:
+        current += tl.load(added, mask=mask, other=0).to(scale.dtype)
+    return current
+
+
+@triton.jit
 def _forward(
-    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, n, x_step, channels, inner,
+    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr, scale_ptr, shift_ptr,
+    n, x_step, channels, inner,
     T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
-    MEMBRANE: tl.constexpr, BLOCK: tl.constexpr,
+    MEMBRANE: tl.constexpr, NORMED: tl.constexpr, ADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
@@ -64,10 +78,14 @@ def _forward(
     channel = (at // inner) % channels
     beta = tl.load(beta_ptr + channel) if BETAS else tl.load(beta_ptr)
     threshold = tl.load(threshold_ptr + channel) if THRESHOLDS else tl.load(threshold_ptr)
-    u = tl.load(x_ptr + at, mask=mask, other=0).to(beta.dtype)
+    scale, shift = beta, beta
+    if NORMED:
+        scale, shift = tl.load(scale_ptr + channel), tl.load(shift_ptr + channel)
+    u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
     for t in tl.static_range(T):
         if t > 0:
-            u = beta * u + tl.load(x_ptr + at + t * x_step, mask=mask, other=0).to(beta.dtype)
+            x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
+            u = beta * u + _current(x, added, scale, shift, mask, NORMED, ADDED)
         spike = (u > threshold).to(beta.dtype)
         tl.store(spikes_ptr + at + t * step, spike.to(spikes_ptr.dtype.element_ty), mask=mask)
         if MEMBRANE:
@@ -77,13 +95,13 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, current_ptr,
-    d_beta_ptr, d_threshold_ptr, n, x_step, channels, inner,
+    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr, scale_ptr, shift_ptr,
+    current_ptr, d_beta_ptr, d_threshold_ptr, n, x_step, channels, inner,
     T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
     DETACH: tl.constexpr, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr,
     CENTRE: tl.constexpr,
     MEMBRANE: tl.constexpr, LEARN_BETA: tl.constexpr, LEARN_THRESHOLD: tl.constexpr,
-    BLOCK: tl.constexpr,
+    NORMED: tl.constexpr, ADDED: tl.constexpr, TOTAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
@@ -92,15 +110,20 @@ def _backward(
     channel = (at // inner) % channels
     beta = tl.load(beta_ptr + channel) if BETAS else tl.load(beta_ptr)
     threshold = tl.load(threshold_ptr + channel) if THRESHOLDS else tl.load(threshold_ptr)
-    u = tl.load(x_ptr + at, mask=mask, other=0).to(beta.dtype)
+    scale, shift = beta, beta
+    if NORMED:
+        scale, shift = tl.load(scale_ptr + channel), tl.load(shift_ptr + channel)
+    u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
     us = (u,)
     for t in tl.static_range(1, T):
         u = _kept(u, (u > threshold).to(beta.dtype), threshold, RESET)
-        u = beta * u + tl.load(x_ptr + at + t * x_step, mask=mask, other=0).to(beta.dtype)
+        x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
+        u = beta * u + _current(x, added, scale, shift, mask, NORMED, ADDED)
         us = us + (u,)  # noqa: RUF005  (no unpacking in Triton)
     d_carried = tl.zeros([BLOCK], beta.dtype)
     d_beta = tl.zeros([BLOCK], beta.dtype)
     d_threshold = tl.zeros([BLOCK], beta.dtype)
+    total = tl.zeros([BLOCK], beta.dtype)  # of all steps, which share one current if TOTAL
     for t in tl.static_range(T - 1, -1, -1):
         u = us[t]
         spike = (u > threshold).to(beta.dtype)
@@ -119,7 +142,10 @@ def _backward(
         d_u = d_carried + through
         if MEMBRANE:
             d_u += tl.load(potential_ptr + at + t * step, mask=mask, other=0).to(beta.dtype)
-        tl.store(current_ptr + at + t * step, d_u.to(current_ptr.dtype.element_ty), mask=mask)
+        total = total + d_u if TOTAL else d_u
+        if not TOTAL or t == 0:
+            out = current_ptr + at + (0 if TOTAL else t * step)
+            tl.store(out, total.to(current_ptr.dtype.element_ty), mask=mask)
         if t > 0:
             before = us[t - 1]
             fired = (before > threshold).to(beta.dtype)
@@ -131,8 +157,26 @@ def _backward(
         tl.store(d_threshold_ptr + at, d_threshold, mask=mask)
 
 
+class Normed(NamedTuple):
+    """What lies between the tensor that is read and the currents, per channel in float32.
+
+    Args:
+        scale, shift: The current is `scale x + shift`, `[C]`.
+        added: A second current, as `x` lies, or `None`.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    added: Tensor | None
+
+
 def forward(
-    x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, membrane: bool
+    x: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    membrane: bool,
+    normed: Normed | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Spikes, and membrane potentials if `membrane`, of currents `[T, N]` or `[T, rows, C, n]`."""
     spikes = x.new_empty(x.shape)
@@ -141,9 +185,9 @@ def forward(
     with torch.cuda.device_of(x):
         _forward[(triton.cdiv(n, BLOCK),)](
             x, beta, threshold, spikes, spikes if potential is None else potential,
-            n, x.stride(0), *_channels(x), T=len(x), BETAS=beta.dim() > 0,
-            THRESHOLDS=threshold.dim() > 0, RESET=rule.reset, MEMBRANE=membrane, BLOCK=BLOCK,
-            num_warps=WARPS, enable_fp_fusion=False,
+            *_pointers(x, normed), n, x.stride(0), *_channels(x), T=len(x), BETAS=beta.dim() > 0,
+            THRESHOLDS=threshold.dim() > 0, RESET=rule.reset, MEMBRANE=membrane,
+            **_kind(normed), BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     return spikes, potential
 
@@ -156,19 +200,26 @@ def backward(
     spikes: Tensor,
     potential: Tensor | None,
     learned: tuple[bool, bool],
+    normed: Normed | None = None,
+    total: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of currents, decay and threshold; the equations are those of `cpu.backward`."""
-    current = x.new_empty(x.shape)
+    """Gradients of currents, decay and threshold; the equations are those of `cpu.backward`.
+
+    With `total` the gradient of currents is that of the one step, `[1, ...]`, which `x` repeats.
+    """
+    current = x.new_empty((1 if total else len(x), *x.shape[1:]))
     sums = [torch.empty_like(x[0], dtype=beta.dtype) if wanted else None for wanted in learned]
     n, surrogate = x[0].numel(), rule.surrogate
     with torch.cuda.device_of(x):
         _backward[(triton.cdiv(n, BLOCK),)](
-            x, beta, threshold, spikes, spikes if potential is None else potential, current,
-            *(current if s is None else s for s in sums), n, x.stride(0), *_channels(x), T=len(x),
+            x, beta, threshold, spikes, spikes if potential is None else potential,
+            *_pointers(x, normed), current, *(current if s is None else s for s in sums),
+            n, x.stride(0), *_channels(x), T=len(x),
             BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0, RESET=rule.reset,
             DETACH=rule.detach_reset, CURVE=surrogate.curve, A=surrogate.parameter,
             ROOT=rule.root, CENTRE=surrogate.centre,
             MEMBRANE=potential is not None, LEARN_BETA=learned[0], LEARN_THRESHOLD=learned[1],
+            **_kind(normed), TOTAL=total,
             BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     d_beta, d_threshold = (
@@ -176,6 +227,17 @@ def backward(
         for s, value in zip(sums, (beta, threshold), strict=True)
     )
     return current, d_beta, d_threshold
+
+
+def _pointers(x: Tensor, normed: Normed | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Second current, scale and shift; where there are none, a tensor that is not read."""
+    if normed is None:
+        return x, x, x
+    return x if normed.added is None else normed.added, normed.scale, normed.shift
+
+
+def _kind(normed: Normed | None) -> dict[str, bool]:
+    return {"NORMED": normed is not None, "ADDED": normed is not None and normed.added is not None}
 
 
 def _channels(x: Tensor) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""Batch normalisation in training and the neuron behind it: one operation on a CPU, `normed.c`.
+"""Batch normalisation in training and the neuron behind it as one operation: on a CPU `normed.c`,
+on a CUDA device the kernels of `cuda`.
 
 Between the two lies a tensor of currents that nobody else needs. Here it is never written: what is
 kept for the backward pass is what the normalisation keeps anyway, its input.
@@ -7,6 +8,8 @@ kept for the backward pass is what the normalisation keeps anyway, its input.
 from __future__ import annotations
 
 import ctypes
+import logging
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +30,9 @@ class Fired(NamedTuple):
 
 
 def covers(x: Tensor, rule: Rule, added: bool, repeated: bool) -> bool:
-    """Whether `normalize_and_fire` can be had: a type that `native` knows, and a compiler."""
+    """Whether `normalize_and_fire` can be had: Triton, or a compiler and a type it knows."""
+    if x.device.type == "cuda":
+        return x.is_floating_point() and _on_cuda() is not None
     return (
         x.device.type == "cpu"
         and x.dtype in native.STORED
@@ -67,7 +72,19 @@ def normalize_and_fire(
         variance of each channel over all steps, which have no gradient. Differentiable once.
     """
     neuron = (beta, threshold, rule)
-    return Fired(*_NormalizeAndFire.apply(x, added, weight, bias, neuron, eps, repeated))
+    operation = _NormalizeAndFire if x.device.type == "cpu" else _on_cuda()
+    return Fired(*operation.apply(x, added, weight, bias, neuron, eps, repeated))
+
+
+@cache
+def _on_cuda() -> Any:
+    """The operation on a CUDA device, or `None` without Triton."""
+    try:
+        from .cuda_normed import NormalizeAndFire
+    except ImportError as error:
+        logging.getLogger(__name__).debug("tdBN and neuron on CUDA are two: %s", error)
+        return None
+    return NormalizeAndFire
 
 
 class _NormalizeAndFire(torch.autograd.Function):
