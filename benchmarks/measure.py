@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from snntorch_stbp.memory import keep_pages
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,9 +51,14 @@ def interleave(
 ) -> dict[str, float]:
     """Median seconds of each candidate, after one round that is not counted.
 
+    On a CPU the process keeps the memory that it frees, as `train` does, so that no candidate
+    waits for pages that another gave back.
+
     On a GPU, which works behind the program's back, a candidate runs several times in a row, and
     the clock is read when the last of them is done.
     """
+    if device == "cpu":
+        keep_pages()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     repeats = 10 if device == "cuda" else 1
     for count in range(rounds + 1):

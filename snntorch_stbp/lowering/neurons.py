@@ -32,7 +32,7 @@ class IntegerCurrent(nn.Module):
         multipliers = [branch.multiplier << stage.up for branch in stage.branches]
         # Exact: a power of two.
         rows = [stage.bias, np.int64(1) << stage.shift >> 1, np.exp2(-stage.shift), *multipliers]
-        self.register_buffer("tables", _tables(rows, len(stage.bias), dtype), persistent=False)
+        self.register_buffer("tables", _tables(rows, _channels(stage), dtype), persistent=False)
 
     def forward(self, sums: Sequence[Tensor]) -> Tensor:
         """Currents `[T, B, C, ...]` of sums `[T, B, C, ...]` of each branch."""
@@ -62,7 +62,7 @@ class IntegerNeurons(nn.Module):
     def __init__(self, stage: IntStage, dtype: torch.dtype) -> None:
         super().__init__()
         assert stage.neuron is not None
-        self.neuron, channels = stage.neuron, len(stage.bias)
+        self.neuron, channels = stage.neuron, _channels(stage)
         self.current = IntegerCurrent(stage, dtype)
         decay = self.neuron.beta / 2**self.neuron.leak  # exact: a power of two
         self.register_buffer("decay", _tables([decay], channels, dtype)[0], persistent=False)
@@ -135,6 +135,14 @@ class IntegerNeurons(nn.Module):
         for older, row in enumerate(rows[1 : t + 1], 1):
             theta = torch.where(age >= older, row, theta)
         return theta
+
+
+def _channels(stage: IntStage) -> int:
+    """Channels that a stage's numbers tell apart: all of them, or 1."""
+    values = [stage.bias, stage.shift, *(branch.multiplier for branch in stage.branches)]
+    if stage.neuron is not None:
+        values += [stage.neuron.beta, *stage.neuron.threshold]
+    return max(len(value) for value in values)
 
 
 def _tables(rows: Sequence[np.ndarray], channels: int, dtype: torch.dtype) -> Tensor:
