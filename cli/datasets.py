@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from snntorch_stbp.train.catalog import DATASETS, DatasetInfo
+from snntorch_stbp.train.catalog import AUGMENTATIONS, DATASETS, DatasetInfo
 
 from .group import command, json_option
 from .text import Column, paragraph, print_table, terminal_width, to_json
@@ -27,7 +27,7 @@ COLUMNS = (
     json_option(),
 )
 def datasets(as_json: bool) -> None:
-    """List the data sets that `--dataset` takes."""
+    """List the data sets that `--dataset` takes, and the augmentations of `--augment`."""
     if as_json:
         click.echo(to_json([{**asdict(info), "takes_path": info.takes_path}
                             for info in DATASETS.values()]))  # fmt: skip
@@ -37,6 +37,11 @@ def datasets(as_json: bool) -> None:
     for info in DATASETS.values():
         text = f"{info.source}; {info.note}"
         for line in paragraph(_name(info), text, 14, terminal_width()):
+            click.echo(line)
+    click.echo("\nAugmentations for `train --augment`:\n")
+    for name, kind in AUGMENTATIONS.items():
+        form = f"; {name}:N for N {kind.amount}" if kind.amount else ""
+        for line in paragraph(name, kind.note + form, 14, terminal_width()):
             click.echo(line)
 
 

@@ -70,7 +70,7 @@ OPTIONS = [
     Option(["--image-size"], section="Data", type=Whole(0, "PIXELS"),
            help="Resize to this height and width; 0 keeps them."),
     Option(["--augment"], section="Data", type=Names(),
-           help="Augmentations, such as crop,flip."),
+           help="Augmentations, such as crop,flip, or crop:2 for 2 pixels; `datasets` lists them."),
     Option(["--mixup"], section="Data", type=Real(0, 100), metavar="ALPHA",
            help="Blend every image with another, such as 0.2; 0 for none."),
     Option(["--val-fraction"], section="Data", type=Real(0.01, 0.9),

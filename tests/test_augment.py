@@ -149,6 +149,9 @@ def test_no_names_change_nothing():
 
 
 def test_unknown_names_are_usage_errors():
+    for wrong in ("crop:0", "crop:-1", "shift:nan", "rotate:", "cutout:1e9", "crop:2:3"):
+        with pytest.raises(UsageError, match=rf"The amount of '{wrong}' is a .*number of "):
+            augment.make([wrong], 32)
     with pytest.raises(UsageError, match=r"Unknown augmentation 'flipp'.*Did you mean 'flip'"):
         augment.make(["crop", "flipp"], 32)
 
@@ -163,3 +166,16 @@ def test_wrong_sizes_are_refused():
 def test_devices_agree(name):
     x = images()
     assert torch.allclose(run([name], x.cuda()).cpu(), run([name], x), atol=1e-5)
+
+
+def test_amounts_are_pixels_and_degrees() -> None:
+    (crop,) = augment.make(["crop:2"], 28).transforms
+    (cutout,) = augment.make(["cutout:6"], 28).transforms
+    (move,) = augment.make(["rotate:5", "shift:1.4"], (28, 56)).transforms
+    assert (crop.padding, cutout.side) == (2, 6)  # type: ignore[attr-defined]
+    assert (move.degrees, move.shift) == (5.0, pytest.approx(0.05))  # type: ignore[attr-defined]
+    x = torch.zeros(64, 1, 28, 28)
+    x[..., 14, 14] = 1.0
+    y = augment.make(["crop:2"], 28)(x, torch.Generator().manual_seed(0))
+    rows, columns = y[:, 0].flatten(1).argmax(1) // 28, y[:, 0].flatten(1).argmax(1) % 28
+    assert set(rows.tolist()) == set(columns.tolist()) == {12, 13, 14, 15, 16}

@@ -46,6 +46,15 @@ def run(tmp_path):
         (["train", "resnet18", "--dataset", "mnits"], "Did you mean 'mnist'?"),
         (["train", "resnet18", "--dataset", "npz"], "'npz' needs a path"),
         (["train", "resnet18", "--augment", "flop"], "Did you mean 'flip'?"),
+        (["train", "resnet18", "--augment", "flip:2"], "'flip' takes no amount, but 'flip:2'"),
+        (
+            ["train", "resnet18", "--augment", "crop:1.5"],
+            "The amount of 'crop:1.5' is a whole number of pixels above 0, such as crop:2.",
+        ),
+        (
+            ["sweep", "resnet18", "--augment", "rotate:much"],
+            "The amount of 'rotate:much' is a number of degrees above 0, such as rotate:2.",
+        ),
         (["train"], "name the model to train, such as `snntorch-stbp train resnet18`"),
         (["train", "resnet18", "--quiet", "--json"], "--quiet and --json exclude each other"),
         (

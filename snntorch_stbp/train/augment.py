@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .catalog import check_augmentations
+from .catalog import parse_augmentation
 from .data import upload
 
 # Uniform numbers in [0, 1) for each of n samples, on the images' device: [n], or [n, *shape].
@@ -77,36 +77,34 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
     of them stands.
 
     Args:
-        names: any of "crop", "shift", "rotate", "elastic", "flip", "cutout"; none leaves batches as
-            they are.
+        names: any of "crop", "shift", "rotate", "elastic", "flip", "cutout", where there is an
+            amount also as "crop:2"; none leaves batches as they are.
         image_size: side, or (height, width), of the images to come.
 
     Returns:
         A callable `(x, generator) -> x`.
 
     Raises:
-        UsageError: a name is unknown.
+        UsageError: a name or an amount is wrong.
     """
-    check_augmentations(names)
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    side = min(height, width)
+    amounts = dict(map(parse_augmentation, names))
     transforms: list[Transform] = []
-    moves = [name for name in names if name in ("shift", "rotate", "elastic")]
-    for name in dict.fromkeys(names):
+    moves = [name for name in amounts if name in ("shift", "rotate", "elastic")]
+    for name, amount in amounts.items():
         if name == "crop":
-            transforms.append(Crop(max(1, min(size) // 8)))
+            transforms.append(Crop(int(amount or max(1, side // 8))))
         elif name == "flip":
             transforms.append(flip)
         elif name == "cutout":
-            transforms.append(Cutout(max(1, min(size) // 2)))
+            transforms.append(Cutout(int(amount or max(1, side // 2))))
         elif name == moves[0]:
-            transforms.append(
-                Move(
-                    MAX_DEGREES if "rotate" in moves else 0.0,
-                    SHIFT if "shift" in moves else 0.0,
-                    ELASTIC if "elastic" in moves else 0.0,
-                )
-            )
-    return Augment(transforms, (size[0], size[1]))
+            degrees = (amounts["rotate"] or MAX_DEGREES) if "rotate" in moves else 0.0
+            pixels = amounts.get("shift")
+            shift = (pixels / side if pixels else SHIFT) if "shift" in moves else 0.0
+            transforms.append(Move(degrees, shift, ELASTIC if "elastic" in moves else 0.0))
+    return Augment(transforms, (height, width))
 
 
 def flip(x: Tensor, draw: Draw) -> Tensor:

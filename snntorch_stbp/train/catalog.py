@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -93,14 +94,40 @@ DATASETS: dict[str, DatasetInfo] = {
     )
 }  # fmt: skip
 
-AUGMENTATIONS: dict[str, str] = {
-    "crop": "pad with zeros by an eighth of the image (4 pixels at 32x32), crop a random window",
-    "shift": "translate by up to an eighth of the image in any direction, between pixels too",
-    "rotate": "rotate by up to 15 degrees either way",
-    "elastic": "deform smoothly, by up to about a tenth of the image, without folds (Simard 2003)",
-    "flip": "mirror left and right, half of the time",
-    "cutout": "blank a random square of half the image's side (DeVries 2017, arXiv 1708.04552)",
-}
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One kind of random change.
+
+    Args:
+        note: What it does to an image, at the amount that a plain name means.
+        amount: What `NAME:AMOUNT` is measured in; `None` where there is none to give.
+        whole: Whether amounts are whole numbers.
+    """
+
+    note: str
+    amount: str | None = None
+    whole: bool = False
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "crop": Augmentation(
+        "pad with zeros by an eighth of the image (4 pixels at 32x32), crop a random window",
+        "pixels", whole=True,
+    ),
+    "shift": Augmentation(
+        "translate by up to an eighth of the image in any direction, between pixels too", "pixels"
+    ),
+    "rotate": Augmentation("rotate by up to 15 degrees either way", "degrees"),
+    "elastic": Augmentation(
+        "deform smoothly, by up to about a tenth of the image, without folds (Simard 2003)"
+    ),
+    "flip": Augmentation("mirror left and right, half of the time"),
+    "cutout": Augmentation(
+        "blank a random square of half the image's side (DeVries 2017, arXiv 1708.04552)",
+        "pixels", whole=True,
+    ),
+}  # fmt: skip
 
 
 def parse(spec: str) -> tuple[str, str | None]:
@@ -147,11 +174,36 @@ def run_name(spec: str) -> str:
     return f"{name}_{safe}" if safe else name
 
 
-def check_augmentations(names: Iterable[str]) -> None:
-    """Raise UsageError, with the closest name, unless all are known to `AUGMENTATIONS`."""
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise UsageError(
-                f"Unknown augmentation '{name}'; choose among {', '.join(AUGMENTATIONS)}."
-                f"{suggest(name, AUGMENTATIONS)}"
-            )
+def parse_augmentation(spec: str) -> tuple[str, float | None]:
+    """Split `NAME` or `NAME:AMOUNT` into a name of `AUGMENTATIONS` and the amount.
+
+    Raises:
+        UsageError: The name is unknown, or has no amount, or the amount is no number above 0.
+    """
+    name, colon, text = spec.partition(":")
+    if name not in AUGMENTATIONS:
+        raise UsageError(
+            f"Unknown augmentation '{spec}'; choose among {', '.join(AUGMENTATIONS)}."
+            f"{suggest(name, AUGMENTATIONS)}"
+        )
+    if not colon:
+        return name, None
+    kind = AUGMENTATIONS[name]
+    if kind.amount is None:
+        raise UsageError(f"Augmentation '{name}' takes no amount, but '{spec}' gives one.")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1000 or (kind.whole and value != int(value)):
+        number = "a whole number" if kind.whole else "a number"
+        raise UsageError(
+            f"The amount of '{spec}' is {number} of {kind.amount} above 0, such as {name}:2."
+        )
+    return name, value
+
+
+def check_augmentations(specs: Iterable[str]) -> None:
+    """Raise UsageError unless all are known, each with an amount that it takes."""
+    for spec in specs:
+        parse_augmentation(spec)
