@@ -10,8 +10,8 @@ from torch import nn
 from ..errors import StbpError
 from ..frozen.fold import FrozenBranch
 from ..frozen.graph import Branch, inhibition, pair
-from ..lowering.fold import int_pool
 from ..lowering.layers import IntPool
+from ..lowering.terms import int_pool
 from .page import Page, array
 from .writer import CHANNELS_LAST, QONNX, Array, Range
 

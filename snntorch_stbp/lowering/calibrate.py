@@ -9,8 +9,9 @@ import numpy as np
 
 from ..frozen.graph import Stage
 from . import reference
-from .fold import Budget, real_neuron, simple_stage, terms
+from .fold import real_neuron, simple_stage
 from .layers import INPUT, Ints, IntStage
+from .terms import Budget, terms
 
 MOST_FRACTION = 20
 

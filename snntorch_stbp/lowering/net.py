@@ -16,11 +16,12 @@ from ..frozen import FrozenNet, Settings
 from ..frozen.graph import Graph, Stage
 from ..frozen.read import read_graph
 from .calibrate import Calibration
-from .fold import Budget, exact_stage, readout_stage
+from .fold import exact_stage, readout_stage
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
 from .neurons import IntegerCurrent, IntegerNeurons
 from .quantized import quantized_stage
 from .ranges import FLOAT32, StageRange, ranges
+from .terms import Budget
 
 Form = Literal["exact", "simple"]
 

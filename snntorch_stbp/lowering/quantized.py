@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from ..frozen.net import READOUT_BITS, FrozenStage
-from .fold import geometry
 from .layers import IntNeuron, Ints, IntStage
+from .terms import geometry
 
 
 def quantized_stage(frozen: FrozenStage) -> IntStage:
