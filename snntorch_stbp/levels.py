@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from . import kernels
 from .kernels import native
 
-TERNARY_THRESHOLD = 0.7  # F. Li et al., "Ternary weight networks", arXiv:1605.04711
+TERNARY_THRESHOLD = 0.5  # of the scale: to the nearest of three levels
 SMALLEST_SCALE = 1e-10
 BLOCK = 65536  # weights
 
@@ -28,8 +28,8 @@ class Levels(NamedTuple):
     Args:
         bits: 1, `"ternary"`, or 2 to 8.
         top: Largest integer; `None` at 1 bit and ternary.
-        loading: The scale's share of the root mean square; `None` where it is the mean magnitude
-            (ternary) or the largest.
+        loading: The largest level's share of the root mean square; `None` where it is the largest
+            weight.
         per_channel: One scale per output channel.
     """
 
@@ -61,8 +61,6 @@ class Levels(NamedTuple):
             count = w.numel() // (len(w) if self.per_channel else 1)
             value = torch.linalg.vector_norm(w, dim=dims, keepdim=True)
             value.mul_(self.loading / count**0.5)
-        elif self.bits == "ternary":
-            value = w.abs().mean(dims, keepdim=True)
         else:
             value = w.abs().amax(dims, keepdim=True)
         return value.clamp_(min=SMALLEST_SCALE)
@@ -84,8 +82,6 @@ class Levels(NamedTuple):
         count = w.numel() // statistic.numel()
         if self.loading is not None:
             torch.mul(w, d_statistic * (self.loading**2 / count) / statistic, out=out)
-        elif self.bits == "ternary":
-            torch.sign(w, out=out).mul_(d_statistic / count)
         else:
             largest = w.abs() == statistic
             shares = d_statistic / largest.sum(self.over(w), keepdim=True).clamp_(min=1)
@@ -175,7 +171,7 @@ def _library(w: Tensor, levels: Levels) -> ctypes.CDLL | None:
         "weights",
         ("STORED", native.STORED[w.dtype]),
         ("LEVELS", 0 if levels.top else 2 if levels.bits == "ternary" else 1),
-        ("SCALE", 0 if levels.loading else 1 if levels.bits == "ternary" else 2),
+        ("SCALE", 0 if levels.loading else 1),
     )
 
 

@@ -31,7 +31,7 @@ from .levels import SMALLEST_SCALE, TERNARY_THRESHOLD, Levels, Quantize
 # distributed weights, in units of their root mean square (J. Max, "Quantizing for minimum
 # distortion", IRE Transactions on Information Theory 6, 1960; recomputed for odd level counts).
 # Above 4 bits the largest weight is representable instead: clipping then costs more than it gains.
-GAUSSIAN_LOADING = {1: 0.7979, 2: 1.2240, 3: 1.9523, 4: 2.4739}
+GAUSSIAN_LOADING = {1: 0.7979, "ternary": 1.2240, 2: 1.2240, 3: 1.9523, 4: 2.4739}
 
 
 def injector(name: str, *bases: type, **values: Any) -> type:
@@ -54,8 +54,9 @@ def weight_quantizer(
 ) -> type:
     """The Brevitas weight quantizer of `bits` (1 to 8, or `"ternary"`).
 
-    Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: zero below
-    0.7 times the mean magnitude, which is also the scale.
+    Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: the threshold
+    (0.61 of the root mean square) and the level (1.22) of the least squared error for normally
+    distributed weights. Weights of 2 bits have the same three levels.
     """
     kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
     fitted = bits in GAUSSIAN_LOADING and weight_range == "fitted"
@@ -64,23 +65,21 @@ def weight_quantizer(
         "scaling_per_output_type": kind,
         "scaling_min_val": SMALLEST_SCALE,
         "bit_width": 2 if bits == "ternary" else bits,
-        **scale_values(scale, covers=not fitted and bits != "ternary"),
+        **scale_values(scale, covers=not fitted),
     }
     if bits == "ternary":
         values |= {"quant_type": QuantType.TERNARY, "threshold": TERNARY_THRESHOLD}
-        values |= {"scaling_stats_op": StatsOp.AVE}
+        values |= {"tensor_quant": Ternary}
     elif bits == 1:
         values |= {"quant_type": QuantType.BINARY}
     if fitted:
         # The enumeration still names an operation because the solver derives shapes from it.
         values |= {"scaling_stats_op": StatsOp.AVE}
-        values |= {"scaling_stats_impl": ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}  # type: ignore[index]
-    elif bits != "ternary":
+        values |= {"scaling_stats_impl": ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}
+    else:
         values |= {"scaling_stats_op": StatsOp.MAX}
-    if bits == "ternary":
-        values |= {"tensor_quant": Ternary}
     if scale == "float" and not brevitas.config.JIT_ENABLED:
-        loading = GAUSSIAN_LOADING[bits] if fitted else None  # type: ignore[index]
+        loading = GAUSSIAN_LOADING[bits] if fitted else None
         top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
         values |= {"levels": Levels(bits, top, loading, per_channel)}
         values |= {

@@ -65,11 +65,25 @@ def test_gradients_flow_to_the_weights(bits: Any) -> None:
 
 
 def test_ternary_follows_the_paper() -> None:
-    layer = stbp.Precision("ternary").linear(50, 8)
-    w = layer.weight.detach()
-    mean = w.abs().mean(1, keepdim=True)
-    expected = torch.where(w.abs() > 0.7 * mean, w.sign() * mean, torch.zeros(()))
-    torch.testing.assert_close(layer.quant_weight().value, expected)
+    """The threshold with the largest `(sum |w|)^2 / count` beyond it; their mean is the level."""
+    layer = stbp.Precision("ternary").linear(100_000, 1)
+    nn.init.normal_(layer.weight)
+    w = layer.weight.detach()[0]
+    sums = w.abs().sort(descending=True).values.double().cumsum(0)
+    count = int((sums**2 / torch.arange(1, len(w) + 1)).argmax()) + 1
+    quantized = layer.quant_weight().value.detach()[0]
+    assert int((quantized != 0).sum()) == pytest.approx(count, rel=0.02)
+    assert float(quantized.max()) == pytest.approx(float(sums[count - 1]) / count, rel=0.02)
+
+
+def test_two_bits_and_ternary_are_the_same_three_levels() -> None:
+    two, three = (stbp.Precision(bits).linear(300, 40) for bits in (2, "ternary"))
+    three.weight.data.copy_(two.weight)
+    quantized = [layer.quant_weight().value for layer in (two, three)]
+    torch.testing.assert_close(*quantized)
+    for value in quantized:
+        value.square().sum().backward()
+    torch.testing.assert_close(two.weight.grad, three.weight.grad)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])

@@ -4,7 +4,7 @@
    Of what is compiled decide
      STORED  0 float, 1 double
      LEVELS  0 integers up to `top`, 1 two (minus and plus one), 2 three
-     SCALE   what the scale is a share of: 0 root mean square, 1 mean magnitude, 2 largest magnitude
+     SCALE   what the largest level is a share of: 0 root mean square, 1 largest magnitude
 
    Weights are [rows, n], an output channel after the other. A row is read once from memory, and
    then from the cache. */
@@ -19,10 +19,6 @@ static double statistic(const real *w, int64_t n, double share, double smallest)
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) sum += w[i] * w[i];
   const double value = share * sqrt((double)sum / n);
-#elif SCALE == 1
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += ABS(w[i]);
-  const double value = share * sum / n;
 #else
 #pragma omp simd reduction(max : sum)
   for (int64_t i = 0; i < n; i++) sum = ABS(w[i]) > sum ? ABS(w[i]) : sum;
@@ -80,8 +76,6 @@ void backward(const real *w, const real *y, const real *statistics, const real *
     d_value = LEVELS ? d_value : d_value / (real)top;
 #if SCALE == 0
     const real through = d_value * (real)(share * share / n) / value;
-#elif SCALE == 1
-    const real through = d_value * (real)(share / n);
 #else
     int64_t largest = 0;
 #pragma omp simd reduction(+ : largest)
@@ -92,8 +86,6 @@ void backward(const real *w, const real *y, const real *statistics, const real *
     for (int64_t i = 0; i < n; i++) {
 #if SCALE == 0
       const real statistics_share = in[i] * through;
-#elif SCALE == 1
-      const real statistics_share = sign(in[i]) * through;
 #else
       const real statistics_share = ABS(in[i]) == value ? sign(in[i]) * through : 0;
 #endif
