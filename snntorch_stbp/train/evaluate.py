@@ -227,12 +227,7 @@ def evaluate(
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
     check_device(device)
-    if act_bits is not None and not frozen:
-        raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
-    if arithmetic is not None and not fixed_point:
-        raise UsageError("--arithmetic chooses how integers are made: it needs --fixed-point.")
-    if frozen and fixed_point:
-        raise UsageError("--frozen and --fixed-point exclude each other; choose one.")
+    _check_use(act_bits, frozen, arithmetic, fixed_point)
     if early_exit and run.config.steps < 2:
         raise UsageError("--early-exit needs a run of 2 time steps or more; this one has 1.")
     settings = frozen_settings(run.config, act_bits)
@@ -266,3 +261,15 @@ def evaluate(
         "epoch": trained.state["epoch"],
         "seconds": time.perf_counter() - start,
     }
+
+
+def _check_use(
+    act_bits: int | None, frozen: bool, arithmetic: str | None, fixed_point: bool
+) -> None:
+    """Refuse options that exclude each other, or would have no effect."""
+    if act_bits is not None and not frozen:
+        raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
+    if arithmetic is not None and not fixed_point:
+        raise UsageError("--arithmetic chooses how integers are made: it needs --fixed-point.")
+    if frozen and fixed_point:
+        raise UsageError("--frozen and --fixed-point exclude each other; choose one.")

@@ -108,18 +108,7 @@ def make_loader(
         StbpError: `start_step` lies beyond the end of the epoch.
     """
     size = len(dataset)
-    if batch_size < 1:
-        raise UsageError(f"The batch size must be at least 1, not {batch_size}.")
-    if batch_size % world_size:
-        raise UsageError(
-            f"A batch of {batch_size} cannot be shared by {world_size} processes evenly; "
-            f"choose a multiple of {world_size}."
-        )
-    if shuffle and batch_size > size:
-        raise UsageError(
-            f"A batch of {batch_size} is larger than the {size} training samples; "
-            f"choose a batch size of at most {size}."
-        )
+    _check(size, batch_size, shuffle, world_size)
     steps = size // batch_size if drop_last else -(-size // batch_size)
     if not 0 <= start_step <= steps:
         raise StbpError(
@@ -148,3 +137,19 @@ def make_loader(
         # Without one, every pass draws a number from torch's global random state.
         generator=seeded_generator(seed, epoch),
     )
+
+
+def _check(size: int, batch_size: int, training: bool, world_size: int) -> None:
+    """Refuse a batch size that `size` samples, or the ranks, cannot have."""
+    if batch_size < 1:
+        raise UsageError(f"The batch size must be at least 1, not {batch_size}.")
+    if batch_size % world_size:
+        raise UsageError(
+            f"A batch of {batch_size} cannot be shared by {world_size} processes evenly; "
+            f"choose a multiple of {world_size}."
+        )
+    if training and batch_size > size:
+        raise UsageError(
+            f"A batch of {batch_size} is larger than the {size} training samples; "
+            f"choose a batch size of at most {size}."
+        )
