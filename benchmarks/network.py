@@ -13,6 +13,7 @@ Networks are channels-last, as `train` lays them out, and half precision is auto
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, memory, surrogate, zoo
 
+from . import jelly
 from .measure import DTYPES, interleave, machine, peak_memory, table
 from .seed import step_of_seed
 
@@ -62,12 +64,17 @@ def network(
 
 
 class Candidate(NamedTuple):
-    """The backend of our neuron, bits of weights, what replaces the neurons, what is kept."""
+    """Backend of our neuron, bits of weights, what replaces neurons, what is kept, what is changed.
+
+    `peer` names the package, not ours, that it needs.
+    """
 
     backend: str = "compiled"
     bits: int | None = None
     neuron: Callable[[], nn.Module] | None = None
     keeping: Callable[[], AbstractContextManager[None]] = nullcontext
+    change: Callable[[nn.Module], nn.Module] = lambda net: net
+    peer: str | None = None
 
 
 CANDIDATES = {
@@ -80,6 +87,10 @@ CANDIDATES = {
     "no compiler": Candidate(backend="fused"),
     "plain loop": Candidate(backend="loop"),
     "snntorch.Leaky in a loop": Candidate(neuron=Stepped),
+    "SpikingJelly": Candidate(neuron=jelly.Neuron, peer="spikingjelly"),
+    "SpikingJelly, memopt": Candidate(
+        neuron=jelly.Neuron, change=jelly.save_memory, peer="spikingjelly"
+    ),
 }
 
 
@@ -96,7 +107,7 @@ def step_of(
 ) -> Callable[[], None]:
     """One forward and backward pass of a candidate."""
     candidate = CANDIDATES[name]
-    net = network(steps, candidate.bits, candidate.neuron, model).to(device)
+    net = candidate.change(network(steps, candidate.bits, candidate.neuron, model)).to(device)
     net.to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 32, 32, device=device)
     labels = torch.randint(10, (batch,), device=device)
@@ -167,6 +178,15 @@ def measure(
     )
 
 
+def installed(name: str) -> bool:
+    """Whether a candidate can be had; says so if not."""
+    peer = CANDIDATES[name].peer
+    if peer is None or importlib.util.find_spec(peer):
+        return True
+    print(f"skipped {name}: pip install 'snntorch-stbp[benchmarks]'", file=sys.stderr)
+    return False
+
+
 def pairs(sizes: str) -> list[tuple[int, int]]:
     """`"2x16,8x8"` as `[(2, 16), (8, 8)]`."""
     split = (size.split("x") for size in sizes.split(","))
@@ -194,7 +214,8 @@ def main() -> None:
             make = partial(step_of, options.peak, model=model)
         print(peak(make, *options.sizes[0]))
         return
-    names = list(dict.fromkeys(["ReLU", *options.candidates, *[SEED] * bool(options.seed)]))
+    names = [name for name in dict.fromkeys(["ReLU", *options.candidates]) if installed(name)]
+    names += [SEED] * bool(options.seed)
     print(f"{model}, 32 x 32, one training step, {options.dtype}; {machine(place)}\n")
     print(measure(model, options.sizes, names, options.rounds, place, dtype, options.seed))
 
