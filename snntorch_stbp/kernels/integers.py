@@ -84,16 +84,15 @@ def fire(
         len(sums), len(first) == 1, rule.rounds, rule.ages, rule.leaks,
         rule.act_top, rule.grid, rule.levels, rule.leak_half,
     )  # fmt: skip
-    results = [first.new_empty((steps, *flat[0].shape[1:])) for _ in range(1 + membranes)]
-    tensors = [flat[0], flat[1] if len(flat) > 1 else None, tables.contiguous(), *results]
-    pointers = [native.pointer(t) for t in [*tensors, None][:5]]
+    spikes = first.new_empty((steps, *flat[0].shape[1:]))
+    potentials = torch.empty_like(spikes) if membranes else None
+    added, tables = flat[1] if len(flat) > 1 else None, tables.contiguous()
+    pointers = map(native.pointer, (flat[0], added, tables, spikes, potentials))
     library = _library(first, rule)
-    assert library is not None
+    assert library is not None  # see `covers`
     if library.forward(ctypes.byref(shape), ctypes.byref(settings), *pointers):
         raise MemoryError("no memory for the state of a block of neurons")
-    spikes, potentials = (*map(layout.shaped, results), None)[:2]
-    assert spikes is not None
-    return spikes, potentials
+    return layout.shaped(spikes), None if potentials is None else layout.shaped(potentials)
 
 
 def _library(x: Tensor, rule: IntegerRule) -> ctypes.CDLL | None:
