@@ -21,7 +21,7 @@ from .params import BitsFile, BitsType, Names, Real, Whole
 # Options under which a run may go on with other values than it began with.
 FREE = {
     "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile",
-    "save_memory", "checkpoint_activations",
+    "save_memory", "checkpoint_activations", "select",
 }  # fmt: skip
 
 # Fields that a flag sets -> the flag and the value it sets.
@@ -77,6 +77,8 @@ OPTIONS = [
            help="Part of the training data held out; default: 0.1."),
     Option(["--validate-on-test"], section="Data", is_flag=True,
            help="Hold nothing out; the test set picks the best epoch."),
+    Option(["--select"], section="Data", type=_choice("select"),
+           help="Weights that count: best on what is held out (default), or last."),
     Option(["--steps"], section="Neuron", type=Whole(1, "T"), help="Time steps."),
     Option(["--beta"], section="Neuron", type=Real(0, 1),
            help="Part of a membrane potential left after a step."),
@@ -248,7 +250,8 @@ def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:
     """The configuration of the run, with the changes that a run may go on with."""
     for name, value in given.items():
         stored = getattr(run.config, name)
-        if name not in FREE and value != stored:
+        gone = (stored, value) == ("last", "best")  # the best weights were not kept
+        if value != stored and (name not in FREE or gone):
             raise UsageError(
                 f"'{run.path}' was begun with {_words(name, stored)}, which cannot change to"
                 f" {_words(name, value)}; leave that out, or begin a new run without --resume."

@@ -49,7 +49,7 @@ def stopped_and_continued(config: RunConfig, out: Path, step: int = 3) -> Path:
     (path,) = out.iterdir()
     run = RunDir.open(path)
     assert run.config == config
-    fit(run.continued(), out=out, reporter=Reporter(), resume=run)
+    fit(run.config, out=out, reporter=Reporter(), resume=run)
     return path
 
 

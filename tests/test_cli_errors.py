@@ -158,6 +158,12 @@ def test_a_damaged_configuration_is_a_failure(command, run):
     assert "config.json" in fail(*command, str(run.path), code=1)
 
 
+def test_best_weights_that_were_not_kept_are_gone(run):
+    run.write_text("config.json", run.changed(select="last").to_json())
+    sentence = "was begun with --select last, which cannot change to --select best"
+    assert sentence in fail("train", "--resume", str(run.path), "--select", "best")
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -173,6 +179,7 @@ def test_a_damaged_configuration_is_a_failure(command, run):
         (["--no-nesterov"], "with no --no-nesterov, which cannot change to --no-nesterov"),
         (["--per-tensor"], "with no --per-tensor, which cannot change to --per-tensor"),
         (["--validate-on-test"], "with no --validate-on-test, which cannot change to"),
+        (["--select", "middle"], "'middle' is not one of 'best', 'last'"),
         (["--epochs", "1"], "has 2 epochs already; give --epochs a higher number, or none."),
     ],
 )

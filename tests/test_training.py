@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_ctrl_c_saves_and_a_resumed_run_ends_with_the_same_weights(
     run = RunDir.open(path)
     assert run.status == "interrupted"
     torch.manual_seed(1234)
-    fit(run.continued(), out=tmp_path, reporter=Reporter(), resume=run)
+    fit(run.config, out=tmp_path, reporter=Reporter(), resume=run)
     assert_same_state(uninterrupted, path)
 
 
@@ -97,15 +98,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
     (path,) = (tmp_path / "runs").iterdir()
     run = RunDir.open(path)
     assert run.status == "interrupted"
-    fit(run.continued(), out=tmp_path, reporter=Reporter(), resume=run)
+    fit(run.config, out=tmp_path, reporter=Reporter(), resume=run)
     assert_same_state(uninterrupted, path)
-
-
-def test_a_finished_run_goes_on_only_with_more_epochs(uninterrupted: Path) -> None:
-    run = RunDir.open(uninterrupted)
-    with pytest.raises(StbpError, match="has all its 3 epochs already: train on with --epochs 13"):
-        run.continued()
-    assert run.continued(epochs=4).epochs == 4
 
 
 def test_more_epochs_reopen_a_finished_run(small_digits: str, tmp_path: Path) -> None:
@@ -113,10 +107,10 @@ def test_more_epochs_reopen_a_finished_run(small_digits: str, tmp_path: Path) ->
     run = RunDir.open(first["run"])
     stop = StopAt(2, 2)
     with pytest.raises(Interrupted):
-        fit(run.continued(epochs=2), out=tmp_path, reporter=stop, resume=run)
+        fit(run.changed(epochs=2), out=tmp_path, reporter=stop, resume=run)
     again = RunDir.open(first["run"])
     assert (again.status, again.config.epochs) == ("interrupted", 2)
-    fit(again.continued(), out=tmp_path, reporter=Reporter(), resume=again)
+    fit(again.config, out=tmp_path, reporter=Reporter(), resume=again)
     assert [row["epoch"] for row in again.history] == [1, 2]
 
 
@@ -266,3 +260,24 @@ def test_among_epochs_of_one_accuracy_that_of_the_lowest_loss_is_the_best() -> N
         for epoch, (accuracy, loss) in enumerate([(0.9, 0.3), (0.9, 0.1), (0.8, 0.0), (0.9, 0.1)])
     ]
     assert best_row(rows)["epoch"] == 1
+
+
+def test_the_last_weights_count_where_they_are_asked_for(small_digits: str, tmp_path: Path) -> None:
+    """A run whose second epoch spoils its weights: asked at the start, or once it is finished."""
+    options: dict[str, Any] = {"lr": 0.3, "schedule": "constant", "warmup_epochs": 0, "epochs": 2}
+    runs = {}
+    for select in ("best", "last"):
+        config = make_config(small_digits, select=select, **options)
+        runs[select] = RunDir.open(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    assert runs["best"].result is not None
+    assert runs["best"].result["best_epoch"] == 1  # what the case is about
+    finished = runs["best"]
+    fit(finished.changed(select="last"), out=tmp_path, reporter=Reporter(), resume=finished)
+
+    expected = evaluate(runs["last"], checkpoint="last", reporter=Reporter())["accuracy"]
+    for run in (RunDir.open(finished.path), runs["last"]):
+        assert run.result is not None
+        assert (run.result["best_epoch"], run.result["test_accuracy"]) == (2, expected)
+        assert evaluate(run, checkpoint="best", reporter=Reporter())["accuracy"] == expected
+        assert [row["best"] for row in run.history][-1] == 1
+    assert_same_state(runs["last"].path, finished.path)

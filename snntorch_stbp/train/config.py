@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("threshold", "torch"),
     "recipe": ("standard", "seed"),
     "membrane_grid": ("uniform", "threshold"),
+    "select": ("best", "last"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("32", "bf16-mixed", "16-mixed"),
 }
@@ -91,6 +92,7 @@ class RunConfig:
     download: bool = False
     validate_on_test: bool = False
     val_fraction: float = 0.1
+    select: str = "best"
     device: str = "auto"
     precision: str = "32"
     devices: int = 1

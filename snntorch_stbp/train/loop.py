@@ -213,13 +213,15 @@ class _Trainer:
             "images_per_second": round(count / max(state.seconds, 1e-9), 1),
             "spike_rate": round(val["spike_rate"], 5),
         }
-        best = best_row([*state.history, row]) is row
+        best = best_row([*state.history, row], self.config.select) is row
         row["best"] = int(best)
         state.next_epoch(row)
         state.save(best=best)
         if self.fabric.global_rank == 0:
             self.run.write_history(state.history)
-            plot_curves(state.history, self.run.path / "curves.png", self.run.path.name)
+            plot_curves(
+                state.history, self.run.path / "curves.png", self.run.path.name, self.config.select
+            )
             for key in row.keys() - {"epoch", "best"}:
                 board.add_scalar(key, row[key], row["epoch"])
             board.flush()
@@ -231,7 +233,7 @@ class _Trainer:
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         """Test the best weights and write how the run ended."""
-        best = best_row(self.state.history)
+        best = self.state.selected()
         result: dict[str, Any] = {
             "status": "finished",
             "test_accuracy": None,

@@ -96,15 +96,18 @@ def tensorboard(run: Path | None, epoch: int) -> Iterator[Any]:
         writer.close()
 
 
-def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch whose weights are the best: the highest accuracy held out, then the lowest loss.
+def best_row(rows: list[dict[str, Any]], select: str = "best") -> dict[str, Any]:
+    """The epoch whose weights count: the highest accuracy held out, then the lowest loss.
 
-    A small held-out set has few accuracies, and many epochs share the highest.
+    A small held-out set has few accuracies, and many epochs share the highest. With `select="last"`
+    it is the last one: where the learning rate ends at zero, a small held-out set says less.
     """
+    if select == "last":
+        return rows[-1]
     return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
 
-def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, select: str = "best") -> None:
     """Loss and accuracy per epoch as a PNG at `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -118,11 +121,11 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         loss.plot(epochs, [r[f"{part}_loss"] for r in rows], style, marker=".", label=part)
         percent = [100 * r[f"{part}_accuracy"] for r in rows]
         accuracy.plot(epochs, percent, style, marker=".", label=part)
-    best = best_row(rows)
+    best = best_row(rows, select)
     early = best["epoch"] <= epochs[len(epochs) // 2]
     low = 100 * best["val_accuracy"] < sum(accuracy.get_ylim()) / 2
     accuracy.annotate(
-        f"best {100 * best['val_accuracy']:.2f} %",
+        f"{select} {100 * best['val_accuracy']:.2f} %",
         (best["epoch"], 100 * best["val_accuracy"]),
         xytext=(0, 28 if low else -28),  # and to the middle, so that it stays inside the axes
         textcoords="offset points",

@@ -114,20 +114,6 @@ class RunDir:
         """The configuration with those of `changes` that are not `None`."""
         return replace(self.config, **{k: v for k, v in changes.items() if v is not None})
 
-    def continued(self, **changes: Any) -> RunConfig:
-        """The configuration with `changes` that are not `None`: what may differ in a later sitting.
-
-        Raises:
-            StbpError: If the run is finished and no more epochs are asked for.
-        """
-        config, rows = self.changed(**changes), self.history
-        if self.status == "finished" and rows and rows[-1]["epoch"] >= config.epochs:
-            raise StbpError(
-                f"'{self.path}' has all its {config.epochs} epochs already: train on with "
-                f"--epochs {config.epochs + 10}, or evaluate it."
-            )
-        return config
-
     def reopen(self) -> None:
         """Note that the run goes on: it has this configuration now and has not ended."""
         self.write_text("config.json", self.config.to_json())

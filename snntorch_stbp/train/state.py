@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import StbpError
 from . import checkpoint
 from .average import WeightAverage
-from .metrics import Means
+from .metrics import Means, best_row
 from .rundir import RunDir
 
 
@@ -140,6 +140,19 @@ class TrainState:
                 f"'{file}' stopped at step {self.step} of {state['steps']}, but an epoch has "
                 f"{self.steps} steps now: the data differ from those of the interrupted run."
             )
+
+    def selected(self) -> dict[str, Any]:
+        """The epoch that counts, at the end of a run; its weights are in `best.pt` then.
+
+        They were not yet if a finished run was told to take its last ones.
+        """
+        row = best_row(self.history, self.run.config.select)
+        if row is not next(r for r in reversed(self.history) if r["best"]):
+            row["best"] = 1
+            self.save(best=True)
+            if self.fabric.global_rank == 0:
+                self.run.write_history(self.history)
+        return row
 
     def load_best(self) -> None:
         """Put the weights of `best.pt` into the network."""
