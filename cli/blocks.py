@@ -75,7 +75,7 @@ def end_block(result: Mapping[str, Any]) -> list[str]:
             f"test accuracy: {percent(result['test_accuracy'])}",
             f"validation ({result['val_name']}): {best}",
         ]
-    lines.append(f"took {duration(result['seconds'])}; all of it is in {result['run']}")
+    lines.append(f"trained for {duration(result['seconds'])}; all of it is in {result['run']}")
     lines.append(f"next: {result['next']}")
     return lines
 

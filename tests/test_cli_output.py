@@ -69,7 +69,7 @@ note     {SMALL}
 
 test accuracy: 97.75 %
 validation (held-out 10 % of train): 98.61 % at epoch 2
-took 3 min 12 s; all of it is in runs/resnet18-digits-w4-T2-1
+trained for 3 min 12 s; all of it is in runs/resnet18-digits-w4-T2-1
 next: snntorch-stbp evaluate runs/resnet18-digits-w4-T2-1
 """
     )

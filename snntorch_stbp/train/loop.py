@@ -57,7 +57,8 @@ def fit(
 
     Returns:
         `status`, `test_accuracy` (`None` where the test set chose the checkpoint), `test_loss`,
-        `best_val_accuracy`, `best_epoch`, `val_name`, `epochs`, `seconds`, `run`, `next`.
+        `best_val_accuracy`, `best_epoch`, `val_name`, `epochs`, `seconds` (of
+        training, in all sittings), `run`, `next`.
 
     Raises:
         StbpError: If data, checkpoint or folder cannot be used, or the loss diverges.
@@ -137,7 +138,6 @@ class _Trainer:
 
     def run_all(self) -> dict[str, Any]:
         """All epochs that are left, then the test set."""
-        start = time.perf_counter()
         self.reporter.started(
             summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
         )
@@ -149,7 +149,7 @@ class _Trainer:
                     self.state.save()
                     raise self._interrupted()
                 self._end_epoch(board)
-        return self._finish(time.perf_counter() - start)
+        return self._finish()
 
     def _train_epoch(self, stop: list[int]) -> bool:
         """The steps of this epoch that are left; `False` if asked to stop before its end."""
@@ -231,7 +231,7 @@ class _Trainer:
     def _measure(self, part: Any) -> dict[str, Any]:
         return measure(self.fabric, self.net, self.config, part, self.config.batch_size)
 
-    def _finish(self, seconds: float) -> dict[str, Any]:
+    def _finish(self) -> dict[str, Any]:
         """Test the best weights and write how the run ended."""
         best = self.state.selected()
         result: dict[str, Any] = {
@@ -242,7 +242,7 @@ class _Trainer:
             "best_epoch": best["epoch"],
             "val_name": self.bundle.val_name,
             "epochs": self.config.epochs,
-            "seconds": round(seconds, 1),
+            "seconds": round(sum(row["seconds"] for row in self.state.history), 1),
         }
         if not self.config.validate_on_test:
             self.state.load_best()
