@@ -218,15 +218,18 @@ class _Trainer:
         state.next_epoch(row)
         state.save(best=best)
         if self.fabric.global_rank == 0:
-            self.run.write_history(state.history)
-            plot_curves(
-                state.history, self.run.path / "curves.png", self.run.path.name, self.config.select
-            )
+            self._write_history()
             for key in row.keys() - {"epoch", "best"}:
                 board.add_scalar(key, row[key], row["epoch"])
             board.flush()
             self._log(", ".join(f"{k} {v}" for k, v in row.items()))
         self.reporter.epoch_ended(row)
+
+    def _write_history(self) -> None:
+        """The table and the picture of all epochs."""
+        rows, run = self.state.history, self.run
+        run.write_history(rows)
+        plot_curves(rows, run.path / "curves.png", run.path.name, self.config.select)
 
     def _measure(self, part: Any) -> dict[str, Any]:
         return measure(self.fabric, self.net, self.config, part, self.config.batch_size)
@@ -234,6 +237,8 @@ class _Trainer:
     def _finish(self) -> dict[str, Any]:
         """Test the best weights and write how the run ended."""
         best = self.state.selected()
+        if self.fabric.global_rank == 0:
+            self._write_history()
         result: dict[str, Any] = {
             "status": "finished",
             "test_accuracy": None,

@@ -150,8 +150,6 @@ class TrainState:
         if row is not next(r for r in reversed(self.history) if r["best"]):
             row["best"] = 1
             self.save(best=True)
-            if self.fabric.global_rank == 0:
-                self.run.write_history(self.history)
         return row
 
     def load_best(self) -> None:

@@ -39,6 +39,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for steps in dict.fromkeys(row.steps for row in rows):
         part = [row for row in rows if row.steps == steps]
         axes.errorbar(
@@ -54,6 +56,8 @@ def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
     costs = [getattr(row, field) for row in rows]
     if costs and max(costs) >= WIDE * min(costs) > 0:
         axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
