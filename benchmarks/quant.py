@@ -73,6 +73,11 @@ def widths(text: str) -> list[Bits]:
     return [part if part == "ternary" else int(part) for part in text.split(",")]
 
 
+def label(bits: Bits) -> str:
+    """A width in words."""
+    return str(bits) if bits == "ternary" else f"{bits} bit{'s' * (bits != 1)}"
+
+
 def main() -> None:
     """Time the candidates side by side and print medians and ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -80,7 +85,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     print(f"Quantized layers, forward and backward; {machine()}\n")
-    names = {FLOAT: None, **{f"{bits} bits": bits for bits in options.bits}}
+    names = {FLOAT: None, **{label(bits): bits for bits in options.bits}}
     built = {name: layers(bits) for name, bits in names.items()}
     columns = {
         kind: interleave(
@@ -90,7 +95,7 @@ def main() -> None:
     }
     print(table(columns, FLOAT, 1e3))
     alone = {
-        f"{bits} bits": interleave(
+        label(bits): interleave(
             {
                 BREVITAS: weights_alone(bits, own=False),
                 "torch operations": weights_alone(bits, own=True),
