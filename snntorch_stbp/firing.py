@@ -102,7 +102,7 @@ def _as_one(
     ):
         return None
     rule = kernels.Rule(neuron.spike_grad, neuron.reset_mechanism, neuron.detach_reset)
-    if not normed.covers(y, rule, added is not None, repeats > 0):
+    if not normed.covers(y, rule, added is not None, repeats):
         return None
     weight, bias = norm.weight.to(exact) * norm.gain.value, norm.bias.to(exact)
     if added is not None:

@@ -28,6 +28,7 @@ SHAPES = {
     "contiguous, long": (2, 3, 3, 40, 41),
     "features": (2, 7, 300),
     "one channel": (4, 3, 1, 6, 6),
+    "more steps than at once": (21, 2, 3, 5, 5),
 }
 
 needs_compiler = pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
@@ -68,12 +69,12 @@ def test_equals_the_plain_loop(dtype: torch.dtype, kind: str, layout: str, rule:
     shape = SHAPES[layout]
     x = sequence(shape, layout, dtype)
     x = (x[0] if kind == "repeated" else x).requires_grad_()
-    assert normed.covers(x, RULES[rule], kind == "added", kind == "repeated")
     added = torch.randn(shape, dtype=dtype).requires_grad_() if kind == "added" else None
     weight = (torch.rand(shape[2], dtype=dtype) + 0.1).requires_grad_()
     bias = (torch.randn(shape[2], dtype=dtype) / 10).requires_grad_()
     beta, threshold = torch.tensor(0.25, dtype=dtype), torch.tensor(0.5, dtype=dtype)
-    steps = len(repeat(x, shape[0])) if kind == "repeated" else 0
+    steps = shape[0] if kind == "repeated" else 0
+    assert normed.covers(x, RULES[rule], kind == "added", steps)
 
     fired = normed.normalize_and_fire(
         x, added, weight, bias, beta, threshold, RULES[rule], 1e-5, steps

@@ -61,6 +61,19 @@ def test_equals_the_loop(spike_grad: surrogate.Surrogate, reset: str, output: bo
 
 @needs_compiler
 @pytest.mark.usefixtures("no_fallback")
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("steps", [21, 22, 23])
+def test_steps_in_stretches_are_steps_in_a_row(steps: int, reset: str) -> None:
+    """7 at once, 11 at once, and one after the other: what the state between them carries."""
+    neuron = stbp.Leaky(
+        0.6, 0.4, surrogate.rectangular(), learn_beta=True, learn_threshold=True, output=True,
+        reset_mechanism=reset,
+    )  # fmt: skip
+    compare(neuron.double(), sequence(steps, 3, 40), backend="compiled")
+
+
+@needs_compiler
+@pytest.mark.usefixtures("no_fallback")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_values_per_channel_in_both_layouts(channels_last: bool) -> None:
     neuron = stbp.Leaky(torch.rand(5), torch.rand(5), learn_beta=True, learn_threshold=True)

@@ -19,9 +19,13 @@ RESETS = {"none": 0, "zero": 1, "subtract": 2}
 CURVES = {"rectangular": 0, "polynomial": 1, "sigmoid": 2, "gaussian": 3}
 
 
-def defines(x: Tensor, rule: Rule) -> tuple[tuple[str, int], ...]:
+MOST_AT_ONCE = 20  # steps whose membrane potentials are kept in registers; 32 were too many
+
+
+def defines(x: Tensor, rule: Rule, steps: int) -> tuple[tuple[str, int], ...]:
     """What `neuron.h` wants to be defined."""
     return (
+        ("STEPS", max(n for n in range(1, MOST_AT_ONCE + 1) if steps % n == 0)),
         ("STORED", native.STORED[x.dtype]),
         ("RESET", RESETS[rule.reset]),
         ("DETACH", int(rule.detach_reset)),
@@ -88,7 +92,7 @@ def _library(
         return None
     return native.library(
         "neuron",
-        *defines(x, rule),
+        *defines(x, rule, len(x)),
         ("MEMBRANE", int(membrane)),
         ("LEARNED", int(learned)),
     )

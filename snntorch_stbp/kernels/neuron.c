@@ -8,7 +8,7 @@
    (stride 0). Neuron i has the decay and the threshold of channel (i / inner) % channels.
 
    A block of neurons is taken through all steps before the next one begins, so that its state stays
-   in the cache. */
+   in the cache; each of its neurons through a stretch of STEPS at once, in registers. */
 
 #include "neuron.h"
 
@@ -24,13 +24,13 @@ static int64_t lanes_of(int64_t rows) {
   return lanes < 64 ? 64 : lanes > MOST ? MOST : lanes;
 }
 
-/* The value of each neuron of a block; one that all share is there from the first block on. */
+/* The value of each neuron of a block; one that all share is there once `ready`. */
 static void spread(real *lanes, const real *values, int64_t count, const shape *s, int64_t start,
-                   int64_t n, int first) {
+                   int64_t n, int ready) {
   if (count > 1) {
     RUNS(s, start, n)
     for (int64_t i = at; i < at + run; i++) lanes[i] = values[channel];
-  } else if (first) {
+  } else if (!ready) {
     for (int64_t i = 0; i < n; i++) lanes[i] = values[0];
   }
 }
@@ -39,116 +39,142 @@ static void spread(real *lanes, const real *values, int64_t count, const shape *
 
 int forward(const shape *s, const stored *x, const real *betas, const real *thresholds,
             stored *spikes, real *potential) {
-  const int64_t lanes = lanes_of(4);
+  const int64_t lanes = lanes_of(3 + STEPS);
   const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const u = malloc(4 * lanes * sizeof(real));
-    failed = u == NULL;
-    int first = 1;
+    real *const memory = malloc((3 + STEPS) * lanes * sizeof(real));
+    failed = memory == NULL;
+    int ready = 0;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
-      if (u == NULL) continue;
-      real *const beta = u + lanes, *const threshold = u + 2 * lanes;
-      stored *const spike = (stored *)(u + 3 * lanes);
-      const int64_t n = s->n - start < lanes ? s->n - start : lanes;
-      spread(beta, betas, s->betas, s, start, n, first);
-      spread(threshold, thresholds, s->thresholds, s, start, n, first);
-      first = 0;
-      for (int64_t i = 0; i < n; i++) u[i] = 0;
-      for (int64_t t = 0; t < s->steps; t++) {
-        const stored *const current = x + t * s->x_step + start;
+      if (memory == NULL) continue;
+      real *const beta = memory, *const threshold = memory + lanes;
+      real *const states = memory + 2 * lanes;
+      stored *const spike = (stored *)(states + lanes);
+      const int64_t n = smaller(s->n - start, lanes);
+      spread(beta, betas, s->betas, s, start, n, ready);
+      spread(threshold, thresholds, s->thresholds, s, start, n, ready);
+      ready = 1;
+      for (int64_t i = 0; i < n; i++) states[i] = 0;
+      for (int64_t first = 0; first < s->steps; first += STEPS) {
+        const stored *const current = x + first * s->x_step + start;
 #if MEMBRANE
-        real *const out = potential + t * s->n + start;
+        real *const out = potential + first * s->n + start;
 #endif
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-          const real v = beta[i] * u[i] + load(current[i]);
-          spike[i] = store(v > threshold[i] ? 1 : 0);
+          real state = states[i];
+#pragma GCC unroll 64
+          for (int64_t t = 0; t < STEPS; t++) {
+            const real u = beta[i] * state + load(current[t * s->x_step + i]);
+            spike[t * lanes + i] = store(u > threshold[i] ? 1 : 0);
 #if MEMBRANE
-          out[i] = v;
+            out[t * s->n + i] = u;
 #endif
-          u[i] = kept(v, threshold[i]);
+            state = kept(u, threshold[i]);
+          }
+          states[i] = state;
         }
-        put(spikes + t * s->n + start, spike, n, past);
+        for (int64_t t = 0; t < STEPS; t++)
+          put(spikes + (first + t) * s->n + start, spike + t * lanes, n, past);
       }
     }
     wait_for_writes();
-    free(u);
+    free(memory);
   }
   (void)potential;
   return failed;
 }
 
+/* States at the start of each stretch come first; then, from the last one back, potentials and
+   gradients of a stretch. */
 int backward(const shape *s, const stored *x, const real *betas, const real *thresholds,
              const stored *d_spikes, const real *d_potential, stored *d_x, real *d_beta,
              real *d_threshold, double width, double root, double centre) {
-  const int64_t rows = s->steps + 4, lanes = lanes_of(rows);
+  const int64_t stretches = s->steps / STEPS, rows = 3 + stretches + STEPS, lanes = lanes_of(rows);
   const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
     real *const memory = malloc(rows * lanes * sizeof(real));
     failed = memory == NULL;
-    int first = 1;
+    int ready = 0;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
       if (memory == NULL) continue;
       real *const beta = memory, *const threshold = memory + lanes;
-      real *const carried = memory + 2 * lanes, *const us = memory + 3 * lanes;
-      stored *const out = (stored *)(us + s->steps * lanes);
-      const int64_t n = s->n - start < lanes ? s->n - start : lanes;
-      spread(beta, betas, s->betas, s, start, n, first);
-      spread(threshold, thresholds, s->thresholds, s, start, n, first);
-      first = 0;
-      for (int64_t i = 0; i < n; i++) us[i] = load(x[start + i]);
-      for (int64_t t = 1; t < s->steps; t++) {
-        const stored *const current = x + t * s->x_step + start;
-        const real *const before = us + (t - 1) * lanes;
-        real *const u = us + t * lanes;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; i++)
-          u[i] = beta[i] * kept(before[i], threshold[i]) + load(current[i]);
-      }
-      for (int64_t i = 0; i < n; i++) carried[i] = 0;
+      real *const carried = memory + 2 * lanes, *const states = memory + 3 * lanes;
+      stored *const out = (stored *)(states + stretches * lanes);
+      const int64_t n = smaller(s->n - start, lanes);
+      spread(beta, betas, s->betas, s, start, n, ready);
+      spread(threshold, thresholds, s->thresholds, s, start, n, ready);
+      ready = 1;
+      for (int64_t i = 0; i < n; i++) states[i] = carried[i] = 0;
 #if LEARNED
       for (int64_t i = start; i < start + n; i++) d_beta[i] = d_threshold[i] = 0;
 #endif
-      for (int64_t t = s->steps - 1; t >= 0; t--) {
-        const real *const u = us + t * lanes;
-        const stored *const given = d_spikes + t * s->n + start;
+      for (int64_t k = 1; k < stretches; k++) {
+        const stored *const current = x + (k - 1) * STEPS * s->x_step + start;
+        const real *const before = states + (k - 1) * lanes;
+        real *const after = states + k * lanes;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          real state = before[i];
+#pragma GCC unroll 64
+          for (int64_t t = 0; t < STEPS; t++)
+            state = kept(beta[i] * state + load(current[t * s->x_step + i]), threshold[i]);
+          after[i] = state;
+        }
+      }
+      for (int64_t k = stretches - 1; k >= 0; k--) {
+        const int64_t at = k * STEPS * s->n + start;
+        const stored *const current = x + k * STEPS * s->x_step + start;
+        const stored *const given = d_spikes + at;
 #if MEMBRANE
-        const real *const direct = d_potential + t * s->n + start;
+        const real *const direct = d_potential + at;
 #endif
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-          const int fired = u[i] > threshold[i];
+          real state = states[k * lanes + i], before[STEPS], u[STEPS];
+#pragma GCC unroll 64
+          for (int64_t t = 0; t < STEPS; t++) {
+            before[t] = state;
+            u[t] = beta[i] * state + load(current[t * s->x_step + i]);
+            state = kept(u[t], threshold[i]);
+          }
           real d = carried[i];
-          const real d_spike = of_spike(load(given[i]), d, u[i], threshold[i]);
-          const real v = u[i] - threshold[i] - (real)centre;
-          const real through = derivative(v, (real)width, (real)root) * d_spike;
+#pragma GCC unroll 64
+          for (int64_t t = STEPS - 1; t >= 0; t--) {
+            const int fired = u[t] > threshold[i];
+            const real d_spike = of_spike(load(given[t * s->n + i]), d, u[t], threshold[i]);
+            const real v = u[t] - threshold[i] - (real)centre;
+            const real through = derivative(v, (real)width, (real)root) * d_spike;
 #if LEARNED
-          d_threshold[start + i] -= through;
+            d_threshold[start + i] -= through;
 #if RESET == 2
-          d_threshold[start + i] -= fired ? d : 0;
+            d_threshold[start + i] -= fired ? d : 0;
 #endif
 #endif
 #if RESET == 1
-          d = fired ? 0 : d;
+            d = fired ? 0 : d;
 #endif
-          (void)fired;
-          real d_u = through + d;
+            real d_u = through + d;
 #if MEMBRANE
-          d_u += direct[i];
+            d_u += direct[t * s->n + i];
 #endif
-          out[i] = store(d_u);
+            out[t * lanes + i] = store(d_u);
 #if LEARNED
-          if (t > 0) d_beta[start + i] += d_u * kept(u[i - lanes], threshold[i]);
+            d_beta[start + i] += d_u * before[t];
 #endif
-          carried[i] = d_u * beta[i];
+            d = d_u * beta[i];
+            (void)fired;
+          }
+          carried[i] = d;
         }
-        put(d_x + t * s->n + start, out, n, past);
+        for (int64_t t = 0; t < STEPS; t++)
+          put(d_x + at + t * s->n, out + t * lanes, n, past);
       }
     }
     wait_for_writes();

@@ -5,6 +5,7 @@
      RESET     0 none, 1 to zero, 2 by subtraction of the threshold
      DETACH    1: no gradient through the reset
      CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
+     STEPS     how many steps a neuron is taken through at once; a divisor of all
 
    Products and sums must not be contracted: spikes are those of the plain loop. */
 
@@ -74,17 +75,19 @@ static inline real of_spike(real given, real d, real u, real threshold) {
 }
 
 /* Numbers that a block of neurons keeps of each: a block of `rows` of them stays in the cache. */
-enum { MOST = 2048, STATE = 65536 /* bytes */ };
+enum { MOST = 512, STATE = 65536 /* bytes */, LINE = 64 /* bytes of a line of the cache */ };
 
-/* Write past the cache what would not stay in it: a store into the cache reads the memory first. */
+/* Write past the cache what would not stay in it: a store into the cache reads the memory first.
+   Whole lines only, since one that is written in parts is slower than either. */
 static inline void put(stored *to, const stored *from, int64_t n, int past) {
   int64_t done = 0;
 #ifdef __AVX__
-  const int64_t each = sizeof(__m256i) / sizeof(stored);
+  enum { EACH = sizeof(__m256i) / sizeof(stored) };
   if (past) {
-    while (done < n && (uintptr_t)(to + done) % sizeof(__m256i)) to[done] = from[done], done++;
-    for (; done + each <= n; done += each)
-      _mm256_stream_si256((__m256i *)(to + done), _mm256_loadu_si256((const __m256i *)(from + done)));
+    while (done < n && (uintptr_t)(to + done) % LINE) to[done] = from[done], done++;
+    for (; done + 2 * EACH <= n; done += 2 * EACH)
+      for (int64_t i = done; i < done + 2 * EACH; i += EACH)
+        _mm256_stream_si256((__m256i *)(to + i), _mm256_loadu_si256((const __m256i *)(from + i)));
   }
 #endif
   (void)past;

@@ -78,23 +78,23 @@ int statistics(const shape *s, const stored *x, sums *result) {
 
 enum { SCALE, SHIFT, BETA, THRESHOLD, RATE, OFFSET, TABLES }; /* offset: -mean rate */
 
-/* The current of neuron i of the block at step t. */
-#define NORMED(t, i) (load(x[(REPEATED ? 0 : (t)) * s->n + start + (i)]) * scale[i] + shift[i])
+/* What is normalised at step t, of neuron i of the block, and its current. */
+#define VALUE(t, i) load(x[(REPEATED ? 0 : (t)) * s->n + start + (i)])
 #if ADDED
-#define CURRENT(t, i) (NORMED(t, i) + load(added[(t) * s->n + start + (i)]))
+#define CURRENT(t, i) (VALUE(t, i) * scale[i] + shift[i] + load(added[(t) * s->n + start + (i)]))
 #else
-#define CURRENT(t, i) NORMED(t, i)
+#define CURRENT(t, i) (VALUE(t, i) * scale[i] + shift[i])
 #endif
 
 /* `values` are the first four tables, per channel. */
 int forward(const shape *s, const stored *x, const stored *added, const real *values,
             stored *spikes) {
-  const int64_t lanes = lanes_of(s, 6);
+  const int64_t rows = 5 + STEPS, lanes = lanes_of(s, rows);
   const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const tables = malloc(6 * lanes * sizeof(real));
+    real *const tables = malloc(rows * lanes * sizeof(real));
     failed = tables == NULL;
     int ready = 0;
 #pragma omp for schedule(static)
@@ -102,20 +102,26 @@ int forward(const shape *s, const stored *x, const stored *added, const real *va
       if (tables == NULL) continue;
       const real *const scale = tables + SCALE * lanes, *const shift = tables + SHIFT * lanes;
       const real *const beta = tables + BETA * lanes, *const threshold = tables + THRESHOLD * lanes;
-      real *const u = tables + 4 * lanes;
-      stored *const spike = (stored *)(u + lanes);
+      real *const states = tables + 4 * lanes;
+      stored *const spike = (stored *)(states + lanes);
       const int64_t n = smaller(s->n - start, lanes);
       if (!ready || s->inner > 1) spread(tables, lanes, 4, values, s, start, n);
       ready = 1;
-      for (int64_t i = 0; i < n; i++) u[i] = 0;
-      for (int64_t t = 0; t < s->steps; t++) {
+      for (int64_t i = 0; i < n; i++) states[i] = 0;
+      for (int64_t first = 0; first < s->steps; first += STEPS) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-          const real v = beta[i] * u[i] + CURRENT(t, i);
-          spike[i] = store(v > threshold[i] ? 1 : 0);
-          u[i] = kept(v, threshold[i]);
+          real state = states[i];
+#pragma GCC unroll 64
+          for (int64_t t = 0; t < STEPS; t++) {
+            const real u = beta[i] * state + CURRENT(first + t, i);
+            spike[t * lanes + i] = store(u > threshold[i] ? 1 : 0);
+            state = kept(u, threshold[i]);
+          }
+          states[i] = state;
         }
-        put(spikes + t * s->n + start, spike, n, past);
+        for (int64_t t = 0; t < STEPS; t++)
+          put(spikes + (first + t) * s->n + start, spike + t * lanes, n, past);
       }
     }
     wait_for_writes();
@@ -125,11 +131,13 @@ int forward(const shape *s, const stored *x, const stored *added, const real *va
   return failed;
 }
 
-/* Gradients `d` of currents, summed over time if REPEATED, and their sums, alone and times `z`. */
+/* Gradients `d` of currents, summed over time if REPEATED, and their sums, alone and times `z`.
+   Through time in stretches, as `neuron.c`. */
 int backward(const shape *s, const stored *x, const stored *added, const real *values,
              const stored *d_spikes, stored *d, sums *result, double width, double root,
              double centre) {
-  const int64_t rows = s->steps + TABLES + 9, lanes = lanes_of(s, rows);
+  const int64_t stretches = s->steps / STEPS, rows = TABLES + 3 + stretches + STEPS;
+  const int64_t lanes = lanes_of(s, rows);
   const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   sums *const parts = calloc(s->threads * s->channels, sizeof(sums));
   int failed = parts == NULL;
@@ -146,47 +154,69 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
       const real *const scale = tables + SCALE * lanes, *const shift = tables + SHIFT * lanes;
       const real *const beta = tables + BETA * lanes, *const threshold = tables + THRESHOLD * lanes;
       const real *const rate = tables + RATE * lanes, *const offset = tables + OFFSET * lanes;
-      real *const carried = tables + TABLES * lanes, *const us = carried + lanes;
-      real *const alone = us + s->steps * lanes, *const times = alone + lanes;
-      real *const total = times + lanes;
-      stored *const out = (stored *)(total + lanes);
+      real *const carried = tables + TABLES * lanes, *const alone = carried + lanes;
+      real *const times = alone + lanes, *const states = times + lanes;
+      stored *const out = (stored *)(states + stretches * lanes);
       const int64_t n = smaller(s->n - start, lanes);
       if (!ready || s->inner > 1) spread(tables, lanes, TABLES, values, s, start, n);
       ready = 1;
-      for (int64_t i = 0; i < n; i++) us[i] = CURRENT(0, i);
-      for (int64_t t = 1; t < s->steps; t++) {
-        const real *const before = us + (t - 1) * lanes;
-        real *const u = us + t * lanes;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; i++)
-          u[i] = beta[i] * kept(before[i], threshold[i]) + CURRENT(t, i);
-      }
-      for (int64_t i = 0; i < n; i++) carried[i] = alone[i] = times[i] = total[i] = 0;
-      for (int64_t t = s->steps - 1; t >= 0; t--) {
-        const real *const u = us + t * lanes;
-        const stored *const given = d_spikes + t * s->n + start;
-        const stored *const value = x + (REPEATED ? 0 : t) * s->n + start;
+      for (int64_t i = 0; i < n; i++) states[i] = carried[i] = alone[i] = times[i] = 0;
+      for (int64_t k = 1; k < stretches; k++) {
+        const real *const before = states + (k - 1) * lanes;
+        real *const after = states + k * lanes;
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-          real d_kept = carried[i];
-          const real d_spike = of_spike(load(given[i]), d_kept, u[i], threshold[i]);
-          const real v = u[i] - threshold[i] - (real)centre;
-#if RESET == 1
-          d_kept = u[i] > threshold[i] ? 0 : d_kept;
-#endif
-          const real d_u = derivative(v, (real)width, (real)root) * d_spike + d_kept;
-          carried[i] = d_u * beta[i];
-          alone[i] += d_u;
-          times[i] += d_u * (load(value[i]) * rate[i] + offset[i]);
-          total[i] = REPEATED ? total[i] + d_u : d_u;
-          out[i] = store(total[i]);
+          real state = before[i];
+#pragma GCC unroll 64
+          for (int64_t t = 0; t < STEPS; t++)
+            state = kept(beta[i] * state + CURRENT((k - 1) * STEPS + t, i), threshold[i]);
+          after[i] = state;
         }
-        if (!REPEATED || t == 0) put(d + (REPEATED ? 0 : t * s->n) + start, out, n, past);
+      }
+      for (int64_t k = stretches - 1; k >= 0; k--) {
+        const int64_t first = k * STEPS;
+        const stored *const given = d_spikes + first * s->n + start;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          real state = states[k * lanes + i], u[STEPS];
+#pragma GCC unroll 64
+          for (int64_t t = 0; t < STEPS; t++) {
+            u[t] = beta[i] * state + CURRENT(first + t, i);
+            state = kept(u[t], threshold[i]);
+          }
+          real d_kept = carried[i], sum = alone[i], product = times[i];
+#pragma GCC unroll 64
+          for (int64_t t = STEPS - 1; t >= 0; t--) {
+            const real d_spike = of_spike(load(given[t * s->n + i]), d_kept, u[t], threshold[i]);
+            const real v = u[t] - threshold[i] - (real)centre;
+#if RESET == 1
+            d_kept = u[t] > threshold[i] ? 0 : d_kept;
+#endif
+            const real d_u = derivative(v, (real)width, (real)root) * d_spike + d_kept;
+            sum += d_u;
+            product += d_u * (VALUE(first + t, i) * rate[i] + offset[i]);
+            d_kept = d_u * beta[i];
+#if !REPEATED
+            out[t * lanes + i] = store(d_u);
+#endif
+          }
+          carried[i] = d_kept, alone[i] = sum, times[i] = product;
+        }
+#if !REPEATED
+        for (int64_t t = 0; t < STEPS; t++)
+          put(d + (first + t) * s->n + start, out + t * lanes, n, past);
+#endif
       }
       for (int64_t i = 0; i < n; i++) {
         lane[i] += alone[i];
         lane[lanes + i] += times[i];
+#if REPEATED
+        out[i] = store(alone[i]);
+#endif
       }
+#if REPEATED
+      put(d + start, out, n, past);
+#endif
       if (s->inner > 1) gather(part, lane, lanes, s, start, n);
     }
     if (lane != NULL && s->inner == 1) gather(part, lane, lanes, s, 0, smaller(s->n, lanes));

@@ -29,7 +29,7 @@ class Fired(NamedTuple):
     variance: Tensor
 
 
-def covers(x: Tensor, rule: Rule, added: bool, repeated: bool) -> bool:
+def covers(x: Tensor, rule: Rule, added: bool, repeated: int) -> bool:
     """Whether `normalize_and_fire` can be had: Triton, or a compiler and a type it knows."""
     if x.device.type == "cuda":
         return x.is_floating_point() and _on_cuda() is not None
@@ -101,7 +101,7 @@ class _NormalizeAndFire(torch.autograd.Function):
         layout = Layout.of(sequence, channels)
         flat = layout.flat(sequence)
         count = flat.numel() // channels
-        library = _library(x, rule, added is not None, bool(repeated))
+        library = _library(x, rule, added is not None, repeated)
         inner = flat.shape[3] if flat.dim() == 4 else flat.shape[1]
         shape = native.Shape(steps, flat[0].numel(), channels, inner, torch.get_num_threads())
 
@@ -156,12 +156,12 @@ class _NormalizeAndFire(torch.autograd.Function):
         )
 
 
-def _library(x: Tensor, rule: Rule, added: bool, repeated: bool) -> Any:
+def _library(x: Tensor, rule: Rule, added: bool, repeated: int) -> Any:
     return native.library(
         "normed",
-        *compiled.defines(x, rule),
+        *compiled.defines(x, rule, repeated or len(x)),
         ("ADDED", int(added)),
-        ("REPEATED", int(repeated)),
+        ("REPEATED", int(repeated > 0)),
     )
 
 

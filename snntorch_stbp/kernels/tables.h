@@ -8,11 +8,13 @@ typedef struct {
   int64_t steps, n, channels, inner, threads;
 } shape;
 
-/* Neurons of a block: whole rounds of channels where these alternate, so that all are alike. */
+/* Neurons of a block: whole rounds of channels where these alternate, so that all are alike, and as
+   many rounds as end with a line of the cache. */
 static int64_t lanes_of(const shape *s, int64_t rows) {
   int64_t lanes = STATE / (rows * (int64_t)sizeof(real));
   lanes = lanes > MOST ? MOST : lanes;
-  const int64_t unit = s->inner == 1 ? s->channels : 64;
+  int64_t unit = s->inner == 1 ? s->channels : 64;
+  while (unit * sizeof(stored) % LINE && 2 * unit <= lanes) unit *= 2;
   return lanes < unit ? unit : lanes / unit * unit;
 }
 
