@@ -1,8 +1,8 @@
 """A layer, its tdBN and the neuron behind it; the last two as one operation where possible.
 
-In training, what tdBN makes of a layer's output is a tensor of currents as large as the spikes, and
-only the neuron reads it. `fire` computes the same spikes without it: in less time, and with nothing
-more to keep for the backward pass than tdBN keeps anyway.
+What tdBN makes of a layer's output is a tensor of currents as large as the spikes, and only the
+neuron reads it. `fire` computes the same spikes without it: in less time, and in training with
+nothing more to keep for the backward pass than tdBN keeps anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None 
     """What `neuron(layer(x) + added)` is.
 
     In training, on a CPU with a C compiler and on CUDA devices with Triton, a tdBN of `layer` and
-    the neuron are one operation.
+    the neuron are one operation; so they are in evaluation without gradients, on a CPU.
     Spikes and gradients agree to rounding with those of the modules one after the other, which
     compute wherever a module has a hook (it would not be called), a neuron has quantizers, learned
     values or membrane potentials to return, or `kernels.backend` is not `"compiled"`.
@@ -71,11 +71,11 @@ def _plain(layer: TimeDistributed, neuron: Leaky, x: Tensor) -> bool:
     norm = layer.norm
     return (
         isinstance(norm, _TDBatchNorm)
-        and norm.training
         and norm.affine
         and type(layer) is TimeDistributed
         and type(neuron) is Leaky
-        and type(x) is Tensor
+        and type(x) is Tensor  # and not what a tracer sends through
+        and (norm.training or _evaluates(norm, x))
         and not neuron.output
         and neuron.state_quant is None
         and neuron.current_quant is None
@@ -107,11 +107,21 @@ def _as_one(
     weight, bias = norm.weight.to(exact) * norm.gain.value, norm.bias.to(exact)
     if added is not None:
         added = added.to(y.dtype)
-    fired = normed.normalize_and_fire(
-        y, added, weight, bias, beta, threshold, rule, norm.eps, repeats
-    )
-    norm.track(fired.mean, fired.variance, y.numel() // channels * max(repeats, 1))
-    return neuron._graded(fired.spikes).to(y.dtype)
+    values = (weight, bias, beta, threshold, rule, norm.eps, repeats)
+    if norm.training:
+        fired = normed.normalize_and_fire(y, added, *values)
+        norm.track(fired.mean, fired.variance, y.numel() // channels * max(repeats, 1))
+        spikes = fired.spikes
+    else:
+        statistics = (norm.running_mean, norm.running_var)
+        spikes = normed.normalize_by_and_fire(y, added, statistics, *values)
+    return neuron._graded(spikes).to(y.dtype)
+
+
+def _evaluates(norm: _TDBatchNorm, x: Tensor) -> bool:
+    """Whether `norm` takes its running statistics, and nobody wants a gradient."""
+    known = norm.running_mean is not None and norm.running_var is not None
+    return known and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def _hooked(modules: Sequence[nn.Module]) -> bool:

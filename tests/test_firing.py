@@ -94,6 +94,33 @@ def test_equals_the_plain_loop(dtype: torch.dtype, kind: str, layout: str, rule:
 
 
 @needs_compiler
+@pytest.mark.parametrize("rule", ["zero", "subtract", "none"])
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("kind", ["alone", "added", "repeated"])
+def test_evaluation_equals_the_formula_in_float64(kind: str, layout: str, rule: str) -> None:
+    shape = SHAPES[layout]
+    channels, others = shape[2], [1] * (len(shape) - 3)
+    x = sequence(shape, layout, torch.float64)
+    x = x[0] if kind == "repeated" else x
+    added = torch.randn(shape, dtype=x.dtype) if kind == "added" else None
+    mean, bias = torch.randn(2, channels, dtype=x.dtype)
+    variance, weight = torch.rand(2, channels, dtype=x.dtype) + 0.1
+    spikes = normed.normalize_by_and_fire(
+        x, added, (mean, variance), weight, bias, torch.tensor(0.25, dtype=x.dtype),
+        torch.tensor(0.5, dtype=x.dtype), RULES[rule], 1e-5, shape[0] if kind == "repeated" else 0,
+    )  # fmt: skip
+
+    def row(value: Tensor) -> Tensor:
+        return value.view(channels, *others)
+
+    current = (x.expand(shape) - row(mean)) / row(variance + 1e-5).sqrt() * row(weight) + row(bias)
+    current = current if added is None else current + added
+    neuron = stbp.Leaky(0.25, 0.5, RULES[rule].surrogate, reset_mechanism=RULES[rule].reset)
+    with kernels.backend("loop"):
+        assert torch.equal(spikes, neuron.double()(current))
+
+
+@needs_compiler
 def test_half_precision_is_near_and_statistics_are_exact() -> None:
     x = sequence((2, 8, 16, 9, 9), "channels last", torch.bfloat16).requires_grad_()
     weight, bias = torch.full((16,), 0.4), torch.zeros(16)
@@ -126,13 +153,16 @@ def pair(norm: bool = True, **options: Any) -> tuple[stbp.TimeDistributed, stbp.
 def count_fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps for which each call of the one operation repeats its input."""
     calls: list[int] = []
-    original = normed.normalize_and_fire
 
-    def counted(*arguments: Any) -> normed.Fired:
-        calls.append(arguments[8])
-        return original(*arguments)
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(arguments[-1])
+            return original(*arguments)
 
-    monkeypatch.setattr(normed, "normalize_and_fire", counted)
+        return call
+
+    for name in ("normalize_and_fire", "normalize_by_and_fire"):
+        monkeypatch.setattr(normed, name, counted(getattr(normed, name)))
     return calls
 
 
@@ -164,6 +194,15 @@ def test_fire_is_what_the_modules_make(
             torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-3)
     for found, wanted in zip(layer.buffers(), others.buffers(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+    layer.eval(), others.eval()
+    calls.clear()
+    with torch.no_grad():
+        ours, current = firing.fire(layer, neuron, x, added), others(x)
+        theirs = neuron(current if added is None else current + added)
+    assert calls == [2 if kind == "repeated" else 0]
+    assert 0 < ours.mean() < 1
+    assert (ours != theirs).double().mean() < 1e-3
 
 
 def test_what_is_kept_is_what_a_normalisation_keeps() -> None:
@@ -294,6 +333,10 @@ def test_networks_of_the_zoo_are_made_of_it(
     calls.clear()
     net.eval()(torch.randn(2, 3, 32, 32))
     assert calls == []
+    with torch.no_grad():
+        net(torch.randn(2, 3, 32, 32))
+    assert len(calls) == wanted
+    calls.clear()
     with kernels.backend("fused"):
         net.train()(torch.randn(2, 3, 32, 32))
     assert calls == []

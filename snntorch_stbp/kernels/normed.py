@@ -1,4 +1,4 @@
-"""Batch normalisation in training and the neuron behind it as one operation: on a CPU `normed.c`,
+"""Batch normalisation and the neuron behind it as one operation: on a CPU `normed.c`, in training
 on a CUDA device the kernels of `cuda`.
 
 Between the two lies a tensor of currents that nobody else needs. Here it is never written: what is
@@ -76,6 +76,30 @@ def normalize_and_fire(
     return Fired(*operation.apply(x, added, weight, bias, neuron, eps, repeated))
 
 
+def normalize_by_and_fire(
+    x: Tensor,
+    added: Tensor | None,
+    statistics: tuple[Tensor, Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    eps: float,
+    repeated: int = 0,
+) -> Tensor:
+    """As `normalize_and_fire` on a CPU, with known `statistics`: mean and variance per channel.
+
+    Returns:
+        The spikes, without a gradient.
+    """
+    sequence = x[None] if repeated else x
+    layout, shape = _shape(sequence, repeated or len(x), len(weight))
+    library = _library(x, rule, added is not None, repeated)
+    values = _tables(statistics, weight, bias, beta, threshold, eps)
+    return layout.shaped(_fire(library, shape, layout, layout.flat(sequence), added, values))
+
+
 @cache
 def _on_cuda() -> Any:
     """The operation on a CUDA device, or `None` without Triton."""
@@ -97,25 +121,17 @@ class _NormalizeAndFire(torch.autograd.Function):
         beta, threshold, rule = neuron
         ctx.save_for_backward(x, added)
         sequence = x[None] if repeated else x
-        steps, channels = repeated or len(x), len(weight)
-        layout = Layout.of(sequence, channels)
+        layout, shape = _shape(sequence, repeated or len(x), len(weight))
         flat = layout.flat(sequence)
-        count = flat.numel() // channels
+        count = flat.numel() // len(weight)
         library = _library(x, rule, added is not None, repeated)
-        inner = flat.shape[3] if flat.dim() == 4 else flat.shape[1]
-        shape = native.Shape(steps, flat[0].numel(), channels, inner, torch.get_num_threads())
 
-        sums = flat.new_empty((channels, 2), dtype=torch.float64)
+        sums = flat.new_empty((len(weight), 2), dtype=torch.float64)
         _call(library.statistics, shape, flat, sums)
         mean, square = (sums / count).unbind(1)
         variance = (square - mean * mean).clamp_(min=0)
-        rate = (variance + eps).rsqrt()
-        scale = weight * rate
-        rows = (scale, bias - mean * scale, beta, threshold, rate, -mean * rate)
-        values = torch.stack([row.to(weight.dtype).expand(channels) for row in rows])
-        spikes = x.new_empty((steps, *flat.shape[1:]))
-        others = None if added is None else layout.flat(added)
-        _call(library.forward, shape, flat, others, values, spikes)
+        values = _tables((mean, variance), weight, bias, beta, threshold, eps)
+        spikes = _fire(library, shape, layout, flat, added, values)
 
         ctx.shape, ctx.layout, ctx.rule, ctx.library = shape, layout, rule, library
         ctx.values, ctx.count = values, count
@@ -154,6 +170,37 @@ class _NormalizeAndFire(torch.autograd.Function):
             alone.to(values.dtype),
             *[None] * 3,
         )
+
+
+def _shape(sequence: Tensor, steps: int, channels: int) -> tuple[Layout, native.Shape]:
+    """How `sequence` lies in memory, and what the C functions want to know of it."""
+    layout = Layout.of(sequence, channels)
+    inner = layout.view[3] if len(layout.view) == 4 else layout.view[1]
+    neurons = sequence[0].numel()
+    return layout, native.Shape(steps, neurons, channels, inner, torch.get_num_threads())
+
+
+def _tables(
+    statistics: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor, beta: Tensor,
+    threshold: Tensor, eps: float,
+) -> Tensor:  # fmt: skip
+    """The tables of `normed.c`, `[6, C]`."""
+    mean, variance = (value.double() for value in statistics)
+    rate = (variance + eps).rsqrt()
+    scale = weight * rate
+    rows = (scale, bias - mean * scale, beta, threshold, rate, -mean * rate)
+    return torch.stack([row.to(weight.dtype).expand(len(weight)) for row in rows])
+
+
+def _fire(
+    library: Any, shape: native.Shape, layout: Layout, flat: Tensor, added: Tensor | None,
+    values: Tensor,
+) -> Tensor:  # fmt: skip
+    """Spikes `[T, rows, C, inner]`."""
+    others = None if added is None else layout.flat(added)
+    spikes = flat.new_empty((shape.steps, *flat.shape[1:]))
+    _call(library.forward, shape, flat, others, values, spikes)
+    return spikes
 
 
 def _library(x: Tensor, rule: Rule, added: bool, repeated: int) -> Any:
