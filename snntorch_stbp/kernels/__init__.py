@@ -115,7 +115,7 @@ def integrate(
 
 
 def _flat(value: Tensor) -> Tensor:
-    return value.reshape([] if value.numel() == 1 else [-1])
+    return value if value.dim() == 0 else value.reshape([] if value.numel() == 1 else [-1])
 
 
 def _device(x: Tensor) -> Any:
@@ -147,7 +147,7 @@ class _Integrate(torch.autograd.Function):
         layout = Layout.of(x, max(beta.numel(), threshold.numel()))
         # One step of a repeated sequence, which is a dense piece of memory as others are.
         ctx.save_for_backward(x[0] if is_repeated(x) else x, beta, threshold)
-        ctx.steps = len(x)
+        ctx.steps = x.shape[0]
         ctx.layout, ctx.rule, ctx.kernels = layout, rule, _device(x)
         ctx.set_materialize_grads(False)
         spikes, potential = ctx.kernels.forward(
@@ -160,9 +160,9 @@ class _Integrate(torch.autograd.Function):
     def backward(ctx: Any, spikes: Tensor | None, potential: Tensor | None = None) -> Any:
         """Backpropagation through time, through space and, unless detached, through the reset."""
         x, beta, threshold = ctx.saved_tensors
-        if x.dim() < len(ctx.layout.order):
-            x = repeat(x, ctx.steps)
         layout: Layout = ctx.layout
+        if x.dim() < len(layout.inverse):
+            x = repeat(x, ctx.steps)
         gradients = ctx.kernels.backward(
             layout.currents(x),
             layout.value(beta),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,10 +23,16 @@ CURVES = {"rectangular": 0, "polynomial": 1, "sigmoid": 2, "gaussian": 3}
 MOST_AT_ONCE = 20  # steps whose membrane potentials are kept in registers; 32 were too many
 
 
+@cache
+def _at_once(steps: int) -> int:
+    """The largest divisor of `steps` that is not above that."""
+    return max(n for n in range(1, MOST_AT_ONCE + 1) if steps % n == 0)
+
+
 def defines(x: Tensor, rule: Rule, steps: int) -> tuple[tuple[str, int], ...]:
     """What `neuron.h` wants to be defined."""
     return (
-        ("STEPS", max(n for n in range(1, MOST_AT_ONCE + 1) if steps % n == 0)),
+        ("STEPS", _at_once(steps)),
         ("STORED", native.STORED[x.dtype]),
         ("RESET", RESETS[rule.reset]),
         ("DETACH", int(rule.detach_reset)),
@@ -92,7 +99,7 @@ def _library(
         return None
     return native.library(
         "neuron",
-        *defines(x, rule, len(x)),
+        *defines(x, rule, x.shape[0]),
         ("MEMBRANE", int(membrane)),
         ("LEARNED", int(learned)),
     )
@@ -108,8 +115,8 @@ def _call(
 ) -> None:
     channels, inner = (x.shape[2], x.shape[3]) if x.dim() == 4 else (1, 1)
     shape = _Shape(
-        len(x), x[0].numel(), x.stride(0), channels, inner, beta.numel(), threshold.numel(),
-        torch.get_num_threads(),
+        x.shape[0], x.numel() // x.shape[0], x.stride(0), channels, inner, beta.numel(),
+        threshold.numel(), torch.get_num_threads(),
     )  # fmt: skip
     # What `contiguous` may copy has to live until the call returns.
     held = [t if t is None or t is x else t.contiguous() for t in tensors]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -27,33 +29,26 @@ class Layout:
     input does.
     """
 
-    order: tuple[int, ...]
-    shape: tuple[int, ...]  # in memory order
-    view: tuple[int, ...]
+    order: tuple[int, ...] | None  # dimensions as they lie in memory, where that is not in a row
+    inverse: tuple[int, ...]
+    shape: tuple[int, ...]  # behind time, in memory order
+    view: tuple[int, ...]  # likewise, [N] or [rows, C, inner]
 
     @classmethod
     def of(cls, x: Tensor, channels: int) -> Layout:
         """The layout of `x`; `channels` is 1 unless a value per channel has to be aligned."""
-        order = (0, *sorted(range(1, x.dim()), key=x.stride, reverse=True))
-        if not x.permute(order)[0].is_contiguous():
-            order = tuple(range(x.dim()))
-        shape = tuple(x.shape[i] for i in order)
-        view: tuple[int, ...] = (x.shape[0], x[0].numel())
-        if channels > 1:
-            rows = math.prod(shape[1 : order.index(2)])
-            view = (x.shape[0], rows, channels, x[0].numel() // (rows * channels))
-        return cls(order, shape, view)
+        return _layout(x.shape, x.stride(), channels)
 
     def flat(self, x: Tensor) -> Tensor:
         """`x` as `[T, N]` or `[T, rows, C, inner]`; copied only if it lies otherwise."""
-        return x.permute(self.order).contiguous().view(len(x), *self.view[1:])
+        return self._in_order(x).contiguous().view(x.shape[0], *self.view)
 
     def currents(self, x: Tensor) -> Tensor:
         """As `flat`, but a sequence of one repeated step stays one."""
         if not is_repeated(x):
             return self.flat(x)
-        first = x.permute(self.order)[0].contiguous()
-        return repeat(first.view(self.view[1:]), len(x))
+        first = self._in_order(x)[0].contiguous()
+        return repeat(first.view(self.view), x.shape[0])
 
     def value(self, value: Tensor) -> Tensor:
         """A value per channel, aligned with `flat` of a sequence; one value stays a scalar."""
@@ -61,5 +56,34 @@ class Layout:
 
     def shaped(self, flat: Tensor) -> Tensor:
         """The inverse of `flat`, for sequences of any length."""
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return flat.view(len(flat), *self.shape[1:]).permute(inverse)
+        ordered = flat.view(flat.shape[0], *self.shape)
+        return ordered if self.order is None else ordered.permute(self.inverse)
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        return x if self.order is None else x.permute(self.order)
+
+
+@lru_cache(maxsize=1024)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...], channels: int) -> Layout:
+    """Found once for all sequences that lie alike: looking took longer than a small neuron."""
+    straight = tuple(range(len(shape)))
+    order = (0, *sorted(straight[1:], key=strides.__getitem__, reverse=True))
+    if not _dense([shape[i] for i in order[1:]], [strides[i] for i in order[1:]]):
+        order = straight
+    inverse = tuple(sorted(straight, key=order.__getitem__))
+    step = tuple(shape[i] for i in order[1:])
+    view: tuple[int, ...] = (math.prod(step),)
+    if channels > 1:
+        place = order.index(2)
+        view = (math.prod(step[: place - 1]), channels, math.prod(step[place:]))
+    return Layout(None if order == straight else order, inverse, step, view)
+
+
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether what lies so fills a piece of memory from front to back."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -175,9 +176,8 @@ class _NormalizeAndFire(torch.autograd.Function):
 def _shape(sequence: Tensor, steps: int, channels: int) -> tuple[Layout, native.Shape]:
     """How `sequence` lies in memory, and what the C functions want to know of it."""
     layout = Layout.of(sequence, channels)
-    inner = layout.view[3] if len(layout.view) == 4 else layout.view[1]
-    neurons = sequence[0].numel()
-    return layout, native.Shape(steps, neurons, channels, inner, torch.get_num_threads())
+    neurons = math.prod(layout.view)
+    return layout, native.Shape(steps, neurons, channels, layout.view[-1], torch.get_num_threads())
 
 
 def _tables(
