@@ -38,6 +38,9 @@ class Recipe:
         surrogate_centre: `"threshold"`, or `"zero"` for a membrane potential of 0.
         per_channel, weight_range: Scales of quantized weights, as in `Precision`.
         init: Initial weights, as in `create`.
+        ema: Decay of the moving average of the weights; `None` for none.
+        val_fraction: Part of the training data that is held out.
+        select: `"best"` on what is held out, or `"last"`: the epoch whose weights count.
     """
 
     epochs: int = 50
@@ -63,6 +66,9 @@ class Recipe:
     per_channel: bool = True
     weight_range: str = "fitted"
     init: str = "threshold"
+    ema: float | None = None
+    val_fraction: float = 0.1
+    select: str = "best"
 
 
 CHARACTERS: dict[str, Any] = {"epochs": 8, "augment": ("shift",)}
@@ -80,8 +86,9 @@ EVENTS: dict[str, Any] = {"num_steps": 10, "loss": "tet", "augment": ("shift",)}
 WIDE_WITHOUT_NORM = ("cifarnet_neunorm", "vgg11", "vgg13", "vgg16", "vgg19")
 SMALL_IMAGES = ("digits", "mnist", "fashionmnist", "npz")
 
-# (model, family or "*", data set or "*") -> what differs from the rows before.
-RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+# (model, family or "*", data set or "*") -> what differs from the rows before; a third entry, the
+# bits of weights, narrows a row.
+RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     # 1,298 images of 8x8 pixels, where a shift costs more than it teaches.
     ("*", "digits"): {"epochs": 8, "batch_size": 64, "lr": 2e-3},
     ("*", "mnist"): CHARACTERS,
@@ -114,6 +121,7 @@ SEED: dict[str, Any] = {
     "num_steps": 2, "beta": 0.25, "threshold": 0.4, "clip_grad": None,
     "surrogate": "rectangular", "surrogate_centre": "zero",
     "per_channel": False, "weight_range": "max", "init": "torch",
+    "ema": None, "val_fraction": 0.1, "select": "best",
 }  # fmt: skip
 SEED_PHOTOS: dict[str, Any] = {"augment": ("flip", "crop")}
 
@@ -124,7 +132,9 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
 """Ways to train by name -> data set or "*" -> what they set in place of the rows above."""
 
 
-def recipe(model: str, dataset: str, method: str = "standard") -> Recipe:
+def recipe(
+    model: str, dataset: str, method: str = "standard", bits: int | str | None = None
+) -> Recipe:
     """The recipe of `model` on `dataset`.
 
     Args:
@@ -132,6 +142,7 @@ def recipe(model: str, dataset: str, method: str = "standard") -> Recipe:
         dataset: Name of a data set without its path ("digits", "npz", ...); one that the table
             does not know gets the general recipe.
         method: Name in `METHODS`.
+        bits: Of weights: `None` (floating point), 1 to 8 or `"ternary"`.
 
     Raises:
         UsageError: If there is no such model or method.
@@ -145,7 +156,7 @@ def recipe(model: str, dataset: str, method: str = "standard") -> Recipe:
     values: dict[str, Any] = {}
     for row in ("*", family, model):
         for column in ("*", dataset):
-            values |= RECIPES.get((row, column), {})
+            values |= RECIPES.get((row, column), {}) | RECIPES.get((row, column, bits), {})
     for column in ("*", dataset):
         values |= METHODS[method].get(column, {})
     return Recipe(**values)

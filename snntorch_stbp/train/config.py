@@ -193,9 +193,10 @@ class RunConfig:
         zoo.info(model)
         name, _ = catalog.parse(dataset)
         recipe = recipe or "standard"
-        values = asdict(zoo.recipe(model, name, recipe)) | {"recipe": recipe}
+        bits = overrides.get("bits")
+        values = asdict(zoo.recipe(model, name, recipe, bits)) | {"recipe": recipe}
         values["steps"] = values.pop("num_steps")
-        values["bits"] = None
+        values["bits"] = bits
         unknown = set(overrides) - {f.name for f in fields(cls)}
         if unknown:
             raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
