@@ -96,15 +96,12 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     samples, _ = test.__getitems__(list(range(min(WIDER * options["verify"], len(test)))))
-    fixed: FixedPoint | None = None
-    net: Any = trained.model
-    arithmetic = "as trained"
-    if options["fixed_point"]:
-        from .export_fixed import measured
-
-        fixed = measured(trained, options["arithmetic"] or "exact")
+    fixed, net = _integers(trained, options), trained.model
+    if fixed is not None:
         net, arithmetic = fixed.net, f"fixed-point {fixed.net.integers.form}"
-    elif not options["as_trained"]:
+    elif options["as_trained"]:
+        arithmetic = "as trained"
+    else:
         net, arithmetic = freeze(net, settings), f"deployment {settings.act_bits}"
     exported = to_qonnx(
         net, samples, path, form=options["form"], target=options["target"],
@@ -118,16 +115,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
         },
     )  # fmt: skip
     if as_json:
-        said = {
-            "files": [str(file) for file in exported.files],
-            "form": options["form"],
-            "target": options["target"],
-            "as_trained": options["as_trained"],
-            "nodes": exported.nodes,
-            **counts(exported.agreement),
-            "onnxruntime": counts(exported.onnxruntime),
-            "quantized": trained.config.quantized,
-        }
+        said = _said(exported, trained.config, options)
         click.echo(to_json(said if fixed is None else said | {"fixed_point": fixed.facts()}))
         return
     _print(exported, f"{options['form']}, {kind.replace('-', ' ')}")
@@ -138,6 +126,27 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
             f"on a grid fine enough to stay exact (train with --bits for few bits)"
         )
+
+
+def _integers(trained: Any, options: dict[str, Any]) -> FixedPoint | None:
+    """The network of integers, if that is what is to be written."""
+    if not options["fixed_point"]:
+        return None
+    from .export_fixed import measured
+
+    return measured(trained, options["arithmetic"] or "exact")
+
+
+def _said(exported: Any, config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What was written and compared, as data."""
+    return {
+        "files": [str(file) for file in exported.files],
+        **{name: options[name] for name in ("form", "target", "as_trained")},
+        "nodes": exported.nodes,
+        **counts(exported.agreement),
+        "onnxruntime": counts(exported.onnxruntime),
+        "quantized": config.quantized,
+    }
 
 
 def _hushed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -132,17 +132,9 @@ def create(
             f"{name} needs images of at least {model.min_size}x{model.min_size} pixels, "
             f"not {height}x{width}."
         )
-    for label, value in (
-        ("num_classes", num_classes),
-        ("in_channels", in_channels),
-        ("num_steps", num_steps),
-    ):
-        if value < 1:
-            raise UsageError(f"{label} must be at least 1, not {value}.")
-    if readout not in READOUTS:
-        raise UsageError(f"There is no readout '{readout}': choose one of {', '.join(READOUTS)}.")
-    if init not in INITS:
-        raise UsageError(f"There is no init '{init}': choose one of {', '.join(INITS)}.")
+    _check_counts(num_classes=num_classes, in_channels=in_channels, num_steps=num_steps)
+    _check_choice("readout", readout, READOUTS)
+    _check_choice("init", init, INITS)
 
     from snntorch_stbp.quant import Precision
 
@@ -166,3 +158,14 @@ def create(
     if layer_bits:
         parts.assign_bits(net, layer_bits)
     return net
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}.")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"There is no {name} '{value}': choose one of {', '.join(choices)}.")
