@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,7 @@ class _Reader:
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         self.modules = modules
         self.graph = Graph()
+        self.uses: Counter[str] = Counter()
         self.values: dict[fx.Node, tuple[Branch, ...]] = {}
 
     def read(self, traced: fx.Graph) -> Graph:
@@ -129,6 +131,7 @@ class _Reader:
             return (replace(branch, pools=(*branch.pools, layer)),)
         if isinstance(layer, Layer):
             _check_layer(name, layer)
+            name = self._unique(name)
             named = (inhibition(name) if b.inhibits else name for b in branches)
             return tuple(
                 replace(b, layer=layer, name=n) for b, n in zip(branches, named, strict=True)
@@ -193,10 +196,14 @@ class _Reader:
             raise StbpError(f"'{name}' returns its membrane (output=True), which export does not.")
         if neuron.graded_spikes_factor.numel() != 1 or neuron.graded_spikes_factor.item() != 1:
             raise StbpError(f"'{name}' has graded spikes; hardware spikes are 0 or 1.")
-        used = sum(s.name == name or s.name.startswith(f"{name}#") for s in self.graph.stages)
-        name = f"{name}#{used + 1}" if used else name
+        name = self._unique(name)
         self.graph.stages.append(Stage(name, value, neuron))
         return (Branch(name, name),)
+
+    def _unique(self, name: str) -> str:
+        """A name for one more use of the module `name`."""
+        self.uses[name] += 1
+        return name if self.uses[name] == 1 else f"{name}#{self.uses[name]}"
 
     def _single(self, name: str, module: nn.Module, value: tuple[Branch, ...]) -> Branch:
         if len(value) == 1:

@@ -1,0 +1,89 @@
+"""Networks that call a module twice: each call is a part of its own in every kind of file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp.export import to_qonnx
+from snntorch_stbp.export.c99 import to_c99
+from snntorch_stbp.export.folder import to_folder
+from snntorch_stbp.export.nir import to_nir
+from snntorch_stbp.frozen import freeze
+from snntorch_stbp.frozen.read import read_graph
+from snntorch_stbp.lowering import lower
+from snntorch_stbp.quant import Precision
+
+
+class Reused(nn.Module):
+    """A convolution and a neuron, both called twice in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = Precision(weight_bits=4)
+        self.coding = nn.Sequential(parts.input_quant(), stbp.DirectCoding(2))
+        self.first = self._conv(parts, 1)
+        self.again = self._conv(parts, 4)
+        self.start, self.neuron = stbp.Leaky(), stbp.Leaky()
+        self.head = stbp.TimeDistributed(nn.Sequential(nn.Flatten(), parts.linear(256, 10)))
+
+    def _conv(self, parts: Precision, channels: int) -> stbp.TimeDistributed:
+        layer = parts.conv2d(channels, 4, 3, padding=1, bias=False)
+        return stbp.TimeDistributed(layer, stbp.TDBatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.start(self.first(self.coding(x)))
+        for _ in range(2):
+            spikes = self.neuron(self.again(spikes))
+        record: Tensor = self.head(spikes)
+        return record
+
+
+@pytest.fixture(scope="module")
+def samples() -> Tensor:
+    return torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def net(samples: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    net = Reused()
+    net(samples)  # statistics for the normalisations
+    return net.eval()
+
+
+def test_each_call_has_a_name(net: nn.Module) -> None:
+    stages = read_graph(net).stages
+    assert [stage.name for stage in stages] == ["start", "neuron", "neuron#2", "head"]
+    assert [stage.branches[0].name for stage in stages] == ["first", "again", "again#2", "head"]
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (freeze, {}),
+        (freeze, {"form": "step"}),
+        (freeze, {"target": "finn"}),
+        (lower, {}),
+        (lambda net: net, {"as_trained": True}),
+    ],
+)
+def test_qonnx(
+    net: nn.Module, samples: Tensor, make: Callable[[nn.Module], Any], options: Any, tmp_path: Path
+) -> None:
+    done = to_qonnx(make(net), samples, tmp_path / "net.onnx", vectors=4, **options)
+    assert done.agreement.differences == 0
+    assert done.agreement.spikes > 0
+
+
+def test_other_files(net: nn.Module, samples: Tensor, tmp_path: Path) -> None:
+    """Each is compared with the network, spike by spike, before it is kept."""
+    to_folder(lower(net), samples, tmp_path / "folder")
+    to_c99(lower(net), samples, tmp_path / "c99")
+    to_nir(net, samples, tmp_path / "net.nir")
