@@ -214,7 +214,8 @@ class _Trainer:
             "spike_rate": round(val["spike_rate"], 5),
         }
         best = best_row([*state.history, row], self.config.select) is row
-        row["best"] = int(best)
+        so_far = self.config.select == "best"  # of `last`, no epoch counts before the end
+        row["best"] = int(best and (so_far or state.epoch == self.config.epochs))
         state.next_epoch(row)
         state.save(best=best)
         if self.fabric.global_rank == 0:

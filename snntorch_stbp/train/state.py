@@ -147,7 +147,7 @@ class TrainState:
         They were not yet if a finished run was told to take its last ones.
         """
         row = best_row(self.history, self.run.config.select)
-        if row is not next(r for r in reversed(self.history) if r["best"]):
+        if row is not next((r for r in reversed(self.history) if r["best"]), None):
             row["best"] = 1
             self.save(best=True)
         return row
