@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from snntorch_stbp import zoo
+from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train.catalog import DATASETS
 
 from .group import command, json_option
+from .params import BitsType
 from .text import Column, print_table, to_json
 
 MODELS = (
@@ -36,19 +38,29 @@ RECIPES = (
 )
 
 
+EXAMPLE = """\
+snntorch-stbp models
+snntorch-stbp models resnet18
+snntorch-stbp models mnistnet_bn --bits 1"""
+
+
 @command(
-    "snntorch-stbp models\nsnntorch-stbp models resnet18",
+    EXAMPLE,
     click.Argument(["model"], required=False),
+    click.Option(["--bits"], type=BitsType(1, 8, ternary=True),
+                 help="The recipes of MODEL for weights of so many bits; default: 32."),
     json_option(),
-)
-def models(model: str | None, as_json: bool) -> None:
+)  # fmt: skip
+def models(model: str | None, bits: int | str | None, as_json: bool) -> None:
     """List the networks that can be trained, or the recipes of one MODEL.
 
     Parameters are counted for 10 classes (trainable ones, at any bit width); layers are those
     with weights. `pixels` is the least height and width.
     """
+    if bits is not None and model is None:
+        raise UsageError("--bits chooses among the recipes of one model: name the model, too.")
     names = zoo.list_models() if model is None else [zoo.info(model).name]
-    rows = [_describe(name) for name in names]
+    rows = [_describe(name, None if bits == 32 else bits) for name in names]
     if as_json:
         click.echo(to_json(rows if model is None else rows[0]))
     elif model is None:
@@ -58,7 +70,7 @@ def models(model: str | None, as_json: bool) -> None:
         _print_one(rows[0])
 
 
-def _describe(name: str) -> dict[str, Any]:
+def _describe(name: str, bits: int | str | None) -> dict[str, Any]:
     """Everything about one model, as data."""
     info = zoo.info(name)
     reference = next((key for key in DATASETS if name.startswith(key)), "cifar10")
@@ -72,7 +84,7 @@ def _describe(name: str) -> dict[str, Any]:
         "min_size": info.min_size,
         "description": info.description,
         "paper": info.paper,
-        "recipes": {key: asdict(zoo.recipe(name, key)) for key in DATASETS},
+        "recipes": {key: asdict(zoo.recipe(name, key, bits=bits)) for key in DATASETS},
     }
 
 

@@ -94,6 +94,7 @@ def run(tmp_path):
         (["train", "resnet18", "--bit", "4"], "No such option"),
         (["evaluate"], "Missing argument 'RUN'"),
         (["models", "vgg12"], "'vgg12'"),
+        (["models", "--bits", "4"], "--bits chooses among the recipes of one model: name the"),
         (["evaluate", "x", "--split", "all"], "'all' is not one of 'test', 'val'"),
     ],
 )

@@ -21,7 +21,7 @@ def test_every_model_has_a_recipe_for_every_data_set_that_makes_a_valid_run():
         spec = dataset + ":x" * DATASETS[dataset].takes_path
         config = RunConfig.from_recipe(model, spec)  # checks names and ranges
         assert config.steps == recipe.num_steps
-        assert set(recipe.augment) <= set(AUGMENTATIONS)
+        assert {name.partition(":")[0] for name in recipe.augment} <= set(AUGMENTATIONS)
         assert recipe.warmup_epochs < recipe.epochs
 
 
@@ -49,10 +49,22 @@ def test_events_are_learnt_step_by_step():
 def test_rows_name_models_data_sets_and_fields_that_exist():
     rows = {"*", *zoo.list_models()} | {zoo.info(m).family for m in zoo.list_models()}
     fields = {field.name for field in dataclasses.fields(zoo.Recipe)}
-    for (row, column), values in RECIPES.items():
+    for (row, column, *bits), values in RECIPES.items():
         assert row in rows
         assert column in {"*", *DATASETS}
+        assert set(bits) <= {None, "ternary", *range(1, 9)}
         assert set(values) <= fields
+
+
+def test_rows_for_a_number_of_bits_win_over_those_for_all():
+    recipes = {bits: zoo.recipe("mnistnet_bn", "npz", bits=bits) for bits in (None, 4, 1)}
+    assert recipes[1].lr < recipes[4].lr == recipes[None].lr
+    assert recipes[None].label_smoothing > recipes[4].label_smoothing == 0
+    for bits, recipe in recipes.items():
+        config = RunConfig.from_recipe("mnistnet_bn", "npz:x", bits=bits)
+        assert (config.bits, config.lr, config.augment) == (bits, recipe.lr, recipe.augment)
+        assert (config.ema, config.select, config.val_fraction) == (0.998, "last", 0.02)
+    assert RunConfig.from_recipe("mnistnet_bn", "npz:x", recipe="seed").ema is None
 
 
 def test_the_recipe_of_the_seed_project_is_what_its_main_does():
