@@ -340,3 +340,37 @@ def test_networks_of_the_zoo_are_made_of_it(
     with kernels.backend("fused"):
         net.train()(torch.randn(2, 3, 32, 32))
     assert calls == []
+
+
+class Wrong(torch.autograd.Function):
+    """Spikes as they should be, and gradients that are not."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        ctx.shapes = [v.shape for v in arguments[:4] if v is not None]
+        with torch.no_grad():
+            return normed._NormalizeAndFire.apply(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, spikes: Tensor, *_: Any) -> Any:
+        x, *rows = (torch.ones(shape) for shape in ctx.shapes)
+        return x, None, *rows, None, None, None
+
+
+class Broken:
+    @staticmethod
+    def apply(*_: Any) -> Any:
+        raise RuntimeError("no kernel image is available")
+
+
+@needs_compiler
+def test_a_kernel_is_taken_on_a_device_only_where_it_agrees(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert normed._trusted(normed._NormalizeAndFire, "cpu") is normed._NormalizeAndFire
+    assert not caplog.records
+    assert normed._trusted(Wrong, "cpu") is None
+    assert normed._trusted(Broken, "cpu") is None
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "one after the other on cpu (results differ from torch's)" in first
+    assert "RuntimeError: no kernel image is available" in second

@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import compiled, native
+from .agreement import agrees
 from .layout import Layout
 from .rule import Rule
+
+_log = logging.getLogger(__name__)
 
 
 class Fired(NamedTuple):
@@ -103,13 +106,25 @@ def normalize_by_and_fire(
 
 @cache
 def _on_cuda() -> Any:
-    """The operation on a CUDA device, or `None` without Triton."""
+    """The operation on a CUDA device, or `None` without Triton, or where it does not work."""
     try:
         from .cuda_normed import NormalizeAndFire
     except ImportError as error:
-        logging.getLogger(__name__).debug("tdBN and neuron on CUDA are two: %s", error)
+        _log.debug("tdBN and neuron on CUDA are two: %s", error)
         return None
-    return NormalizeAndFire
+    return _trusted(NormalizeAndFire, "cuda")
+
+
+def _trusted(operation: Any, device: str) -> Any:
+    """`operation`, if it agrees with those it replaces; else `None`, and a warning."""
+    try:
+        problem = None if agrees(operation, device) else "results differ from torch's"
+    except Exception as error:  # whatever a compiler or a driver raises
+        problem = f"{type(error).__name__}: {error}"
+    if problem is None:
+        return operation
+    _log.warning("tdBN and neuron are computed one after the other on %s (%s)", device, problem)
+    return None
 
 
 class _NormalizeAndFire(torch.autograd.Function):
