@@ -27,7 +27,8 @@ def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None 
     In training, on a CPU with a C compiler and on CUDA devices with Triton, a tdBN of `layer` and
     the neuron are one operation; so they are in evaluation without gradients, on a CPU.
     Spikes and gradients agree to rounding with those of the modules one after the other, which
-    compute wherever a module has a hook (it would not be called), a neuron has quantizers, learned
+    compute wherever a module has a hook (it would not be called; those of
+    `Leaky.register_spike_hook` are), a neuron has quantizers, learned
     values or membrane potentials to return, or `kernels.backend` is not `"compiled"`.
 
     Args:
@@ -115,7 +116,7 @@ def _as_one(
     else:
         statistics = (norm.running_mean, norm.running_var)
         spikes = normed.normalize_by_and_fire(y, added, statistics, *values)
-    return neuron._graded(spikes).to(y.dtype)
+    return neuron._told(neuron._graded(spikes).to(y.dtype))
 
 
 def _evaluates(norm: _TDBatchNorm, x: Tensor) -> bool:

@@ -10,6 +10,7 @@ larger, better", AAAI 2019, equations 3 and 4).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,9 +18,12 @@ import snntorch as snn
 import torch
 from snntorch import SpikingNeuron
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from . import kernels
 from .surrogate import rectangular
+
+SpikeHook = Callable[["Leaky", Tensor], None]
 
 
 class Leaky(snn.Leaky):
@@ -93,6 +97,7 @@ class Leaky(snn.Leaky):
         finally:
             # snnTorch's list would keep every neuron ever made; ours have no state to reset.
             SpikingNeuron.instances.remove(self)
+        self._spike_hooks: OrderedDict[int, SpikeHook] = OrderedDict()
         self._seen_factor: tuple[Tensor | None, int, bool] = (None, 0, False)
         self.detach_reset = detach_reset
         self.state_quant = state_quant or None
@@ -114,8 +119,26 @@ class Leaky(snn.Leaky):
             record, potential = kernels.integrate(x, beta, threshold, rule, self.output)
         else:
             record, potential = self._loop(x.to(dtype), beta, threshold)
-        record = self._graded(record).to(input_.dtype)
+        record = self._told(self._graded(record).to(input_.dtype))
         return (record, potential) if self.output else record
+
+    def register_spike_hook(self, hook: SpikeHook) -> RemovableHandle:
+        """Call `hook(neuron, spikes)` with the spikes `[T, B, ...]` of every pass from now on.
+
+        A forward hook sees them, too, but wants the currents, which `fire` then has to write.
+
+        Returns:
+            A handle whose `remove()` ends that.
+        """
+        handle = RemovableHandle(self._spike_hooks)
+        self._spike_hooks[handle.id] = hook
+        return handle
+
+    def _told(self, spikes: Tensor) -> Tensor:
+        """`spikes`, once the hooks have seen them."""
+        for hook in tuple(self._spike_hooks.values()):
+            hook(self, spikes)
+        return spikes
 
     def _loop(self, x: Tensor, beta: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and membrane potentials, step by step: what the kernels have to equal."""
@@ -147,7 +170,7 @@ class Leaky(snn.Leaky):
         It is looked at again only where it may have changed: a look waits for an accelerator.
         """
         factor = self.graded_spikes_factor
-        if factor.requires_grad or factor.is_inference() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or factor.requires_grad or factor.is_inference():
             return spikes * factor
         seen, version, is_one = self._seen_factor
         if seen is None or factor is not seen or factor._version != version:

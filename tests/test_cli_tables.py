@@ -77,9 +77,9 @@ def test_one_model_shows_its_recipes():
 
 def test_recipes_at_a_bit_width():
     for bits in ("1", "ternary", "32"):
-        found = json.loads(ask("models", "mnistnet_bn", "--bits", bits, "--json"))["recipes"]["npz"]
+        found = json.loads(ask("models", "mnistnet_bn", "--bits", bits, "--json"))
         width = {"1": 1, "32": None}.get(bits, bits)
-        assert found["lr"] == zoo.recipe("mnistnet_bn", "npz", bits=width).lr
+        assert found["recipes"]["mnist"]["lr"] == zoo.recipe("mnistnet_bn", "mnist", bits=width).lr
 
 
 def test_runs_says_how_each_ended(runs):

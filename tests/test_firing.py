@@ -309,6 +309,24 @@ def test_hooks_see_their_modules_called(hooked: str, monkeypatch: pytest.MonkeyP
     assert calls == []
 
 
+@needs_compiler
+def test_spike_hooks_see_the_spikes_of_the_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, neuron = pair()
+    calls, seen = count_fused(monkeypatch), []
+    handle = neuron.register_spike_hook(lambda of, spikes: seen.append((of, spikes)))
+    x = torch.randn(2, 4, 3, 10, 10)
+    fired = [firing.fire(layer, neuron, x)]
+    with torch.no_grad():
+        fired.append(firing.fire(layer.eval(), neuron, x))
+    fired.append(neuron(x))
+    handle.remove()
+    neuron(x)
+    assert len(calls) == 2
+    assert all(of is neuron for of, _ in seen)
+    for (_, spikes), expected in zip(seen, fired, strict=True):
+        assert spikes is expected
+
+
 def test_errors_are_those_of_the_modules() -> None:
     layer, neuron = pair()
     layer.norm = stbp.TDBatchNorm2d(5)

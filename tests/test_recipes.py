@@ -57,14 +57,14 @@ def test_rows_name_models_data_sets_and_fields_that_exist():
 
 
 def test_rows_for_a_number_of_bits_win_over_those_for_all():
-    recipes = {bits: zoo.recipe("mnistnet_bn", "npz", bits=bits) for bits in (None, 4, 1)}
+    recipes = {bits: zoo.recipe("mnistnet_bn", "mnist", bits=bits) for bits in (None, 4, 1)}
     assert recipes[1].lr < recipes[4].lr == recipes[None].lr
     assert recipes[None].label_smoothing > recipes[4].label_smoothing == 0
     for bits, recipe in recipes.items():
-        config = RunConfig.from_recipe("mnistnet_bn", "npz:x", bits=bits)
+        config = RunConfig.from_recipe("mnistnet_bn", "mnist", bits=bits)
         assert (config.bits, config.lr, config.augment) == (bits, recipe.lr, recipe.augment)
         assert (config.ema, config.select, config.val_fraction) == (0.998, "last", 0.02)
-    assert RunConfig.from_recipe("mnistnet_bn", "npz:x", recipe="seed").ema is None
+    assert RunConfig.from_recipe("mnistnet_bn", "mnist", recipe="seed").ema is None
 
 
 def test_the_recipe_of_the_seed_project_is_what_its_main_does():

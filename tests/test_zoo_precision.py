@@ -14,6 +14,7 @@ from snntorch_stbp import (
     TDBatchNorm1d,
     TDBatchNorm2d,
     TimeDistributed,
+    kernels,
     zoo,
 )
 from snntorch_stbp.quant import load_float_state
@@ -141,3 +142,20 @@ def test_traces_into_leaves_each_called_once(name, readout):
     assert not [node for node in graph.nodes if node.op in ("call_method", "get_attr")]
     images = torch.rand(2, 3, size, size)
     assert torch.equal(fx.GraphModule(net, graph)(images), net(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [("mnistnet_bn", None), ("mnistnet_bn", 4), ("mnistnet", 1), ("resnet18", 4)]
+)
+def test_compiles_as_one_graph(name, bits):
+    """What breaks it compiles as pieces, slowly, and under warnings."""
+    net = zoo.create(name, image_size=32, precision=Precision(weight_bits=bits))
+    images = torch.rand(2, 3, 32, 32)
+    for training in (True, False):
+        torch.compiler.reset()
+        record = torch.compile(net.train(training), fullgraph=True, backend="eager")(images)
+        assert record.shape == (2, 2, 10)
+        if bits is None:  # the compiler has Brevitas' weights, which may round otherwise
+            with kernels.backend("loop"):
+                torch.testing.assert_close(record, net(images))
+    torch.compiler.reset()

@@ -111,15 +111,9 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     # Without tdBN a step of 1e-3 is too large for the small weights of wide layers.
     **{(name, "*"): {"lr": 3e-4} for name in WIDE_WITHOUT_NORM},
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
-    **{("mnistnet_bn", name): MNIST for name in ("mnist", "npz")},
-    **{
-        ("mnistnet_bn", name, bits): values
-        for name in ("mnist", "npz")
-        for bits, values in (
-            (None, {"augment": ("crop",), "label_smoothing": 0.1}),
-            (1, {"augment": ("crop",), "lr": 0.008}),
-        )
-    },
+    ("mnistnet_bn", "mnist"): MNIST,
+    ("mnistnet_bn", "mnist", None): {"augment": ("crop",), "label_smoothing": 0.1},
+    ("mnistnet_bn", "mnist", 1): {"augment": ("crop",), "lr": 8e-3},
     **{
         (name, "digits"): {"epochs": 40, "lr": 5e-3, "image_size": 16}
         for name in ("nmnistnet", "nmnistnet_bn")

@@ -74,7 +74,7 @@ def measure(
     means = Means(fabric.device)
     was_training = net.training
     net.eval()
-    with spike_counter(net) as spikes:
+    with spike_counter(net, config.compile) as spikes:
         for x, y in evaluation_batches(fabric, config, dataset, batch_size):
             record = net(x)
             means.update(LOSSES[config.loss](record.float(), y, 0.0), readout(record), y)

@@ -37,9 +37,23 @@ class Means:
 
 
 @contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """While active, each module calls its hook with itself, its inputs and its output."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+def watched(
+    layers: Iterable[nn.Module], note: Callable[[Tensor], None], compiled: bool = False
+) -> Iterator[None]:
+    """While active, `note` sees the spikes of each of `layers`, neurons of any kind.
+
+    `torch.compile` follows forward hooks; other networks are faster without (see `fire`).
+    """
+
+    def see(layer: nn.Module, inputs: Any, output: Any) -> None:
+        note(output[0] if isinstance(output, tuple) else output)
+
+    handles = [
+        layer.register_spike_hook(lambda _, spikes: note(spikes))
+        if isinstance(layer, Leaky) and not compiled
+        else layer.register_forward_hook(see)
+        for layer in layers
+    ]
     try:
         yield
     finally:
@@ -48,20 +62,19 @@ def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[N
 
 
 @contextmanager
-def spike_counter(model: nn.Module) -> Iterator[list[Tensor]]:
+def spike_counter(model: nn.Module, compiled: bool = False) -> Iterator[list[Tensor]]:
     """While active, collects `[spikes, neurons x steps x samples]` of every layer of neurons.
 
     These are the `Leaky` of a network, or the layers of a frozen or fixed-point network.
     """
     totals: list[Tensor] = []
 
-    def count(module: nn.Module, inputs: Any, output: Any) -> None:
-        spikes = output[0] if isinstance(output, tuple) else output
+    def count(spikes: Tensor) -> None:
         fired = torch.count_nonzero(spikes)
         totals.append(torch.stack([fired, torch.full_like(fired, spikes.numel())]))
 
     layers = [m for m in model.modules() if isinstance(m, (Leaky, Integrate, IntegerNeurons))]
-    with hooked((layer, count) for layer in layers):
+    with watched(layers, count, compiled):
         yield totals
 
 
@@ -76,9 +89,16 @@ def spike_record(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    neurons = [(n, m) for n, m in model.named_modules() if isinstance(m, Leaky)]
-    with hooked((module, note(name)) for name, module in neurons):
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if isinstance(module, Leaky)
+    ]
+    try:
         yield record
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..neuron import Leaky
-from .metrics import hooked
+from .metrics import watched
 
 
 @contextmanager
@@ -28,12 +27,12 @@ def hidden_rates(net: nn.Module, readout: str) -> Iterator[list[Tensor]]:
     """
     rates: list[Tensor] = []
 
-    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        rates.append(output.float().mean())
+    def note(spikes: Tensor) -> None:
+        rates.append(spikes.float().mean())
 
     neurons = [module for module in net.modules() if isinstance(module, Leaky)]
     hidden = neurons if readout == "current" else neurons[:-1]
-    with hooked((module, note) for module in hidden):
+    with watched(hidden, note):
         yield rates
 
 
