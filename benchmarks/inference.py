@@ -1,9 +1,10 @@
-"""ResNet-18 without gradients: as trained, frozen and of integers, against the same with ReLU.
+"""ResNet-18 without gradients: spiking, frozen and of integers, against the same with ReLU.
 
     python -m benchmarks.inference [--sizes 2x4] [--rounds 3]
 
-A size is `T x B`; images are 32 x 32, weights of 4 bits, of the ReLU network float. Times are
-medians of candidates that run in turn in one process, and ratios to the network with ReLU.
+A size is `T x B`; images are 32 x 32. Weights have 4 bits (as trained they are rounded in every
+pass), those of "ReLU" and "spiking" are float. Times are medians of candidates that run in turn in
+one process, and ratios to the network with ReLU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def measure(steps: int, batch: int, rounds: int) -> dict[str, float]:
     images, trained = torch.rand(batch, 3, 32, 32), network(steps, 4, None).eval()
     runs: dict[str, Callable[[], object]] = {
         "ReLU": partial(network(steps, None, nn.ReLU).eval(), images),
-        "as trained": partial(trained, images),
+        "spiking": partial(network(steps, None, None).eval(), images),
+        "4 bits": partial(trained, images),
         "frozen": partial(freeze(trained), images),
         "fixed point": partial(lower(trained), images),
     }
