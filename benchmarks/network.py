@@ -2,12 +2,14 @@
 
     python -m benchmarks.network [--sizes 2x16,8x8] [--rounds 3] [--candidates "save memory" ...]
     python -m benchmarks.network --model cifarnet --device cuda --dtype bfloat16 --sizes 4x128
+    python -m benchmarks.network --device cuda --no-graphs ...      # kernel by kernel
     python -m benchmarks.network --seed DIR     # beside STBP-train-and-compression, unpacked there
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
 process; memory is what two steps add to the peak of a process of their own, imports excluded, or
 on a GPU what a step allocates. ReLU, to which the ratios are, is always among the candidates.
-Networks are channels-last, as `train` lays them out, and half precision is autocast.
+Networks are channels-last, as `train` lays them out, and half precision is autocast. On a GPU those
+of the zoo are CUDA graphs, as in `train`, except where memory is saved.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import snntorch as snn
 import torch
@@ -28,10 +30,13 @@ from torch import Tensor, nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, memory, surrogate, zoo
+from snntorch_stbp.train.graphed import capture
 
 from . import jelly
 from .measure import DTYPES, interleave, machine, peak_memory, table
 from .seed import step_of_seed
+
+PRECISIONS = {torch.float32: "32", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
 class Stepped(nn.Module):
@@ -66,7 +71,7 @@ def network(
 class Candidate(NamedTuple):
     """Backend of our neuron, bits of weights, what replaces neurons, what is kept, what is changed.
 
-    `peer` names the package, not ours, that it needs.
+    `peer` names the package, not ours, that it needs; `graphs` says whether a GPU runs it as graphs.
     """
 
     backend: str = "compiled"
@@ -75,21 +80,22 @@ class Candidate(NamedTuple):
     keeping: Callable[[], AbstractContextManager[None]] = nullcontext
     change: Callable[[nn.Module], nn.Module] = lambda net: net
     peer: str | None = None
+    graphs: bool = True
 
 
 CANDIDATES = {
     "ReLU": Candidate(neuron=nn.ReLU),
     "spiking": Candidate(),
-    "recompute norms": Candidate(keeping=memory.recomputing),
-    "save memory": Candidate(keeping=memory.saving),
-    "checkpoint": Candidate(keeping=memory.checkpointing),
+    "recompute norms": Candidate(keeping=memory.recomputing, graphs=False),
+    "save memory": Candidate(keeping=memory.saving, graphs=False),
+    "checkpoint": Candidate(keeping=memory.checkpointing, graphs=False),
     "4 bits": Candidate(bits=4),
     "no compiler": Candidate(backend="fused"),
     "plain loop": Candidate(backend="loop"),
     "snntorch.Leaky in a loop": Candidate(neuron=Stepped),
-    "SpikingJelly": Candidate(neuron=jelly.Neuron, peer="spikingjelly"),
+    "SpikingJelly": Candidate(neuron=jelly.Neuron, peer="spikingjelly", graphs=False),
     "SpikingJelly, memopt": Candidate(
-        neuron=jelly.Neuron, change=jelly.save_memory, peer="spikingjelly"
+        neuron=jelly.Neuron, change=jelly.save_memory, peer="spikingjelly", graphs=False
     ),
 }
 
@@ -104,6 +110,7 @@ def step_of(
     model: str = "resnet18",
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    graphs: bool = True,
 ) -> Callable[[], None]:
     """One forward and backward pass of a candidate."""
     candidate = CANDIDATES[name]
@@ -111,6 +118,9 @@ def step_of(
     net.to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 32, 32, device=device)
     labels = torch.randint(10, (batch,), device=device)
+    if device == "cuda" and graphs and candidate.graphs:
+        with kernels.backend(candidate.backend):
+            capture(net, images, PRECISIONS[dtype])
 
     def step() -> None:
         net.zero_grad()
@@ -158,9 +168,11 @@ def measure(
     place: str = "cpu",
     dtype: torch.dtype = torch.float32,
     seed: Path | None = None,
+    graphs: bool = True,
 ) -> str:
     """The tables of candidates `names` at `sizes` `(T, B)`: milliseconds, and megabytes at most."""
-    makers = {n: partial(step_of, n, model=model, device=place, dtype=dtype) for n in CANDIDATES}
+    common = {"model": model, "device": place, "dtype": dtype, "graphs": graphs}
+    makers: dict[str, Any] = {n: partial(step_of, n, **common) for n in CANDIDATES}
     makers[SEED] = partial(step_of_seed, seed)
     times, memory = {}, {}
     for steps, batch in sizes:
@@ -204,6 +216,7 @@ def main() -> None:
     parser.add_argument("--seed", type=Path, metavar="DIR", help="STBP-train-and-compression")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--no-graphs", action="store_true", help="start kernel by kernel on a GPU")
     options = parser.parse_args()
     place, dtype, model = options.device, DTYPES[options.dtype], options.model
     if options.seed and (place == "cuda" or dtype != torch.float32 or model != "resnet18"):
@@ -217,7 +230,8 @@ def main() -> None:
     names = [name for name in dict.fromkeys(["ReLU", *options.candidates]) if installed(name)]
     names += [SEED] * bool(options.seed)
     print(f"{model}, 32 x 32, one training step, {options.dtype}; {machine(place)}\n")
-    print(measure(model, options.sizes, names, options.rounds, place, dtype, options.seed))
+    graphs = not options.no_graphs
+    print(measure(model, options.sizes, names, options.rounds, place, dtype, options.seed, graphs))
 
 
 if __name__ == "__main__":

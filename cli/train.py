@@ -103,7 +103,7 @@ OPTIONS = [
            help="Images per step, over all devices."),
     Option(["--lr"], section="Training", type=Real(0, above=True), help="Highest learning rate."),
     Option(["--optimizer"], section="Training", type=_choice("optimizer"), metavar="NAME",
-           help="adamw, adam or sgd."),
+           help="adamw, adam, sgd or muon."),
     Option(["--momentum"], section="Training", type=Real(0, 0.9999),
            help="Of --optimizer sgd; default: 0.9."),
     Option(["--no-nesterov"], section="Training", is_flag=True,

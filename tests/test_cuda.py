@@ -52,8 +52,29 @@ def test_less_memory_gives_the_same_weights(option: str, small_digits: str, tmp_
     assert_same_state(*map(Path, runs))
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(small_digits: str, tmp_path: Path) -> None:
-    config = make_config(small_digits, device="cuda", epochs=2, bits=4, batch_size=8)
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("bits", [None, 4, 2, "ternary", 1])
+def test_graphs_give_the_same_weights(
+    bits: Any, precision: str, small_digits: str, tmp_path: Path, caplog: Any
+) -> None:
+    common = {"bits": bits, "act_bits": None, "precision": precision, "device": "cuda", "epochs": 2}
+    configs = [
+        make_config(small_digits, model="mnistnet_bn", cuda_graphs=graphs, **common)  # type: ignore[arg-type]
+        for graphs in (True, False)
+    ]
+    runs = [fit(config, out=tmp_path, reporter=Reporter())["run"] for config in configs]
+    assert "CUDA graphs" not in caplog.text
+    assert_same_state(*map(Path, runs))
+
+
+@pytest.mark.parametrize("act_bits", [8, None])  # kernel by kernel, and through graphs
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+    optimizer: str, act_bits: int | None, small_digits: str, tmp_path: Path
+) -> None:
+    config = make_config(
+        small_digits, device="cuda", epochs=2, act_bits=act_bits, batch_size=8, optimizer=optimizer
+    )
     whole = fit(config, out=tmp_path / "whole", reporter=Reporter())["run"]
     parts = stopped_and_continued(config, tmp_path / "parts", step=loop.LOOK_EVERY)
     assert_same_state(Path(whole), parts)

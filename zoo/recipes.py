@@ -20,7 +20,7 @@ class Recipe:
     Args:
         epochs: Passes over the training data.
         batch_size: Samples per optimizer step, over all devices.
-        optimizer: `"adamw"`, `"adam"` or `"sgd"`.
+        optimizer: `"adamw"`, `"adam"`, `"sgd"` or `"muon"`.
         momentum, nesterov: Of `"sgd"`.
         lr: Peak learning rate.
         weight_decay: Decay of the weights.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 SAMPLE = 1024  # elements that are looked at before a whole tensor is
 BLOCK = 131072  # elements packed at a time, so that they stay in the processor's cache
+BLOCK_ON_GPU = 2**24  # few blocks, each of which the processor waits for
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class Bits:
             return None
         packed = flat.new_empty(-(-flat.numel() // 8), dtype=torch.uint8)
         powers = torch.tensor([2.0**i for i in range(8)], device=flat.device)
-        for start in range(0, flat.numel(), BLOCK):
-            block = flat[start : start + BLOCK]
+        size = BLOCK if flat.device.type == "cpu" else BLOCK_ON_GPU
+        for start in range(0, flat.numel(), size):
+            block = flat[start : start + size]
             if not _binary(block):
                 return None
             block = F.pad(block.float(), (0, -block.numel() % 8))
-            packed[start // 8 : (start + BLOCK) // 8] = torch.mv(block.view(-1, 8), powers)
+            packed[start // 8 : (start + size) // 8] = torch.mv(block.view(-1, 8), powers)
         return cls(packed, flat.numel(), flat.dtype)
 
     def restored(self) -> Tensor:

@@ -7,12 +7,13 @@ on the CPU from the generator that is given, so that a step can be repeated exac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors import UsageError
 from .catalog import parse_augmentation
 from .data import upload
 
@@ -103,8 +104,21 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
             degrees = (amounts["rotate"] or MAX_DEGREES) if "rotate" in moves else 0.0
             pixels = amounts.get("shift")
             shift = (pixels / side if pixels else SHIFT) if "shift" in moves else 0.0
-            transforms.append(Move(degrees, shift, ELASTIC if "elastic" in moves else 0.0))
+            transforms.append(Move(degrees, shift, _elastic(amounts, side)))
     return Augment(transforms, (height, width))
+
+
+def _elastic(amounts: Mapping[str, float | None], side: int) -> float:
+    """The largest displacement of an elastic deformation as a share of the image's side."""
+    if "elastic" not in amounts:
+        return 0.0
+    share = (amounts["elastic"] or ELASTIC * side) / side
+    if share > ELASTIC:
+        raise UsageError(
+            f"elastic:{amounts['elastic']:g} may fold images of {side} pixels: give up to "
+            f"{ELASTIC * side:.3g} pixels, or elastic alone, which is that."
+        )
+    return share
 
 
 def flip(x: Tensor, draw: Draw) -> Tensor:

@@ -12,10 +12,12 @@ from torch import nn
 
 from .. import surrogate, zoo
 from ..errors import StbpError
+from ..mixed import weight_layers
 from ..neuron import Leaky
 from ..quant import Precision, load_float_state
 from . import checkpoint, data
 from .config import RunConfig
+from .muon import Muon
 from .rundir import RunDir
 
 LOWEST_THRESHOLD = 0.01
@@ -86,13 +88,24 @@ def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a run; weight decay acts on weights, not on biases, norms or scales."""
+    """The optimizer of a run; weight decay acts on weights, not on biases, norms or scales.
+
+    Muon moves the weights of all layers but the last, whose rows are classes.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    muon = config.optimizer == "muon"
+    hidden = {id(m.weight) for m in list(weight_layers(model).values())[:-1]} if muon else set()
+    parts: tuple[list[nn.Parameter], ...] = ([], [], [])
+    for parameter in parameters:
+        parts[2 if id(parameter) in hidden else int(parameter.dim() <= 1)].append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": parts[0], "weight_decay": config.weight_decay},
+        {"params": parts[1], "weight_decay": 0.0},
+        {"params": parts[2], "weight_decay": config.weight_decay, "orthogonal": True},
     ]
     groups = [group for group in groups if group["params"]]
+    if muon:
+        return Muon(groups, lr=config.lr)
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             groups,

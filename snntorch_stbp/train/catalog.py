@@ -120,7 +120,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     ),
     "rotate": Augmentation("rotate by up to 15 degrees either way", "degrees"),
     "elastic": Augmentation(
-        "deform smoothly, by up to about a tenth of the image, without folds (Simard 2003)"
+        "deform smoothly, by up to a 14th of the image either way, without folds (Simard 2003)",
+        "pixels",
     ),
     "flip": Augmentation("mirror left and right, half of the time"),
     "cutout": Augmentation(

@@ -14,7 +14,7 @@ from . import bits_file, catalog
 Bits = int | Literal["ternary"] | None
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "optimizer": ("adamw", "adam", "sgd"),
+    "optimizer": ("adamw", "adam", "sgd", "muon"),
     "schedule": ("cosine", "constant"),
     "loss": ("cross_entropy", "tet", "mse_rate"),
     "readout": ("current", "rate", "population"),
@@ -99,6 +99,7 @@ class RunConfig:
     num_nodes: int = 1
     workers: int = 0
     compile: bool = False
+    cuda_graphs: bool = True
     init_from: str | None = None
     frozen_aware: bool = False
     fixed_point_aware: bool = False

@@ -31,6 +31,7 @@ from .config import RunConfig
 from .data import DataBundle, make_loader, seeded_generator, upload
 from .distill import Teacher
 from .evaluate import all_sum, measure
+from .graphed import can_capture, capture
 from .launch import launch, summary
 from .metrics import Means, best_row, plot_curves, tensorboard
 from .objective import Objective
@@ -123,6 +124,7 @@ class _Trainer:
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
         self.objective = Objective(config, teacher)
+        self.to_capture = can_capture(config, fabric.device, fabric.world_size)
         learns = config.learn_beta or config.learn_threshold
         self.learning = [m for m in self.model.modules() if learns and isinstance(m, Leaky)]
         self.augment = augment.make(config.augment, bundle.image_size)
@@ -186,6 +188,9 @@ class _Trainer:
         progress = state.epoch - 1 + state.step / state.steps
         build.set_learning_rate(self.optimizer.param_groups, build.learning_rate(config, progress))
         self.wrapped_optimizer.zero_grad(set_to_none=True)
+        if self.to_capture:
+            self.to_capture = False
+            capture(self.model, x, config.precision)
         loss, record = self.objective(self.net, x, y, generator)
         fabric.backward(loss)
         if config.clip_grad is not None:

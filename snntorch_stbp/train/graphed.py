@@ -1,0 +1,63 @@
+"""A network's forward and backward pass as CUDA graphs, so that the GPU need not wait for the CPU.
+
+A training step of a spiking network starts some 1,700 kernels, with quantized weights 2,800, and
+most take a GPU less time than the CPU needs to start them. A graph starts all of them at once.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from .config import RunConfig
+
+_log = logging.getLogger(__name__)
+
+TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def can_capture(config: RunConfig, device: torch.device, processes: int) -> bool:
+    """Whether a run can train through graphs: what its network does may not depend on data.
+
+    Quantizers of activations collect statistics for some steps and then stop; memory is saved, and
+    rates are counted, by looking at each layer's output.
+    """
+    looks = config.save_memory or config.checkpoint_activations or config.spike_rate_target
+    changes = config.act_bits or config.membrane_bits
+    other_net = config.compile or config.frozen_aware or config.fixed_point_aware
+    one_gpu = device.type == "cuda" and processes == 1
+    return one_gpu and config.cuda_graphs and not (looks or changes or other_net)
+
+
+def capture(net: nn.Module, x: Tensor, precision: str) -> bool:
+    """Let `net` run as graphs when it trains, on batches like `x`; in evaluation nothing changes.
+
+    Its parameters and buffers have to stay the tensors they are. Gradients of parameters are new
+    tensors in every step. Trying it out does not change running statistics.
+
+    Args:
+        net: On a CUDA device, without hooks.
+        x: A batch.
+        precision: As in `RunConfig`.
+
+    Returns:
+        Whether that worked; if it did not, `net` goes on as before, and a warning says why.
+    """
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    training = net.training
+    dtype = TYPES.get(precision)
+    try:
+        with torch.autocast(x.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
+            # Three passes to warm up, in which kernels are compiled and chosen.
+            torch.cuda.make_graphed_callables(net.train(), (x.clone(),), allow_unused_input=True)
+    except Exception as error:  # whatever a driver or an operation raises
+        _log.warning("training without CUDA graphs (%s: %s)", type(error).__name__, error)
+        return False
+    finally:
+        net.train(training)
+        with torch.no_grad():
+            for key, value in net.state_dict().items():
+                value.copy_(before[key])
+    return True

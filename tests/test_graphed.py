@@ -1,0 +1,53 @@
+"""Which runs train through CUDA graphs, and what happens where a network cannot be captured."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from snntorch_stbp import zoo
+from snntorch_stbp.train.graphed import can_capture, capture
+
+from .runs import make_config
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("bits", [None, 4, "ternary", 1])
+def test_one_gpu_trains_through_graphs(bits: Any) -> None:
+    config = make_config("digits", bits=bits, act_bits=None)
+    assert can_capture(config, GPU, 1)
+    assert not can_capture(config, GPU, 2)
+    assert not can_capture(config, torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"cuda_graphs": False},
+        {"act_bits": 8},
+        {"membrane_bits": 8},
+        {"save_memory": True},
+        {"checkpoint_activations": True},
+        {"spike_rate_target": 0.1},
+        {"compile": True},
+        {"frozen_aware": True, "init_from": "run"},
+        {"fixed_point_aware": True, "init_from": "run"},
+    ],
+)
+def test_what_looks_at_data_does_not(option: dict[str, Any]) -> None:
+    assert not can_capture(make_config("digits", **{"act_bits": None} | option), GPU, 1)
+
+
+def test_a_network_that_cannot_be_captured_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """As on a machine without a GPU."""
+    net = zoo.create("mnistnet_bn", in_channels=1, image_size=8).eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        assert not capture(net, torch.rand(4, 1, 8, 8), "bf16-mixed")
+    assert "training without CUDA graphs" in caplog.text
+    assert not net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
