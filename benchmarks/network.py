@@ -71,7 +71,7 @@ def network(
 class Candidate(NamedTuple):
     """Backend of our neuron, bits of weights, what replaces neurons, what is kept, what is changed.
 
-    `peer` names the package, not ours, that it needs; `graphs` says whether a GPU runs it as graphs.
+    `peer` names the package, not ours, that it needs; `graphs`: whether a GPU runs it as graphs.
     """
 
     backend: str = "compiled"
@@ -120,7 +120,9 @@ def step_of(
     labels = torch.randint(10, (batch,), device=device)
     if device == "cuda" and graphs and candidate.graphs:
         with kernels.backend(candidate.backend):
-            capture(net, images, PRECISIONS[dtype])
+            problem = capture(net, images, PRECISIONS[dtype])
+        if problem:
+            print(f"{name} without CUDA graphs: {problem}", file=sys.stderr)
 
     def step() -> None:
         net.zero_grad()
@@ -180,7 +182,8 @@ def measure(
         runs = {name: makers[name](steps, batch) for name in names}
         times[column] = interleave(runs, rounds, place)
         if place == "cuda":
-            peaks = {name: peak_on_gpu(run) for name, run in runs.items()}
+            alone = {name: makers[name](steps, batch, graphs=False) for name in names}
+            peaks = {name: peak_on_gpu(run) for name, run in alone.items()}
         else:
             peaks = {name: peak_of_process(name, steps, batch, model, seed) for name in names}
         memory[column] = {name: value / 1e6 for name, value in peaks.items()}

@@ -21,7 +21,7 @@ from .params import BitsFile, BitsType, Names, Real, Whole
 # Options under which a run may go on with other values than it began with.
 FREE = {
     "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile",
-    "save_memory", "checkpoint_activations", "select",
+    "cuda_graphs", "save_memory", "checkpoint_activations", "select",
 }  # fmt: skip
 
 # Fields that a flag sets -> the flag and the value it sets.
@@ -150,6 +150,8 @@ OPTIONS = [
            help="Processes that load data; default: 0."),
     Option(["--compile"], section="Device", is_flag=True,
            help="Use torch.compile; on a CPU it is slower than what is compiled already."),
+    Option(["--no-cuda-graphs"], section="Device", is_flag=True,
+           help="On a GPU, start every kernel by itself: slower, for less memory or to debug."),
     Option(["--save-memory"], section="Device", is_flag=True,
            help="Keep spikes as bits, and compute again what is cheap: slower, the same result."),
     Option(["--checkpoint-activations"], section="Device", is_flag=True,
@@ -208,6 +210,8 @@ def given_fields(values: dict[str, Any]) -> dict[str, Any]:
         given["per_channel"] = False
     if given.pop("no_nesterov", False):
         given["nesterov"] = False
+    if given.pop("no_cuda_graphs", False):
+        given["cuda_graphs"] = False
     for name, value in given.items():
         off = 32 if name.endswith("bits") else 0
         if name in ("image_size", "clip_grad", "ema", "mixup") or name.endswith("bits"):

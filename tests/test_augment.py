@@ -139,6 +139,22 @@ def test_elastic_deformations_are_smooth_and_small():
     assert moved.mean((1, 2, 3)).std() > 0.1  # every sample in its own way
 
 
+@pytest.mark.parametrize("pixels", [1, 2.5])
+def test_elastic_deformations_have_an_amount(pixels):
+    size = 40
+    ramp = torch.arange(1.0, size + 1).expand(50, 1, size, size)
+    whole, part = (
+        (run([name], ramp) - ramp)[..., 8:-8, 8:-8] for name in ("elastic", f"elastic:{pixels}")
+    )
+    assert (part - whole * pixels / (size / 14)).abs().max() < 1e-4
+
+
+def test_elastic_deformations_that_would_fold_are_refused():
+    augment.make(["elastic:2"], 28)
+    with pytest.raises(UsageError, match=r"elastic:2\.5 may fold images of 28 .* up to 2 pixels"):
+        augment.make(["elastic:2.5"], 28)
+
+
 def test_movements_are_interpolated_once():
     assert len(augment.make(["flip", "rotate", "elastic", "shift"], 8).transforms) == 2
 

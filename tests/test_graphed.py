@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from snntorch_stbp import zoo
+from snntorch_stbp.train import loop
 from snntorch_stbp.train.graphed import can_capture, capture
+from snntorch_stbp.train.reporter import Reporter
 
 from .runs import make_config
 
@@ -42,12 +44,24 @@ def test_what_looks_at_data_does_not(option: dict[str, Any]) -> None:
     assert not can_capture(make_config("digits", **{"act_bits": None} | option), GPU, 1)
 
 
-def test_a_network_that_cannot_be_captured_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_cannot_be_captured_goes_on() -> None:
     """As on a machine without a GPU."""
     net = zoo.create("mnistnet_bn", in_channels=1, image_size=8).eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    with caplog.at_level(logging.WARNING):
-        assert not capture(net, torch.rand(4, 1, 8, 8), "bf16-mixed")
-    assert "training without CUDA graphs" in caplog.text
+    assert capture(net, torch.rand(4, 1, 8, 8), "bf16-mixed")
     assert not net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_run_says_that_it_was_not_captured(
+    small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "can_capture", lambda *_: True)
+    said: list[str] = []
+    reporter = Reporter()
+    monkeypatch.setattr(reporter, "message", said.append)
+    result = loop.fit(make_config(small_digits, epochs=2), out=tmp_path, reporter=reporter)
+    assert result["status"] == "finished"
+    (text,) = said
+    assert text.startswith("training without CUDA graphs, which is slower (")
+    assert text in (Path(result["run"]) / "log.txt").read_text()

@@ -90,7 +90,7 @@ def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a run; weight decay acts on weights, not on biases, norms or scales.
 
-    Muon moves the weights of all layers but the last, whose rows are classes.
+    With Muon, AdamW moves the weights of the last layer, whose rows are classes.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     muon = config.optimizer == "muon"
@@ -105,7 +105,8 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     ]
     groups = [group for group in groups if group["params"]]
     if muon:
-        return Muon(groups, lr=config.lr)
+        dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
+        return Muon(groups, lr=config.lr, dtype=dtype)
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             groups,

@@ -6,14 +6,10 @@ most take a GPU less time than the CPU needs to start them. A graph starts all o
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor, nn
 
 from .config import RunConfig
-
-_log = logging.getLogger(__name__)
 
 TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -31,7 +27,7 @@ def can_capture(config: RunConfig, device: torch.device, processes: int) -> bool
     return one_gpu and config.cuda_graphs and not (looks or changes or other_net)
 
 
-def capture(net: nn.Module, x: Tensor, precision: str) -> bool:
+def capture(net: nn.Module, x: Tensor, precision: str) -> str | None:
     """Let `net` run as graphs when it trains, on batches like `x`; in evaluation nothing changes.
 
     Its parameters and buffers have to stay the tensors they are. Gradients of parameters are new
@@ -43,7 +39,7 @@ def capture(net: nn.Module, x: Tensor, precision: str) -> bool:
         precision: As in `RunConfig`.
 
     Returns:
-        Whether that worked; if it did not, `net` goes on as before, and a warning says why.
+        `None`; or what went wrong, in which case `net` goes on as before.
     """
     before = {key: value.clone() for key, value in net.state_dict().items()}
     training = net.training
@@ -53,11 +49,10 @@ def capture(net: nn.Module, x: Tensor, precision: str) -> bool:
             # Three passes to warm up, in which kernels are compiled and chosen.
             torch.cuda.make_graphed_callables(net.train(), (x.clone(),), allow_unused_input=True)
     except Exception as error:  # whatever a driver or an operation raises
-        _log.warning("training without CUDA graphs (%s: %s)", type(error).__name__, error)
-        return False
+        return f"{type(error).__name__}: {error}"
     finally:
         net.train(training)
         with torch.no_grad():
             for key, value in net.state_dict().items():
                 value.copy_(before[key])
-    return True
+    return None

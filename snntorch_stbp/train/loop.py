@@ -77,7 +77,8 @@ def fit(
     if config.init_from and not (resume and (resume.path / "last.pt").is_file()):
         build.init_from(model, config.init_from, config)
     teacher = Teacher(config, bundle, fabric.device) if config.teacher else None
-    _epoch_loader(fabric, config, bundle)  # refuses a batch size before a folder is made
+    augment.make(config.augment, bundle.image_size)  # this and the next refuse what does not fit
+    _epoch_loader(fabric, config, bundle)  # before a folder is made
     path = resume.path if resume else None
     if path is None and fabric.global_rank == 0:
         path = RunDir.create(Path(out), config).path
@@ -190,7 +191,7 @@ class _Trainer:
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         if self.to_capture:
             self.to_capture = False
-            capture(self.model, x, config.precision)
+            self._capture(x)
         loss, record = self.objective(self.net, x, y, generator)
         fabric.backward(loss)
         if config.clip_grad is not None:
@@ -200,6 +201,14 @@ class _Trainer:
         if self.average:
             self.average.update()
         return loss.detach(), readout(record.detach())
+
+    def _capture(self, x: torch.Tensor) -> None:
+        """Let the network train as CUDA graphs, if it can."""
+        problem = capture(self.model, x, self.config.precision)
+        if problem:
+            text = f"training without CUDA graphs, which is slower ({problem})"
+            self.reporter.message(text)
+            self._log(text)
 
     def _end_epoch(self, board: Any) -> None:
         """Validate, write the row and the checkpoints, go on to the next epoch."""

@@ -24,21 +24,23 @@ RMS = 0.2  # of a step in units of the learning rate, about that of AdamW
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Nearly orthogonal matrices with the singular vectors of those given.
 
+    A Newton-Schulz iteration, which needs no more precision than bfloat16.
+
     Args:
-        matrices: `[n, rows, columns]`, not zero.
+        matrices: `[n, rows, columns]`.
 
     Returns:
-        Matrices of that shape, whose singular values lie between about 0.7 and 1.2, in bfloat16 on
-        a CUDA device and else in float32.
+        Matrices of that shape and type. Their singular values lie between about 0.7 and 1.2, those
+        that were tiny beside the largest ones below.
     """
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
-    wide = x.shape[1] <= x.shape[2]
-    x = x if wide else x.mT
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, factor, x, beta=a)
     return x if wide else x.mT
 
 
@@ -52,10 +54,18 @@ class Muon(torch.optim.AdamW):
         groups: Parameter groups.
         lr: Learning rate of all groups.
         momentum: Of the groups of Muon, in Nesterov's form.
+        dtype: In which matrices are made orthogonal.
     """
 
-    def __init__(self, groups: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95) -> None:
+    def __init__(
+        self,
+        groups: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(groups, lr=lr)
+        self.dtype = dtype
         self.defaults |= {"momentum": momentum, "orthogonal": False}
         for group in self.param_groups:
             for key in ("momentum", "orthogonal"):
@@ -87,10 +97,11 @@ class Muon(torch.optim.AdamW):
             alike[tuple(parameter.shape)].append(parameter)
         momentum, lr = group["momentum"], group["lr"]
         for shape, members in alike.items():
-            gradients, buffers = [p.grad for p in members], [self._momentum(p) for p in members]
+            gradients = [p.grad for p in members if p.grad is not None]
+            buffers = [self._momentum(p) for p in members]
             torch._foreach_lerp_(buffers, gradients, 1 - momentum)
             ahead = torch._foreach_lerp(gradients, buffers, momentum)
-            steps = orthogonalize(torch.stack([g.flatten(1) for g in ahead]))
+            steps = orthogonalize(torch.stack([g.flatten(1) for g in ahead]).to(self.dtype))
             rows, columns = steps.shape[1:]
             size = lr * RMS * math.sqrt(max(rows, columns))
             torch._foreach_mul_(members, 1 - lr * group["weight_decay"])
