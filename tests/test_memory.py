@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import snntorch_stbp as stbp
 from snntorch_stbp import memory, zoo
-from snntorch_stbp.memory.kept import BLOCK, Bits
+from snntorch_stbp.memory.kept import BLOCK, Bits, _by_multiplication, _by_product
 
 Ways = Callable[[], AbstractContextManager[object]]
 
@@ -83,6 +83,15 @@ def test_what_holds_anything_else_is_not_packed(value: float, place: int) -> Non
     x = torch.zeros(BLOCK + 8)
     x[place] = value
     assert Bits.of(x) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_both_ways_to_pack_bits_agree(dtype: torch.dtype) -> None:
+    spikes = torch.randint(2, (8 * 4096,), generator=torch.Generator().manual_seed(0)).to(dtype)
+    spikes[: 8 * 256] = (torch.arange(256)[:, None] >> torch.arange(8) & 1).flatten().to(dtype)
+    packed = _by_multiplication(spikes)
+    assert torch.equal(packed[:256], torch.arange(256))
+    assert torch.equal(packed.float(), _by_product(spikes))
 
 
 def test_spikes_of_any_neuron_are_kept_as_bits_and_shared() -> None:

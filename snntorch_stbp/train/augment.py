@@ -16,6 +16,7 @@ from torch.nn import functional
 from ..errors import UsageError
 from .catalog import parse_augmentation
 from .data import upload
+from .trivial import Trivial
 
 # Uniform numbers in [0, 1) for each of n samples, on the images' device: [n], or [n, *shape].
 Draw = Callable[..., Tensor]
@@ -66,8 +67,12 @@ class Augment:
 
         # Time joins the channels, as all of them are transformed alike.
         folded = x if x.ndim == 4 else x.transpose(0, 1).flatten(1, 2)
+        steps = 1 if x.ndim == 4 else x.shape[0]
         for transform in self.transforms:
-            folded = transform(folded, draw)
+            if isinstance(transform, Trivial):  # which has to know which channels are colours
+                folded = transform(folded, draw, steps)
+            else:
+                folded = transform(folded, draw)
         return folded if x.ndim == 4 else folded.unflatten(1, (x.shape[0], -1)).transpose(0, 1)
 
 
@@ -78,8 +83,8 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
     of them stands.
 
     Args:
-        names: any of "crop", "shift", "rotate", "elastic", "flip", "cutout", where there is an
-            amount also as "crop:2"; none leaves batches as they are.
+        names: any of "crop", "shift", "rotate", "elastic", "flip", "cutout", "trivial", where there
+            is an amount also as "crop:2"; none leaves batches as they are.
         image_size: side, or (height, width), of the images to come.
 
     Returns:
@@ -98,6 +103,8 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
             transforms.append(Crop(int(amount or max(1, side // 8))))
         elif name == "flip":
             transforms.append(flip)
+        elif name == "trivial":
+            transforms.append(Trivial())
         elif name == "cutout":
             transforms.append(Cutout(int(amount or max(1, side // 2))))
         elif name == moves[0]:

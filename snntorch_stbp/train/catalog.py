@@ -128,6 +128,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         "blank a random square of half the image's side (DeVries 2017, arXiv 1708.04552)",
         "pixels", whole=True,
     ),
+    "trivial": Augmentation(
+        "one of 14 changes of shape or colour, of any strength (TrivialAugment, arXiv 2103.10158)"
+    ),
 }  # fmt: skip
 
 
