@@ -8,9 +8,6 @@ the same weights as one that was not.
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +17,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ..errors import Interrupted, StbpError
 from ..frozen import freeze
 from ..lowering import FixedPointAware
 from ..neuron import Leaky
@@ -33,8 +29,9 @@ from .distill import Teacher
 from .evaluate import all_sum, measure
 from .graphed import can_capture, capture
 from .launch import launch, summary
-from .metrics import Means, best_row, plot_curves, tensorboard
+from .metrics import Means, best_row, tensorboard
 from .objective import Objective
+from .record import Record
 from .reporter import Reporter
 from .rundir import RunDir
 from .state import TrainState, read_last
@@ -106,6 +103,7 @@ class _Trainer:
     ) -> None:
         self.fabric, self.config, self.bundle = fabric, config, bundle
         self.model, self.run, self.reporter = model, run, reporter
+        self.record = Record(run, reporter, writes=fabric.global_rank == 0)
         if fabric.device.type != "mps":  # the layout of matrix units, and faster on CPUs
             self.model.to(memory_format=torch.channels_last)
         last = read_last(run, model) if resuming else None
@@ -144,13 +142,13 @@ class _Trainer:
         self.reporter.started(
             summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
         )
-        self._log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
+        self.record.log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
         board_path = self.run.path if self.fabric.global_rank == 0 else None
         with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:
             while self.state.epoch <= self.config.epochs:
                 if not self._train_epoch(stop):
                     self.state.save()
-                    raise self._interrupted()
+                    raise self.record.interrupted(self.state)
                 self._end_epoch(board)
         return self._finish()
 
@@ -168,18 +166,10 @@ class _Trainer:
             state.seconds = earlier + time.perf_counter() - start
             last = state.step == state.steps
             if state.step % LOOK_EVERY == 0 or last or device.type == "cpu":
-                self._look()
+                self.record.step(state, self.fabric.world_size)
             if self._anyone_asked(stop) and not last:
                 return False
         return True
-
-    def _look(self) -> None:
-        """Report the running means of the epoch, and stop if the loss is no number."""
-        value, accuracy, count = self.state.means.read()
-        if not math.isfinite(value):
-            raise self._diverged(value)
-        speed = count * self.fabric.world_size / max(self.state.seconds, 1e-9)
-        self.reporter.step(self.state.step, value, accuracy, speed)
 
     def _train_step(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the optimizer; the loss and the scores `[B, classes]`."""
@@ -206,9 +196,7 @@ class _Trainer:
         """Let the network train as CUDA graphs, if it can."""
         problem = capture(self.model, x, self.config.precision)
         if problem:
-            text = f"training without CUDA graphs, which is slower ({problem})"
-            self.reporter.message(text)
-            self._log(text)
+            self.record.notice(f"training without CUDA graphs, which is slower ({problem})")
 
     def _end_epoch(self, board: Any) -> None:
         """Validate, write the row and the checkpoints, go on to the next epoch."""
@@ -232,19 +220,7 @@ class _Trainer:
         row["best"] = int(best and (so_far or state.epoch == self.config.epochs))
         state.next_epoch(row)
         state.save(best=best)
-        if self.fabric.global_rank == 0:
-            self._write_history()
-            for key in row.keys() - {"epoch", "best"}:
-                board.add_scalar(key, row[key], row["epoch"])
-            board.flush()
-            self._log(", ".join(f"{k} {v}" for k, v in row.items()))
-        self.reporter.epoch_ended(row)
-
-    def _write_history(self) -> None:
-        """The table and the picture of all epochs."""
-        rows, run = self.state.history, self.run
-        run.write_history(rows)
-        plot_curves(rows, run.path / "curves.png", run.path.name, self.config.select)
+        self.record.epoch_ended(state.history, board)
 
     def _measure(self, part: Any) -> dict[str, Any]:
         return measure(self.fabric, self.net, self.config, part, self.config.batch_size)
@@ -252,8 +228,7 @@ class _Trainer:
     def _finish(self) -> dict[str, Any]:
         """Test the best weights and write how the run ended."""
         best = self.state.selected()
-        if self.fabric.global_rank == 0:
-            self._write_history()
+        self.record.history(self.state.history)
         result: dict[str, Any] = {
             "status": "finished",
             "test_accuracy": None,
@@ -269,44 +244,10 @@ class _Trainer:
             test = self._measure(self.bundle.test)
             result |= {"test_accuracy": test["accuracy"], "test_loss": round(test["loss"], 6)}
             result |= {"test_spike_rate": round(test["spike_rate"], 5)}
-        if self.fabric.global_rank == 0:
-            self.run.write_text("result.json", json.dumps(result, indent=2) + "\n")
-            self._log(f"finished: {result}")
-        result |= {
-            "run": str(self.run.path),
-            "next": f"snntorch-stbp evaluate {shlex.quote(str(self.run.path))}",
-        }
-        self.reporter.finished(result)
-        return result
-
-    def _diverged(self, loss: float) -> StbpError:
-        state, lr = self.state, self.optimizer.param_groups[0]["lr"]
-        kept = "no checkpoint was written yet"
-        if state.history:
-            kept = f"the checkpoints up to epoch {state.history[-1]['epoch']} are kept"
-        text = (
-            f"the loss became {loss} in epoch {state.epoch} at learning rate {lr:.3g}; {kept} in "
-            f"'{self.run.path}': try again with a lower --lr."
-        )
-        if self.fabric.global_rank == 0:
-            result = {"status": "diverged", "epoch": state.epoch, "lr": lr}
-            self.run.write_text("result.json", json.dumps(result, indent=2) + "\n")
-        self._log(text)
-        return StbpError(text)
-
-    def _interrupted(self) -> Interrupted:
-        state = self.state
-        command = f"snntorch-stbp train --resume {shlex.quote(str(self.run.path))}"
-        self._log(f"interrupted in epoch {state.epoch} after step {state.step} of {state.steps}")
-        self.reporter.interrupted(str(self.run.path), state.epoch, state.step, command)
-        return Interrupted(f"stopped in epoch {state.epoch}; go on with `{command}`")
+        return self.record.finished(result)
 
     def _anyone_asked(self, stop: list[int]) -> bool:
         return bool(all_sum(self.fabric, torch.tensor(float(bool(stop)))))
-
-    def _log(self, text: str) -> None:
-        if self.fabric.global_rank == 0:
-            self.run.log(text)
 
 
 def _epoch_loader(
