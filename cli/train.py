@@ -58,8 +58,9 @@ OPTIONS = [
            help="Weights by layer, in place of --bits: JSON such as {\"head.*\": 8}."),
     Option(["--per-tensor"], section="Precision", is_flag=True,
            help="One weight scale per layer, not per output channel."),
-    Option(["--weight-range"], section="Precision", type=_choice("weight_range"),
-           help="Weights are clipped where it costs least (fitted, default) or not at all (max)."),
+    Option(["--weight-range"], section="Precision", type=_choice("weight_range"), metavar="KIND",
+           help="Weights are clipped where it costs least (fitted, default), where training moves "
+           "that to (learned), or not at all (max)."),
     Option(["--scale"], section="Precision", type=_choice("scale"),
            help="Any scales (float, default) or powers of two."),
     Option(["--dataset"], section="Data", metavar="NAME",

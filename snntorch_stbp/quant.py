@@ -79,8 +79,9 @@ class Precision:
         scale: `"float"`, or `"po2"` for weight and current scales that are powers of two.
         boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ.
         input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.
-        weight_range: `"fitted"`, the range with the least squared error up to 4 bits; or `"max"`,
-            up to the largest weight at any of 2 to 8 bits.
+        weight_range: `"fitted"`, the range with the least squared error up to 4 bits; for 2 to 8
+            bits also `"learned"`, a range that training moves from there, or `"max"`, up to the
+            largest weight.
         membrane_grid: `"uniform"`, or `"threshold"` (2 to 8 `membrane_bits`) for levels that are
             dense at the threshold, which training knows and export does not.
 
@@ -96,7 +97,7 @@ class Precision:
     scale: Literal["float", "po2"] = "float"
     boundary_bits: int | None = None
     input_max: float = 1.0
-    weight_range: Literal["fitted", "max"] = "fitted"
+    weight_range: Literal["fitted", "learned", "max"] = "fitted"
     membrane_grid: Literal["uniform", "threshold"] = "uniform"
 
     def __post_init__(self) -> None:
@@ -108,11 +109,14 @@ class Precision:
         _check("boundary_bits", self.boundary_bits, 2, 8)
         if self.scale not in ("float", "po2"):
             raise ValueError(f"scale is 'float' or 'po2', not {self.scale!r}")
-        if self.weight_range not in ("fitted", "max"):
-            raise ValueError(f"weight_range is 'fitted' or 'max', not {self.weight_range!r}")
-        if self.weight_range == "max" and self.weight_bits in (1, "ternary"):
+        if self.weight_range not in ("fitted", "learned", "max"):
             raise ValueError(
-                f"weight_range 'max' is for weights of 2 to 8 bits, not for {self.weight_bits!r}"
+                f"weight_range is 'fitted', 'learned' or 'max', not {self.weight_range!r}"
+            )
+        if self.weight_range != "fitted" and self.weight_bits in (1, "ternary"):
+            raise ValueError(
+                f"weight_range {self.weight_range!r} is for weights of 2 to 8 bits, not for "
+                f"{self.weight_bits!r}"
             )
         if self.membrane_grid not in ("uniform", "threshold"):
             raise ValueError(

@@ -1,17 +1,19 @@
 """Quantizers of weights: which levels and which scale they have.
 
 Brevitas builds a quantizer from a dozen small modules. Its weights, scales and export come from
-them here too, but where scales are floating point the numbers are computed by `levels.Quantize`
-(under `torch.compile`, which fuses on its own, and with BREVITAS_JIT=1, by Brevitas).
+them here too, but where scales are floating point and not learned the numbers are computed by
+`levels.Quantize` (under `torch.compile`, which fuses on its own, and with BREVITAS_JIT=1, by
+Brevitas).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import brevitas.config
 import torch
-from brevitas.core.function_wrapper import CeilSte, RoundSte
+from brevitas.core.function_wrapper import CeilSte, RoundSte, TensorClamp
 from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
 from brevitas.inject import ExtendedInjector
 from brevitas.inject.enum import (
@@ -32,6 +34,8 @@ from .levels import SMALLEST_SCALE, TERNARY_THRESHOLD, Levels, Quantize
 # distortion", IRE Transactions on Information Theory 6, 1960; recomputed for odd level counts).
 # Above 4 bits the largest weight is representable instead: clipping then costs more than it gains.
 GAUSSIAN_LOADING = {1: 0.7979, "ternary": 1.2240, 2: 1.2240, 3: 1.9523, 4: 2.4739}
+# Where learned ranges start.
+FIRST_LOADING = GAUSSIAN_LOADING | {5: 2.8987, 6: 3.2701, 7: 3.6075, 8: 3.9205}
 
 
 def injector(name: str, *bases: type, **values: Any) -> type:
@@ -57,9 +61,12 @@ def weight_quantizer(
     Ternary weights follow F. Li et al., "Ternary weight networks", arXiv:1605.04711: the threshold
     (0.61 of the root mean square) and the level (1.22) of the least squared error for normally
     distributed weights. Weights of 2 bits have the same three levels.
+
+    `weight_range` is as in `Precision`.
     """
     kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
-    fitted = bits in GAUSSIAN_LOADING and weight_range == "fitted"
+    learned = weight_range == "learned"
+    fitted = learned or (bits in GAUSSIAN_LOADING and weight_range == "fitted")
     values: dict[str, Any] = {
         "scaling_impl_type": ScalingImplType.STATS,
         "scaling_per_output_type": kind,
@@ -75,10 +82,13 @@ def weight_quantizer(
     if fitted:
         # The enumeration still names an operation because the solver derives shapes from it.
         values |= {"scaling_stats_op": StatsOp.AVE}
-        values |= {"scaling_stats_impl": ScaledRootMeanSquare, "loading": GAUSSIAN_LOADING[bits]}
+        statistic = LearnedRange if learned else ScaledRootMeanSquare
+        values |= {"scaling_stats_impl": statistic, "loading": FIRST_LOADING[bits]}
+        if learned:  # clipped weights pull at the range, and not straight through the clipping
+            values |= {"tensor_clamp_impl": TensorClamp}
     else:
         values |= {"scaling_stats_op": StatsOp.MAX}
-    if scale == "float" and not brevitas.config.JIT_ENABLED:
+    if scale == "float" and not learned and not brevitas.config.JIT_ENABLED:
         loading = GAUSSIAN_LOADING[bits] if fitted else None
         top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
         values |= {"levels": Levels(bits, top, loading, per_channel)}
@@ -99,6 +109,32 @@ class ScaledRootMeanSquare(nn.Module):
         """The scale `[C]` of weights `[C, n]`, or of all of them."""
         power = x.square().mean() if self.dim is None else x.square().mean(self.dim)
         return self.loading * torch.sqrt(power + 1e-20)
+
+
+class LearnedRange(nn.Module):
+    """`exp(log_loading) * rms(x)`, the loading learned for every scale.
+
+    The range is learned as by S. K. Esser et al., "Learned step size quantization", ICLR 2020,
+    arXiv:1902.08153, but in units of the weights' root mean square: it grows and shrinks with them.
+    As there, gradients run straight through rounding, and clipped weights have none of their own.
+
+    Args:
+        loading: Where all of them start.
+        scaling_shape: `[C, 1, ...]`, or `[]` for one scale, as Brevitas' solver gives it.
+        stats_reduce_dim: As in `ScaledRootMeanSquare`.
+    """
+
+    def __init__(
+        self, loading: float, scaling_shape: tuple[int, ...], stats_reduce_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.statistic = ScaledRootMeanSquare(1.0, stats_reduce_dim)
+        shape = scaling_shape[:1] if stats_reduce_dim is not None else ()
+        self.log_loading = nn.Parameter(torch.full(shape, math.log(loading)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The largest level `[C]` of weights `[C, n]`, or of all of them."""
+        return self.log_loading.exp() * self.statistic(x)
 
 
 class Ternary(TernaryQuant):

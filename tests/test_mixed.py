@@ -49,7 +49,7 @@ def test_bits_assigned_later_are_bits_from_the_start(name: str, bits: Any) -> No
     assert torch.equal(assigned.eval()(x), built.eval()(x))
 
 
-@pytest.mark.parametrize("weight_range", ["fitted", "max"])
+@pytest.mark.parametrize("weight_range", ["fitted", "learned", "max"])
 def test_assigned_weights_have_the_range_that_was_asked_for(weight_range: Any) -> None:
     def at(bits: Any) -> stbp.Precision:
         return stbp.Precision(bits, weight_range=weight_range)

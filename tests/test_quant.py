@@ -193,8 +193,9 @@ def test_weights_of_another_architecture_are_refused() -> None:
         ({"membrane_bits": 1}, "membrane_bits is a whole number from 2 to 16, not 1"),
         ({"boundary_bits": 1}, "boundary_bits is a whole number from 2 to 8, not 1"),
         ({"scale": "log"}, "scale is 'float' or 'po2', not 'log'"),
-        ({"weight_range": "min"}, "weight_range is 'fitted' or 'max', not 'min'"),
+        ({"weight_range": "min"}, "weight_range is 'fitted', 'learned' or 'max', not 'min'"),
         ({"weight_bits": 1, "weight_range": "max"}, "for weights of 2 to 8 bits, not for 1"),
+        ({"weight_bits": "ternary", "weight_range": "learned"}, "2 to 8 bits, not for 'ternary'"),
         ({"input_max": 0.0}, "input_max is positive, not 0.0"),
     ],
 )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import brevitas.nn as qnn
 import pytest
 import torch
 from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
+from click.testing import CliRunner
 from torch import Tensor
 
 from snntorch_stbp import kernels
-from snntorch_stbp.weights import Ternary, injector, weight_quantizer
+from snntorch_stbp.cli import main
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.weights import FIRST_LOADING, Ternary, injector, weight_quantizer
+
+from .runs import last_state, make_config
 
 RANGES = [(b, "fitted") for b in (1, "ternary", 2, 3, 4, 5, 8)] + [(2, "max"), (4, "max")]
 
@@ -85,3 +93,58 @@ def test_weights_that_are_all_zero_stay_finite() -> None:
         zeros, target = torch.zeros(2, 3, 3, 3), torch.ones(2, 3, 3, 3)
         for value in computed(weight_quantizer(bits, True, "float"), zeros, target):
             assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_learned_ranges_start_at_the_fitted_one(bits: int, per_channel: bool) -> None:
+    torch.manual_seed(0)
+    weight, target = torch.randn(6, 5, 3, 3), torch.randn(6, 5, 3, 3)
+    found = computed(weight_quantizer(bits, per_channel, "float", "learned"), weight, target)
+    loading = FIRST_LOADING[bits] / (2 ** (bits - 1) - 1)
+    power = weight.square().mean((1, 2, 3), keepdim=True) if per_channel else weight.square().mean()
+    torch.testing.assert_close(found[1], (loading * power.sqrt()).view_as(found[1]))
+    if bits <= 4:
+        fitted = computed(weight_quantizer(bits, per_channel, "float"), weight, target)
+        torch.testing.assert_close(found[0], fitted[0])
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_the_gradient_of_a_learned_range(bits: int, per_channel: bool) -> None:
+    """Equation 3 of LSQ, in units of the root mean square: of the range, and of the weights."""
+    torch.manual_seed(0)
+    quantizer = weight_quantizer(bits, per_channel, "float", "learned")
+    layer = qnn.QuantConv2d(5, 6, 3, bias=False, weight_quant=quantizer).double()
+    layer.weight.data = w = torch.randn(6, 5, 3, 3, dtype=torch.float64)
+    (parameter,) = [p for n, p in layer.named_parameters() if n.endswith("log_loading")]
+    assert parameter.shape == ((6,) if per_channel else ())
+    given = torch.randn_like(w)
+    quantized = layer.quant_weight()
+    (quantized.value * given).sum().backward()
+    top = 2 ** (bits - 1) - 1
+    scale = quantized.scale.detach()
+    level = (w / scale).round().clamp(-top, top)
+    inside = (w / scale).round().abs() <= top  # what rounding alone brings inside is not clipped
+    d_scale = given * torch.where(inside, level - w / scale, level)
+    over = (1, 2, 3) if per_channel else (0, 1, 2, 3)
+    d_scale = d_scale.sum(over, keepdim=True)
+    torch.testing.assert_close(parameter.grad, (d_scale * scale).view_as(parameter))
+    # The scale is proportional to the root mean square, whose gradient is w / (n rms^2) of itself.
+    count = w[0].numel() if per_channel else w.numel()
+    power = w.square().mean(over, keepdim=True)
+    expected = given * inside + d_scale * scale * w / (count * power)
+    torch.testing.assert_close(layer.weight.grad, expected)
+
+
+def test_a_learned_range_is_trained_and_exported(small_digits: str, tmp_path: Path) -> None:
+    config = make_config(small_digits, bits=2, act_bits=None, weight_range="learned", epochs=2)
+    run = Path(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    state = last_state(run)["model"]
+    learned = [value for key, value in state.items() if key.endswith("log_loading")]
+    assert len(learned) == 4
+    assert all((value != math.log(FIRST_LOADING[2])).any() for value in learned)
+    exported = CliRunner().invoke(main, ["export", str(run), "--verify", "4", "--json"])
+    assert exported.exit_code == 0, exported.output
+    refined = make_config(small_digits, bits=4, act_bits=None, epochs=1, init_from=str(run))
+    assert fit(refined, out=tmp_path, reporter=Reporter())["status"] == "finished"

@@ -21,7 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "surrogate": ("rectangular", "polynomial", "sigmoid", "gaussian"),
     "surrogate_centre": ("threshold", "zero"),
     "scale": ("float", "po2"),
-    "weight_range": ("fitted", "max"),
+    "weight_range": ("fitted", "learned", "max"),
     "init": ("threshold", "torch"),
     "recipe": ("standard", "seed"),
     "membrane_grid": ("uniform", "threshold"),
@@ -144,9 +144,10 @@ class RunConfig:
                 f"bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
                 f"1 is binary, 2 to 8 are integers."
             )
-        if self.weight_range == "max" and self.bits in (1, "ternary"):
+        if self.weight_range != "fitted" and self.bits in (1, "ternary"):
             raise UsageError(
-                f"weight_range max is for weights of 2 to 8 bits, not for {self.bits}: use fitted."
+                f"weight_range {self.weight_range} is for weights of 2 to 8 bits, not for "
+                f"{self.bits}: use fitted."
             )
         bits_file.check(self.layer_bits)
         if self.membrane_grid == "threshold" and not 2 <= (self.membrane_bits or 32) <= 8:
