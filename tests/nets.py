@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from snntorch_stbp import Precision, zoo
+from snntorch_stbp import DirectCoding, Leaky, Precision, TimeDistributed, zoo
 from snntorch_stbp.frozen import FrozenNet
 from snntorch_stbp.frozen.inhibition import FrozenInhibition
 from snntorch_stbp.zoo.parts import Parts
@@ -158,3 +158,20 @@ def accumulate(branch: Any, weight: torch.Tensor | None, x: np.ndarray) -> np.nd
     windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
     windows = windows[:, :, :: stride[0], :: stride[1]]
     return np.einsum("nchwij,ocij->nohw", windows, w)
+
+
+class Shortcuts(nn.Module):
+    """Names that are no identifiers, a pooled shortcut without weights, a neuron used twice."""
+
+    def __init__(self, **neuron: Any) -> None:
+        super().__init__()
+        self.coding = DirectCoding(3)
+        self.block = nn.Sequential(TimeDistributed(nn.Conv2d(1, 4, 3, padding=1)))
+        self.neuron = Leaky(**neuron)
+        self.down = TimeDistributed(nn.Conv2d(4, 4, 3, 2, 2, dilation=2))
+        self.pool = TimeDistributed(nn.AvgPool2d(2))
+        self.head = TimeDistributed(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.neuron(self.block(self.coding(x)))
+        return self.head(self.neuron(self.down(spikes) + self.pool(spikes)))
