@@ -13,7 +13,7 @@ from snntorch_stbp.train.rundir import RunDir
 
 from .group import command, json_option
 from .params import BitsType, Listed, Real, Whole
-from .text import Column, duration, percent, print_table, to_json
+from .text import Column, counter, duration, percent, print_table, to_json
 
 EXAMPLE = """\
 snntorch-stbp evaluate runs/mnistnet-digits-w32-T2-1
@@ -57,7 +57,8 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     hush()
     from snntorch_stbp.train.evaluate import evaluate as measure_run
 
-    result = measure_run(folder, reporter=Reporter(), **options)
+    reporter = Reporter() if as_json else _Counter()
+    result = measure_run(folder, reporter=reporter, **options)
     if as_json:
         click.echo(to_json(result))
         return
@@ -84,6 +85,16 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
                 for row in result["early_exit"]
             ],
         )
+
+
+class _Counter(Reporter):
+    """Counts images on a terminal."""
+
+    def __init__(self) -> None:
+        self.tell = counter("image")
+
+    def evaluated(self, done: int, total: int) -> None:
+        self.tell(done, total)
 
 
 def _frozen_lines(result: dict[str, Any]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from snntorch_stbp.train.rundir import RunDir
 
 from .group import command, json_option
 from .params import BitsType, Whole
-from .text import to_json
+from .text import counter, to_json
 
 if TYPE_CHECKING:
     from .export_fixed import FixedPoint
@@ -106,7 +105,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     exported = to_qonnx(
         net, samples, path, form=options["form"], target=options["target"],
         as_trained=options["as_trained"], batch=options["batch"], vectors=options["verify"],
-        force=options["force"], progress=None if as_json else progress,
+        force=options["force"], progress=None if as_json else counter("comparing sample"),
         metadata={
             **facts(folder, trained.config),
             **(fixed.net.integers.settings if fixed else {}),
@@ -249,9 +248,3 @@ def verdict(agreement: Any) -> str:
         f"{agreement.differences:,} spikes differ, in {agreement.rounded} samples where float "
         f"rounding turned a decision (at most {agreement.margin:.1e} from its boundary)"
     )
-
-
-def progress(done: int, total: int) -> None:
-    """A counter on the terminal while samples are compared."""
-    if sys.stderr.isatty():
-        click.echo(f"\rcomparing sample {done} of {total}", nl=done == total, err=True)

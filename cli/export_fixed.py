@@ -14,11 +14,12 @@ from snntorch_stbp.export.bundle import check_free
 from snntorch_stbp.lowering import FixedPointNet
 from snntorch_stbp.lowering.ranges import Span
 from snntorch_stbp.lowering.report import LayerReport, report
-from snntorch_stbp.train.evaluate import Trained, differences, lowered, measure
+from snntorch_stbp.train.evaluate import Trained, lowered
+from snntorch_stbp.train.measure import compare
 from snntorch_stbp.train.rundir import RunDir
 
 from .export import counts, facts
-from .text import Column, percent, print_table, to_json
+from .text import Column, counter, percent, print_table, to_json
 
 OBSERVED = 100
 """Test samples whose ranges are reported."""
@@ -154,13 +155,11 @@ def measured(trained: Trained, form: Any) -> FixedPoint:
     test, config, model = trained.bundle.test, trained.config, trained.model
     net = lowered(trained, form)
     observed, _ = test.__getitems__(list(range(min(OBSERVED, len(test)))))
-    fabric, size = Fabric(accelerator="cpu", devices=1), config.batch_size
-    changed = differences(fabric, model, net, config, test, size)
-    ours = measure(fabric, net, config, test, size)
-    theirs = measure(fabric, model, config, test, size)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = compare(fabric, model, net, config, test, config.batch_size, tell=counter("test image"))
     return FixedPoint(
-        net, report(net, observed), ours["accuracy"], theirs["accuracy"], ours["images"],
-        changed["predictions_differ"], changed["spikes_differ"],
+        net, report(net, observed), found["accuracy"], found["trained_accuracy"], found["images"],
+        found["predictions_differ"], found["spikes_differ"],
     )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.rundir import RunDir
 
-from .export import MISSING, counts, facts, progress, verdict
-from .text import to_json
+from .export import MISSING, counts, facts, verdict
+from .text import counter, to_json
 
 NEUTRAL = {
     "form": "unrolled",
@@ -56,7 +56,7 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         options["output"] or folder.path / "export" / "trained.nir",
         metadata={**facts(folder, trained.config), "command": command},
         force=options["force"],
-        progress=None if as_json else progress,
+        progress=None if as_json else counter("comparing sample"),
     )
     quantized = trained.config.quantized
     if as_json:

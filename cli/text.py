@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -123,3 +123,13 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     click.secho(heading, bold=True)
     for line in lines:
         click.echo(line)
+
+
+def counter(what: str) -> Callable[[int, int], None]:
+    """What tells on a terminal how many of how many are done."""
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{what} {done:,} of {total:,}", nl=done == total, err=True)
+
+    return tell

@@ -10,10 +10,10 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.rundir import RunDir
 
-from .export import MISSING, WIDER, counts, print_agreements, progress
+from .export import MISSING, WIDER, counts, print_agreements
 from .group import command, json_option
 from .params import Whole
-from .text import to_json
+from .text import counter, to_json
 
 EXAMPLE = """\
 snntorch-stbp verify RUN/export/fixed-point-unrolled.onnx --run RUN
@@ -60,7 +60,7 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
     samples, _ = test.__getitems__(list(range(min(WIDER * options["samples"], len(test)))))
     agreements = recheck(
         path, _network(trained, said), samples, vectors=options["samples"],
-        progress=None if as_json else progress,
+        progress=None if as_json else counter("comparing sample"),
     )  # fmt: skip
     if as_json:
         facts = counts(agreements[0]) | {"onnxruntime": counts(agreements[1])}

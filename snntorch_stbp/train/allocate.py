@@ -24,8 +24,9 @@ from torch import nn
 from ..errors import UsageError
 from ..mixed import assign_bits, layer_at, mean_bits, replace_layer, weight_layers
 from ..quant import Bits, Precision
-from .evaluate import load_trained, measure
+from .evaluate import load_trained
 from .launch import check_device
+from .measure import measure
 from .rundir import RunDir
 
 GRID = 2**18

@@ -1,119 +1,31 @@
-"""Accuracy, loss and spike rate of a network on a data set."""
+"""Trained runs, loaded and measured: as trained, in deployment arithmetic, as integers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import StbpError, UsageError
 from ..frozen import FrozenNet, Settings, freeze
-from ..losses import LOSSES
 from ..lowering import FixedPointNet, lower
-from ..time import readout
 from . import checkpoint as checkpoints
 from .build import build_data, build_model
 from .config import RunConfig
-from .data import DataBundle, make_loader, upload
+from .data import DataBundle
 from .early_exit import EarlyExit
 from .launch import check_device
-from .metrics import Means, spike_counter, spike_record
+from .measure import compare, measure
 from .reporter import Reporter
 from .rundir import RunDir
 
 CALIBRATION = 1000
 """Training samples that choose the fractional bits of the simple form."""
-
-
-def all_sum(fabric: Fabric, value: Tensor) -> Tensor:
-    """The sum of `value` over all processes, on the CPU."""
-    if fabric.world_size == 1:
-        return value.cpu()
-    total = fabric.all_reduce(value.to(fabric.device), reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total.cpu()
-
-
-def evaluation_batches(
-    fabric: Fabric, config: RunConfig, dataset: Any, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of `dataset` in order, this process's share of it, on its device."""
-    loader = make_loader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=False,
-        seed=0,
-        epoch=0,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        workers=config.workers,
-        drop_last=False,
-    )
-    for x, y in loader:
-        yield upload(x, fabric.device), upload(y, fabric.device)
-
-
-@torch.no_grad()
-def measure(
-    fabric: Fabric,
-    net: nn.Module,
-    config: RunConfig,
-    dataset: Any,
-    batch_size: int,
-    early: EarlyExit | None = None,
-) -> dict[str, Any]:
-    """Loss, accuracy and spike rate of `net` over all of `dataset`, all ranks together.
-
-    `early`, if given, sees the records of this rank.
-    """
-    means = Means(fabric.device)
-    was_training = net.training
-    net.eval()
-    with spike_counter(net, config.compile) as spikes:
-        for x, y in evaluation_batches(fabric, config, dataset, batch_size):
-            record = net(x)
-            means.update(LOSSES[config.loss](record.float(), y, 0.0), readout(record), y)
-            if early is not None:
-                early.update(record, y)
-    net.train(was_training)
-    counts = torch.stack(spikes).sum(0) if spikes else torch.zeros(2, device=fabric.device)
-    sums = all_sum(fabric, torch.cat([means.sums, counts.to(means.sums)]))
-    loss, accuracy, images = Means(torch.device("cpu"), sums[:3].tolist()).read()
-    rate = float(sums[3] / sums[4].clamp(min=1))
-    return {"loss": loss, "accuracy": accuracy, "images": images, "spike_rate": rate}
-
-
-@torch.no_grad()
-def differences(
-    fabric: Fabric,
-    net: nn.Module,
-    frozen: FrozenNet | FixedPointNet,
-    config: RunConfig,
-    dataset: Any,
-    batch_size: int,
-) -> dict[str, float]:
-    """What freezing or lowering changed: shares of predictions and spikes that differ."""
-    predictions = spikes = images = total = 0
-    net.eval()
-    for x, _ in evaluation_batches(fabric, config, dataset, batch_size):
-        record: dict[str, Tensor] = {}
-        ours = readout(frozen(x, record)).argmax(1)
-        with spike_record(net) as trained:
-            theirs = readout(net(x)).argmax(1)
-        predictions += int((ours != theirs).sum())
-        images += len(x)
-        for name, value in trained.items():
-            spikes += int((record[name] != value).sum())
-            total += value.numel()
-    return {
-        "predictions_differ": predictions / max(images, 1),
-        "spikes_differ": spikes / max(total, 1),
-    }
 
 
 def frozen_settings(config: RunConfig, act_bits: int | None) -> Settings:
@@ -238,18 +150,16 @@ def evaluate(
     part, size = getattr(bundle, split), batch_size or config.batch_size
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
     start = time.perf_counter()
-    early = EarlyExit(early_exit)
-    hardened = frozen or fixed_point
-    result = measure(fabric, net, config, part, size, None if hardened else early)
-    if hardened:
-        hard: FrozenNet | FixedPointNet
-        if fixed_point:
-            hard = lowered(trained, arithmetic or "exact").to(fabric.device)
-        else:
-            hard = freeze(net, settings)
-        changed = differences(fabric, net, hard, config, part, size)
-        trained_accuracy = {"trained_accuracy": result["accuracy"]}
-        result = measure(fabric, hard, config, part, size, early) | trained_accuracy | changed
+    early, tell = EarlyExit(early_exit), reporter.evaluated
+    if frozen or fixed_point:
+        hard: FrozenNet | FixedPointNet = (
+            lowered(trained, arithmetic or "exact").to(fabric.device)
+            if fixed_point
+            else freeze(net, settings)
+        )
+        result = compare(fabric, net, hard, config, part, size, early, tell)
+    else:
+        result = measure(fabric, net, config, part, size, early, tell)
     if early_exit:
         result["early_exit"] = early.read()
     return {

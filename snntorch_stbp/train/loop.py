@@ -26,9 +26,9 @@ from .average import WeightAverage
 from .config import RunConfig
 from .data import DataBundle, make_loader, seeded_generator, upload
 from .distill import Teacher
-from .evaluate import all_sum, measure
 from .graphed import can_capture, capture
 from .launch import launch, summary
+from .measure import all_sum, measure
 from .metrics import Means, best_row, tensorboard
 from .objective import Objective
 from .record import Record

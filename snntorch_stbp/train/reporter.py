@@ -26,5 +26,8 @@ class Reporter:
     def interrupted(self, run: str, epoch: int, step: int, command: str) -> None:
         """The run was stopped after its state was saved; `command` goes on with it."""
 
+    def evaluated(self, done: int, total: int) -> None:
+        """`done` of `total` samples are measured, outside of training."""
+
     def message(self, text: str) -> None:
         """A notice in one sentence."""
