@@ -89,12 +89,12 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     _hushed()
     from snntorch_stbp.export import to_qonnx
     from snntorch_stbp.frozen import freeze
+    from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import frozen_settings, load_trained
 
     settings = frozen_settings(folder.config, options["act_bits"])
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
-    test = trained.bundle.test
-    samples, _ = test.__getitems__(list(range(min(WIDER * options["verify"], len(test)))))
+    samples = examples(trained.bundle.test, WIDER * options["verify"])
     fixed, net = _integers(trained, options), trained.model
     if fixed is not None:
         net, arithmetic = fixed.net, f"fixed-point {fixed.net.integers.form}"

@@ -14,6 +14,7 @@ from snntorch_stbp.export.bundle import check_free
 from snntorch_stbp.lowering import FixedPointNet
 from snntorch_stbp.lowering.ranges import Span
 from snntorch_stbp.lowering.report import LayerReport, report
+from snntorch_stbp.train.data import drawn, examples
 from snntorch_stbp.train.evaluate import Trained, lowered
 from snntorch_stbp.train.measure import compare
 from snntorch_stbp.train.rundir import RunDir
@@ -23,6 +24,8 @@ from .text import Column, counter, percent, print_table, to_json
 
 OBSERVED = 100
 """Test samples whose ranges are reported."""
+MEASURED = 1000
+"""Test samples at most that say what lowering changed; `evaluate --fixed-point` takes all."""
 
 COLUMNS = (
     Column("layer"),
@@ -44,9 +47,10 @@ class FixedPoint:
     Attributes:
         net: The network of integers.
         rows: What each layer needs.
-        accuracy: Of the integers, over the whole test set.
+        accuracy: Of the integers, on test images.
         trained_accuracy: Of the trained network.
-        images: Test images.
+        images: How many test images that were.
+        all_images: How many there are.
         predictions_differ, spikes_differ: Shares that differ between the two.
     """
 
@@ -55,6 +59,7 @@ class FixedPoint:
     accuracy: float
     trained_accuracy: float
     images: int
+    all_images: int
     predictions_differ: float
     spikes_differ: float
 
@@ -74,6 +79,11 @@ class FixedPoint:
             ],
         }
 
+    def _images(self) -> str:
+        if self.images == self.all_images:
+            return f"{self.images:,} test images"
+        return f"{self.images:,} of {self.all_images:,} test images; `evaluate` takes all"
+
     def print(self) -> None:
         """A table of the layers, and what lowering changed."""
         click.echo()
@@ -84,7 +94,7 @@ class FixedPoint:
         )
         click.echo(
             f"{'accuracy':<10}{percent(self.accuracy)}, as trained "
-            f"{percent(self.trained_accuracy)} ({self.images:,} test images)"
+            f"{percent(self.trained_accuracy)} ({self._images()})"
         )
         click.echo(
             f"{'differing':<10}{percent(self.predictions_differ)} of predictions, "
@@ -116,8 +126,7 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     path = Path(options["output"] or folder.path / "export" / f"fixed-point-{kind}")
     check_free(path, options["force"])
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
-    test = trained.bundle.test
-    samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
+    samples = examples(trained.bundle.test, options["verify"])
     fixed = measured(trained, options["arithmetic"] or "exact")
     command = f"snntorch-stbp export {run} --fixed-point --format {kind}"
     said = facts(folder, trained.config)
@@ -151,15 +160,15 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
 
 
 def measured(trained: Trained, form: Any) -> FixedPoint:
-    """Lower the network of a run and compare the two on its test set."""
+    """Lower the network of a run and compare the two on images of its test set."""
     test, config, model = trained.bundle.test, trained.config, trained.model
-    net = lowered(trained, form)
-    observed, _ = test.__getitems__(list(range(min(OBSERVED, len(test)))))
+    part, net = drawn(test, MEASURED), lowered(trained, form)
+    observed = examples(test, OBSERVED)
     fabric = Fabric(accelerator="cpu", devices=1)
-    found = compare(fabric, model, net, config, test, config.batch_size, tell=counter("test image"))
+    found = compare(fabric, model, net, config, part, config.batch_size, tell=counter("test image"))
     return FixedPoint(
         net, report(net, observed), found["accuracy"], found["trained_accuracy"], found["images"],
-        found["predictions_differ"], found["spikes_differ"],
+        len(test), found["predictions_differ"], found["spikes_differ"],
     )  # fmt: skip
 
 

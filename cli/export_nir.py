@@ -44,11 +44,11 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         from snntorch_stbp.export import to_nir
     except ImportError as error:
         raise StbpError(MISSING) from error
+    from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import load_trained
 
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
-    test = trained.bundle.test
-    samples, _ = test.__getitems__(list(range(min(options["verify"], len(test)))))
+    samples = examples(trained.bundle.test, options["verify"])
     command = f"snntorch-stbp export {run} --format nir"
     exported = to_nir(
         trained.model,

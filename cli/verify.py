@@ -48,16 +48,17 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
         from snntorch_stbp.export.recheck import metadata, recheck, recheck_folder
     except ImportError as error:
         raise StbpError(MISSING) from error
+    from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import load_trained
 
     said = {} if path.is_dir() else metadata(path)
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     if path.is_dir():
-        samples, _ = test.__getitems__(list(range(min(options["samples"], len(test)))))
+        samples = examples(test, options["samples"])
         _folder(path, trained, recheck_folder, samples, as_json)
         return
-    samples, _ = test.__getitems__(list(range(min(WIDER * options["samples"], len(test)))))
+    samples = examples(test, WIDER * options["samples"])
     agreements = recheck(
         path, _network(trained, said), samples, vectors=options["samples"],
         progress=None if as_json else counter("comparing sample"),

@@ -15,7 +15,8 @@ from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
 
-from .test_export_nir import harmed, one_weight, written
+from .test_export_nir import written
+from .test_export_nir_refused import harmed, one_weight
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from snntorch_stbp.cli import main
+from snntorch_stbp.cli import export_fixed, main
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
@@ -49,6 +49,19 @@ def test_lowering_changes_no_prediction(run: str, graph: Path) -> None:
     assert facts["spikes_differ"] < 1e-4
     assert facts["spike_rate"] > 0.01
     assert "predictions" in call("evaluate", run, "--fixed-point")[1]
+
+
+def test_a_large_test_set_is_not_measured_whole(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_fixed, "MEASURED", 50)
+    path = str(tmp_path / "folder")
+    common = ("export", run, "--fixed-point", "--format", "folder", "--verify", "2")
+    code, output = call(*common, "--output", path)
+    assert code == 0, output
+    assert "(50 of 355 test images; `evaluate` takes all)" in output
+    code, output = call(*common, "--output", path, "--force", "--json")
+    assert json.loads(output)["fixed_point"]["images"] == 50
 
 
 def test_the_simple_form_is_calibrated_and_said(run: str, tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.train.data import ArrayDataset, make_loader, seeded_generator
+from snntorch_stbp.train.data import (
+    ArrayDataset,
+    drawn,
+    examples,
+    make_loader,
+    seeded_generator,
+)
 from snntorch_stbp.train.data.split import every_fifth, hold_out
 
 
@@ -132,3 +138,18 @@ def test_every_fifth_of_each_class():
     train, test = every_fifth(torch.tensor([0, 1] * 10))
     assert test.tolist() == [8, 9, 18, 19]
     assert len(train) == 16
+
+
+def test_samples_are_drawn_without_replacement_and_always_the_same():
+    dataset = numbered(100)
+    state = torch.get_rng_state()
+    part = drawn(dataset, 20)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(part) == len(set(part.labels.tolist())) == 20
+    assert max(part.labels) > 60  # and not the first ones
+    assert torch.equal(part.labels, drawn(dataset, 20).labels)
+    assert torch.equal(part.labels, drawn(dataset, 30).labels[:20])
+    assert sorted(drawn(dataset, 1000).labels.tolist()) == list(range(100))
+    images = examples(dataset, 20)
+    assert images.shape == (20, 1, 2, 2)
+    assert torch.equal((images[:, 0, 0, 0] * 255).round().long(), part.labels)

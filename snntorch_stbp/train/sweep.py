@@ -178,6 +178,7 @@ def _key(config: RunConfig) -> tuple[Any, ...]:
 def _point(run: RunDir, out: Path) -> Point:
     from ..quant import size_in_bytes
     from ..report import operations
+    from .data import examples
     from .evaluate import load_trained
 
     config, result = run.config, run.result or {}
@@ -185,9 +186,7 @@ def _point(run: RunDir, out: Path) -> Point:
     if run.status != "finished":
         return Point(config.bits, config.steps, config.seed, None, 0, 0, 0, 0, place)
     trained = load_trained(run)
-    test = trained.bundle.test
-    images, _ = test.__getitems__(list(range(min(SAMPLES, len(test)))))
-    counted = operations(trained.model, images)
+    counted = operations(trained.model, examples(trained.bundle.test, SAMPLES))
     accuracy = result["test_accuracy"]
     return Point(
         config.bits, config.steps, config.seed,

@@ -4,7 +4,7 @@
 into batches whose order depends on the seed and the epoch alone.
 """
 
-from .arrays import ArrayDataset, upload
+from .arrays import ArrayDataset, drawn, examples, upload
 from .bundle import DataBundle, load
 from .events import EventDataset
 from .loader import make_loader, seeded_generator
@@ -13,6 +13,8 @@ __all__ = [
     "ArrayDataset",
     "DataBundle",
     "EventDataset",
+    "drawn",
+    "examples",
     "load",
     "make_loader",
     "seeded_generator",

@@ -31,6 +31,21 @@ class Samples(Protocol):
         """The samples at `indices` (int64 `[M]`), sharing storage with this set."""
 
 
+def drawn(dataset: Samples, count: int) -> Samples:
+    """At most `count` samples in random order, the same ones every time.
+
+    The first ones of a data set may all be of one class.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return dataset.subset(torch.randperm(len(dataset), generator=generator)[:count])
+
+
+def examples(dataset: Samples, count: int) -> Tensor:
+    """What `drawn` gives as one batch, `[B, C, H, W]` or `[T, B, C, H, W]`, without the labels."""
+    part = drawn(dataset, count)
+    return part.__getitems__(list(range(len(part))))[0]
+
+
 @dataclass(frozen=True)
 class Parts:
     """A data set as its authors split it, before a validation part is taken from `train`.
