@@ -106,5 +106,5 @@ def test_every_option_of_train_has_help_in_a_section():
 def test_train_offers_every_field_of_a_configuration():
     offered = {param.name for param in command("train").params}
     missing = {field.name for field in fields(RunConfig)} - offered
-    # --per-tensor, --no-nesterov; written by the program
-    assert missing == {"per_channel", "nesterov", "version"}
+    # --per-tensor, --no-nesterov, --no-cuda-graphs; written by the program
+    assert missing == {"per_channel", "nesterov", "cuda_graphs", "version"}
