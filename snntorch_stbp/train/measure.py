@@ -18,7 +18,7 @@ from ..time import readout
 from .config import RunConfig
 from .data import make_loader, upload
 from .early_exit import EarlyExit
-from .metrics import Means, spike_counter
+from .metrics import Means, spike_counter, watched
 
 COMPARED = 32
 """Samples whose spikes are compared at a time: those of all layers are in memory together."""
@@ -140,24 +140,14 @@ def _compared(net: nn.Module, stages: dict[str, Tensor]) -> Iterator[list[Tensor
     In that there are the spikes of the other network, by layer, when `net` is called.
     """
     found: list[Tensor] = []
+    names = {module: name for name, module in net.named_modules() if isinstance(module, Leaky)}
 
-    def compare_with(name: str) -> Callable[[Leaky, Tensor], None]:
-        def hook(_: Leaky, spikes: Tensor) -> None:
-            differing = (stages[name] != spikes).sum()
-            found.append(torch.stack([differing, torch.full_like(differing, spikes.numel())]))
+    def note(layer: nn.Module, spikes: Tensor) -> None:
+        differing = (stages[names[layer]] != spikes).sum()
+        found.append(torch.stack([differing, torch.full_like(differing, spikes.numel())]))
 
-        return hook
-
-    handles = [
-        module.register_spike_hook(compare_with(name))
-        for name, module in net.named_modules()
-        if isinstance(module, Leaky)
-    ]
-    try:
+    with watched(names, note):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _read(fabric: Fabric, means: Means, spikes: list[Tensor]) -> dict[str, Any]:

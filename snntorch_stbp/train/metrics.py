@@ -38,18 +38,18 @@ class Means:
 
 @contextmanager
 def watched(
-    layers: Iterable[nn.Module], note: Callable[[Tensor], None], compiled: bool = False
+    layers: Iterable[nn.Module], note: Callable[[nn.Module, Tensor], None], compiled: bool = False
 ) -> Iterator[None]:
-    """While active, `note` sees the spikes of each of `layers`, neurons of any kind.
+    """While active, `note` is told each of `layers`, neurons of any kind, and its spikes.
 
     `torch.compile` follows forward hooks; other networks are faster without (see `fire`).
     """
 
     def see(layer: nn.Module, inputs: Any, output: Any) -> None:
-        note(output[0] if isinstance(output, tuple) else output)
+        note(layer, output[0] if isinstance(output, tuple) else output)
 
     handles = [
-        layer.register_spike_hook(lambda _, spikes: note(spikes))
+        layer.register_spike_hook(note)
         if isinstance(layer, Leaky) and not compiled
         else layer.register_forward_hook(see)
         for layer in layers
@@ -69,7 +69,7 @@ def spike_counter(model: nn.Module, compiled: bool = False) -> Iterator[list[Ten
     """
     totals: list[Tensor] = []
 
-    def count(spikes: Tensor) -> None:
+    def count(_: nn.Module, spikes: Tensor) -> None:
         fired = torch.count_nonzero(spikes)
         totals.append(torch.stack([fired, torch.full_like(fired, spikes.numel())]))
 

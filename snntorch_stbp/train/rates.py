@@ -27,7 +27,7 @@ def hidden_rates(net: nn.Module, readout: str) -> Iterator[list[Tensor]]:
     """
     rates: list[Tensor] = []
 
-    def note(spikes: Tensor) -> None:
+    def note(_: nn.Module, spikes: Tensor) -> None:
         rates.append(spikes.float().mean())
 
     neurons = [module for module in net.modules() if isinstance(module, Leaky)]
