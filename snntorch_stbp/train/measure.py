@@ -140,7 +140,9 @@ def _compared(net: nn.Module, stages: dict[str, Tensor]) -> Iterator[list[Tensor
     In that there are the spikes of the other network, by layer, when `net` is called.
     """
     found: list[Tensor] = []
-    names = {module: name for name, module in net.named_modules() if isinstance(module, Leaky)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in net.named_modules() if isinstance(module, Leaky)
+    }
 
     def note(layer: nn.Module, spikes: Tensor) -> None:
         differing = (stages[names[layer]] != spikes).sum()
