@@ -52,6 +52,18 @@ def run(tmp_path):
             "The amount of 'crop:1.5' is a whole number of pixels above 0, such as crop:2.",
         ),
         (
+            ["train", "mnistnet", "--augment", "elastic:9"],
+            "elastic:9 may fold images of 8 pixels: give up to 0.571 pixels, or elastic alone",
+        ),
+        (
+            ["train", "mnistnet", "--optimizer", "muon", "--momentum", "0.5"],
+            "--momentum is for --optimizer sgd, not for muon.",
+        ),
+        (
+            ["train", "mnistnet", "--bits", "ternary", "--weight-range", "learned"],
+            "weight_range learned is for weights of 2 to 8 bits, not for ternary: use fitted.",
+        ),
+        (
             ["sweep", "resnet18", "--augment", "rotate:much"],
             "The amount of 'rotate:much' is a number of degrees above 0, such as rotate:2.",
         ),
