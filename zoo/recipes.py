@@ -118,7 +118,7 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
     ("mnistnet_bn", "mnist"): MNIST,
     ("mnistnet_bn", "mnist", None): {"augment": ("crop",), "label_smoothing": 0.1},
-    ("mnistnet_bn", "mnist", 1): {"augment": ("crop",), "lr": 8e-3},
+    ("mnistnet_bn", "mnist", 1): {"epochs": 30, "lr": 8e-3},
     **{
         (name, "digits"): {"epochs": 40, "lr": 5e-3, "image_size": 16}
         for name in ("nmnistnet", "nmnistnet_bn")
