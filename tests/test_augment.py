@@ -151,6 +151,8 @@ def test_elastic_deformations_have_an_amount(pixels):
 
 def test_elastic_deformations_that_would_fold_are_refused():
     augment.make(["elastic:2"], 28)
+    for side in range(8, 300):
+        augment.make(["elastic"], side)
     with pytest.raises(UsageError, match=r"elastic:2\.5 may fold images of 28 .* up to 2 pixels"):
         augment.make(["elastic:2.5"], 28)
 

@@ -119,13 +119,15 @@ def _elastic(amounts: Mapping[str, float | None], side: int) -> float:
     """The largest displacement of an elastic deformation as a share of the image's side."""
     if "elastic" not in amounts:
         return 0.0
-    share = (amounts["elastic"] or ELASTIC * side) / side
-    if share > ELASTIC:
+    pixels = amounts["elastic"]
+    if pixels is None:
+        return ELASTIC
+    if pixels / side > ELASTIC:
         raise UsageError(
-            f"elastic:{amounts['elastic']:g} may fold images of {side} pixels: give up to "
+            f"elastic:{pixels:g} may fold images of {side} pixels: give up to "
             f"{ELASTIC * side:.3g} pixels, or elastic alone, which is that."
         )
-    return share
+    return pixels / side
 
 
 def flip(x: Tensor, draw: Draw) -> Tensor:

@@ -107,7 +107,7 @@ def compare(
         `spikes_differ`, shares in [0, 1].
     """
     means, trained = Means(fabric.device), Means(fabric.device)
-    predictions, images = torch.zeros(2, dtype=torch.long, device=fabric.device)
+    predictions = torch.zeros((), dtype=torch.long, device=fabric.device)
     loss, stages, spikes = LOSSES[config.loss], dict[str, Tensor](), list[Tensor]()
     net.eval()
     batches = evaluation_batches(fabric, config, dataset, min(batch_size, COMPARED), tell)
@@ -121,14 +121,14 @@ def compare(
             for sums, of in ((means, record), (trained, original)):
                 sums.update(loss(of.float(), y, 0.0), readout(of), y)
             predictions += (readout(record).argmax(1) != readout(original).argmax(1)).sum()
-            images += len(y)
             if early is not None:
                 early.update(record, y)
+    result = _read(fabric, means, spikes)
     differing, total = torch.stack(found).sum(0).tolist()
     return {
-        **_read(fabric, means, spikes),
+        **result,
         "trained_accuracy": trained.read()[1],
-        "predictions_differ": int(predictions) / int(images),
+        "predictions_differ": int(predictions) / result["images"],
         "spikes_differ": differing / total,
     }
 
