@@ -142,6 +142,25 @@ class Names(click.ParamType):
         return () if names == ("none",) else names
 
 
+class Runs(click.ParamType):
+    """Folders of runs, separated by commas; checked where they are used."""
+
+    name = "runs"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the form in the help."""
+        return "RUN[,RUN]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split at commas."""
+        if isinstance(value, tuple):
+            return value
+        runs = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        if not runs:
+            self.fail("name the folder of a run, such as runs/resnet18-digits-w32-T2-1.")
+        return runs
+
+
 class Listed(click.ParamType):
     """Values of one kind separated by commas, each at most once.
 

@@ -16,7 +16,7 @@ from snntorch_stbp.train.rundir import RunDir
 
 from .group import Option, command, json_option
 from .output import make_reporter
-from .params import BitsFile, BitsType, Names, Real, Whole
+from .params import BitsFile, BitsType, Names, Real, Runs, Whole
 
 # Options under which a run may go on with other values than it began with.
 FREE = {
@@ -128,8 +128,8 @@ OPTIONS = [
            help="Validate and save the moving average of the weights, such as 0.999; 0 for none."),
     Option(["--init-from"], section="Training", metavar="RUN",
            help="Start from the weights of another run."),
-    Option(["--teacher"], section="Training", metavar="RUN",
-           help="Learn from the scores of another run, too."),
+    Option(["--teacher"], section="Training", type=Runs(),
+           help="Learn from the scores of another run, too, or of several."),
     Option(["--distill-weight"], section="Training", type=Real(0, 1),
            help="Share of the --teacher in the loss; default: 0.5."),
     Option(["--temperature"], section="Training", type=Real(0, above=True),
@@ -246,7 +246,7 @@ def check_use(given: Collection[str], config: RunConfig) -> None:
             option = "--momentum" if name == "momentum" else "--no-nesterov"
             raise UsageError(f"{option} is for --optimizer sgd, not for {config.optimizer}.")
     for name in ("distill_weight", "temperature"):
-        if name in given and config.teacher is None:
+        if name in given and not config.teacher:
             raise UsageError(f"--{name.replace('_', '-')} needs a --teacher.")
     if "spike_rate_weight" in given and config.spike_rate_target is None:
         raise UsageError("--spike-rate-weight needs a --spike-rate-target.")

@@ -8,6 +8,7 @@ Modules over sequences `[T, B, ...]`, time first:
     TDBatchNorm1d / 2d / 3d          threshold-dependent batch normalisation
     NeuNorm                          lateral inhibition across channels
     TimeDistributed                  any stateless layer, run once for all steps
+    AvgPool2d                        torch's, faster on a CPU
     fire                             a layer and its neuron, as one operation where possible
     DirectCoding, RateCoding, LatencyCoding      still images -> sequences
     PopulationVote, readout          records -> class scores
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .lowering import lower
     from .neuron import Leaky
     from .norm import NeuNorm, TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d
+    from .pooling import AvgPool2d
     from .quant import Precision
     from .time import (
         DirectCoding,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "AvgPool2d": "pooling",
     "Leaky": "neuron",
     "NeuNorm": "norm",
     "TDBatchNorm1d": "norm",
@@ -80,6 +83,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AvgPool2d",
     "DirectCoding",
     "LatencyCoding",
     "Leaky",

@@ -110,7 +110,7 @@ NEW = {
     "weight_range": "fitted",
     "init": "threshold",
     "recipe": "standard",
-    "teacher": None,
+    "teacher": (),
     "distill_weight": 0.5,
     "temperature": 4.0,
     "mixup": None,
@@ -142,3 +142,9 @@ def test_momentum_of_sgd(changes: dict[str, Any], expected: dict[str, Any]) -> N
 def test_a_decay_that_averages_next_to_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match=r"ema lies between 0\.5 and 0\.999999, not 0\.1"):
         make_config("digits", ema=0.1)
+
+
+def test_runs_from_before_there_were_several_teachers_are_read(small_digits: str) -> None:
+    values = json.loads(make_config(small_digits).to_json())
+    for stored, read in ((None, ()), ("runs/a-1", ("runs/a-1",)), (["a", "b"], ("a", "b"))):
+        assert RunConfig.from_json(json.dumps(values | {"teacher": stored})).teacher == read

@@ -78,6 +78,7 @@ def run(tmp_path):
             ["train", "mnistnet", "--teacher", "runs/x", "--device", "cpu"],
             "--teacher 'runs/x' cannot be used: there is no run folder 'runs/x'",
         ),
+        (["train", "resnet18", "--teacher", ","], "name the folder of a run, such as runs/"),
         (["train", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (["sweep", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (

@@ -1,4 +1,4 @@
-"""Distillation: the loss is Hinton's, and only a teacher that fits is taken."""
+"""Distillation: the loss is Hinton's, and only teachers that fit are taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.build import build_data
-from snntorch_stbp.train.distill import Teacher, divergence
+from snntorch_stbp.train.distill import Teachers, divergence
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
@@ -31,9 +31,20 @@ def test_the_divergence_is_that_of_a_plain_loop(temperature: float) -> None:
     for a, b in zip(ours.tolist(), theirs.tolist(), strict=True):
         q, p = softmax(a, temperature), softmax(b, temperature)
         expected += sum(y * math.log(y / x) for x, y in zip(q, p, strict=True)) / 3
-    value = divergence(ours, theirs, temperature).item()
+    value = divergence(ours, theirs[None], temperature).item()
     assert value == pytest.approx(expected * temperature**2)
-    assert divergence(ours, ours, temperature).item() == pytest.approx(0, abs=1e-12)
+    assert divergence(ours, ours[None], temperature).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_probabilities_of_several_teachers_are_averaged() -> None:
+    ours, *theirs = torch.randn(4, 2, 5, dtype=torch.float64)
+    expected = 0.0
+    for sample, scores in enumerate(ours.tolist()):
+        q = softmax(scores, 2.0)
+        each = [softmax(teacher[sample].tolist(), 2.0) for teacher in theirs]
+        p = [sum(values) / 3 for values in zip(*each, strict=True)]
+        expected += sum(y * math.log(y / x) for x, y in zip(q, p, strict=True)) / 2
+    assert divergence(ours, torch.stack(theirs), 2.0).item() == pytest.approx(expected * 4)
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +55,25 @@ def teacher(small_digits: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_teacher_has_its_own_steps_and_never_changes(teacher: str, small_digits: str) -> None:
-    config = make_config(small_digits, teacher=teacher, distill_weight=0.25)
-    taught = Teacher(config, build_data(config), torch.device("cpu"))
+    config = make_config(small_digits, teacher=(teacher,), distill_weight=0.25)
+    taught = Teachers(config, build_data(config), torch.device("cpu"))
     x = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
-        wanted = taught.model(x)
+        wanted = taught.models[0](x)
     assert wanted.shape == (3, 4, 10)
     record = torch.randn(2, 4, 10, requires_grad=True)
     label_loss = torch.tensor(3.0)
     loss = taught.blend(label_loss, record, x)
-    expected = divergence(record.mean(0), wanted.mean(0), 4.0)
+    expected = divergence(record.mean(0), wanted.mean(0)[None], 4.0)
     torch.testing.assert_close(loss, 0.75 * label_loss + 0.25 * expected)
     loss.backward()
     assert record.grad is not None
-    assert not taught.model.training
-    assert all(p.grad is None for p in taught.model.parameters())
+    assert not taught.models[0].training
+    assert all(p.grad is None for p in taught.models[0].parameters())
 
 
 def test_a_taught_run_resumes_bit_for_bit(teacher: str, small_digits: str, tmp_path: Path) -> None:
-    config = make_config(small_digits, teacher=teacher, epochs=2)
+    config = make_config(small_digits, teacher=(teacher, teacher), epochs=2)
     whole = fit(config, out=tmp_path / "whole", reporter=Reporter())["run"]
     assert_same_state(Path(whole), stopped_and_continued(config, tmp_path / "parts"))
 
@@ -71,7 +82,7 @@ def test_a_teacher_without_weight_teaches_nothing(
     teacher: str, small_digits: str, tmp_path: Path
 ) -> None:
     alone = fit(make_config(small_digits, epochs=1), out=tmp_path, reporter=Reporter())["run"]
-    config = make_config(small_digits, epochs=1, teacher=teacher, distill_weight=0.0)
+    config = make_config(small_digits, epochs=1, teacher=(teacher,), distill_weight=0.0)
     taught = fit(config, out=tmp_path, reporter=Reporter())["run"]
     ours, theirs = last_state(Path(alone))["model"], last_state(Path(taught))["model"]
     for key, value in ours.items():
@@ -91,7 +102,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_a_folder_is_made(
     images = np.zeros((80, size, size), np.uint8)
     labels = np.arange(80) % classes
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    config = make_config(f"npz:{tmp_path / 'other.npz'}", teacher=teacher)
+    config = make_config(f"npz:{tmp_path / 'other.npz'}", teacher=(teacher,))
     with pytest.raises(UsageError, match=sentence):
         fit(config, out=tmp_path / "runs", reporter=Reporter())
     assert not (tmp_path / "runs").exists()
@@ -99,7 +110,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_a_folder_is_made(
 
 def test_a_run_that_never_finished_an_epoch_cannot_teach(small_digits: str, tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, make_config(small_digits))
-    config = make_config(small_digits, teacher=str(run.path))
+    config = make_config(small_digits, teacher=(str(run.path),))
     with pytest.raises(UsageError, match=r"cannot be used: there is no checkpoint") as caught:
         fit(config, out=tmp_path / "runs", reporter=Reporter())
     assert isinstance(caught.value, StbpError)

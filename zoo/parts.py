@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snntorch_stbp.mixed import assign_bits, weight_layers
 from snntorch_stbp.neuron import Leaky
 from snntorch_stbp.norm import TDBatchNorm1d, TDBatchNorm2d
+from snntorch_stbp.pooling import AvgPool2d
 from snntorch_stbp.quant import Bits, Precision, quantized_weight
 from snntorch_stbp.time import DirectCoding, PopulationVote, TimeDistributed
 
@@ -93,7 +94,7 @@ class Parts:
 
     def avg_pool(self, kernel_size: int | tuple[int, int]) -> TimeDistributed:
         """Average pooling over the sequence."""
-        return TimeDistributed(nn.AvgPool2d(kernel_size))
+        return TimeDistributed(AvgPool2d(kernel_size))
 
     def flatten(self) -> TimeDistributed:
         """`[T, B, C, H, W]` -> `[T, B, C * H * W]`."""

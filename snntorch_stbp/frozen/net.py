@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..exact import exact_sums
+from ..pooling import avg_pool2d
 from .fold import (
     FrozenCurrent,
     Settings,
@@ -227,7 +228,7 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
     for pool in branch.pools:
         size, stride = pair(pool.kernel_size), pair(pool.stride)
         if isinstance(pool, nn.AvgPool2d):
-            x = F.avg_pool2d(x, size, stride, divisor_override=1)
+            x = avg_pool2d(x, size, stride, divisor_override=1)
         else:
             x = F.max_pool2d(x, size, stride, dilation=pool.dilation)
     if branch.flatten:

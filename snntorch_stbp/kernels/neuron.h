@@ -1,7 +1,7 @@
 /* What both kinds of neurons share: numbers, the reset, the surrogate derivative.
 
    Of what is compiled decide
-     STORED    0 float, 1 double, 2 bfloat16 (computed in float)
+     STORED    as in real.h
      RESET     0 none, 1 to zero, 2 by subtraction of the threshold
      DETACH    1: no gradient through the reset
      CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
@@ -16,23 +16,6 @@
 #endif
 
 #include "real.h"
-
-#if STORED == 2
-typedef uint16_t stored;
-typedef union { uint32_t bits; float value; } word;
-
-static inline real load(stored half) { return ((word){.bits = (uint32_t)half << 16}).value; }
-
-static inline stored store(real value) { /* to the nearest, ties to even */
-  const uint32_t bits = ((word){.value = value}).bits;
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return (stored)(value == value ? rounded : 0x7fc0);
-}
-#else
-typedef real stored;
-static inline real load(stored value) { return value; }
-static inline stored store(real value) { return value; }
-#endif
 
 static inline real kept(real u, real threshold) {
 #if RESET == 1

@@ -1,4 +1,5 @@
-/* The numbers that are computed with: float, or double where STORED is 1. */
+/* The numbers that are computed with, and those that lie in memory. Of what is compiled decides
+     STORED    0 float, 1 double, 2 bfloat16 (computed in float) */
 
 #include <math.h>
 #include <stdint.h>
@@ -15,4 +16,21 @@ typedef float real;
 #define EXP expf
 #define RINT rintf
 #define FLOOR floorf
+#endif
+
+#if STORED == 2
+typedef uint16_t stored;
+typedef union { uint32_t bits; float value; } word;
+
+static inline real load(stored half) { return ((word){.bits = (uint32_t)half << 16}).value; }
+
+static inline stored store(real value) { /* to the nearest, ties to even */
+  const uint32_t bits = ((word){.value = value}).bits;
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (stored)(value == value ? rounded : 0x7fc0);
+}
+#else
+typedef real stored;
+static inline real load(stored value) { return value; }
+static inline stored store(real value) { return value; }
 #endif

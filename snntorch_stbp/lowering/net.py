@@ -15,6 +15,7 @@ from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings
 from ..frozen.graph import Graph, Stage
 from ..frozen.read import read_graph
+from ..pooling import avg_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
@@ -228,7 +229,7 @@ def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Ten
     x = spikes.flatten(0, 1)
     for pool in branch.pools:
         if pool.kind == "sum":
-            x = F.avg_pool2d(x, pool.size, pool.stride, divisor_override=1)
+            x = avg_pool2d(x, pool.size, pool.stride, divisor_override=1)
         else:
             x = F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)
     if branch.flatten:

@@ -110,7 +110,7 @@ class RunConfig:
     weight_range: str = "fitted"
     init: str = "threshold"
     recipe: str = "standard"
-    teacher: str | None = None
+    teacher: tuple[str, ...] = ()
     distill_weight: float = 0.5
     temperature: float = 4.0
     mixup: float | None = None
@@ -203,8 +203,8 @@ class RunConfig:
         if unknown:
             raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
         values.update({k: v for k, v in overrides.items() if v is not None})
-        if "augment" in values:
-            values["augment"] = tuple(values["augment"])
+        for name in ("augment", "teacher"):
+            values[name] = tuple(values.get(name, ()))
         return cls(model=model, dataset=dataset, **values)
 
     @property
@@ -232,6 +232,8 @@ class RunConfig:
         try:
             values = json.loads(text)
             values["augment"] = tuple(values["augment"])
+            teacher = values.get("teacher") or ()  # one path or null in earlier versions
+            values["teacher"] = (teacher,) if isinstance(teacher, str) else tuple(teacher)
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             raise StbpError(f"this is not the configuration of a run ({error}).") from error

@@ -1,6 +1,8 @@
-"""Distillation: a network learns from the scores of one that is trained already."""
+"""Distillation: a network learns from the scores of others that are trained already."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -19,22 +21,24 @@ def divergence(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of softened class probabilities, times `temperature` squared.
 
     G. Hinton et al., "Distilling the knowledge in a neural network", arXiv:1503.02531, section 2:
-    the factor keeps the size of the gradient.
+    the factor keeps the size of the gradient. Of several teachers the probabilities are averaged,
+    as there in section 3.
 
     Args:
         scores: Of the network that learns, `[B, classes]`.
-        wanted: Of the teacher, `[B, classes]`.
+        wanted: Of the teachers, `[teachers, B, classes]`.
         temperature: Positive; 1 leaves probabilities as they are.
 
     Returns:
         The mean over the batch, 0 where the probabilities are equal.
     """
-    ours, theirs = (F.log_softmax(s / temperature, dim=1) for s in (scores, wanted))
+    ours, theirs = (F.log_softmax(s / temperature, dim=-1) for s in (scores, wanted))
+    theirs = theirs.logsumexp(0) - math.log(len(theirs))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
-class Teacher:
-    """The best network of a run, in evaluation mode, with its own time steps and bits.
+class Teachers:
+    """The networks of one or more runs, in evaluation mode, with their own time steps and bits.
 
     Args:
         config: The run that learns: `teacher`, `distill_weight` and `temperature`.
@@ -49,12 +53,14 @@ class Teacher:
     def __init__(self, config: RunConfig, bundle: DataBundle, device: torch.device) -> None:
         self.weight, self.temperature = config.distill_weight, config.temperature
         self.half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
-        self.model = _load(str(config.teacher), bundle).eval().requires_grad_(False).to(device)
-        if device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)
+        self.models = [_load(path, bundle) for path in config.teacher]
+        for model in self.models:
+            model.eval().requires_grad_(False).to(device)
+            if device.type != "mps":
+                model.to(memory_format=torch.channels_last)
 
     def blend(self, loss: Tensor, record: Tensor, x: Tensor) -> Tensor:
-        """The loss of the labels with the share `distill_weight` of the teacher's in its place.
+        """The loss of the labels with the share `distill_weight` of the teachers' in its place.
 
         Args:
             loss: That of the labels.
@@ -63,7 +69,7 @@ class Teacher:
         """
         autocast = torch.autocast(x.device.type, self.half, enabled=self.half is not None)
         with torch.no_grad(), autocast:
-            wanted = readout(self.model(x)).float()
+            wanted = torch.stack([readout(model(x)).float() for model in self.models])
         taught = divergence(readout(record), wanted, self.temperature)
         return (1 - self.weight) * loss + self.weight * taught
 

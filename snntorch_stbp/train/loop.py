@@ -25,7 +25,7 @@ from . import augment, build
 from .average import WeightAverage
 from .config import RunConfig
 from .data import DataBundle, make_loader, seeded_generator, upload
-from .distill import Teacher
+from .distill import Teachers
 from .graphed import can_capture, capture
 from .launch import launch, summary
 from .measure import all_sum, measure
@@ -73,7 +73,7 @@ def fit(
     model = build.build_model(config, bundle)
     if config.init_from and not (resume and (resume.path / "last.pt").is_file()):
         build.init_from(model, config.init_from, config)
-    teacher = Teacher(config, bundle, fabric.device) if config.teacher else None
+    teachers = Teachers(config, bundle, fabric.device) if config.teacher else None
     augment.make(config.augment, bundle.image_size)  # this and the next refuse what does not fit
     _epoch_loader(fabric, config, bundle)  # before a folder is made
     path = resume.path if resume else None
@@ -82,7 +82,7 @@ def fit(
     run = RunDir(Path(str(fabric.broadcast(path))), config)
     with run.locked() if fabric.global_rank == 0 else nullcontext():
         trainer = _Trainer(
-            fabric, config, bundle, model, teacher, run, reporter, resuming=bool(resume)
+            fabric, config, bundle, model, teachers, run, reporter, resuming=bool(resume)
         )
         return trainer.run_all()
 
@@ -96,7 +96,7 @@ class _Trainer:
         config: RunConfig,
         bundle: DataBundle,
         model: nn.Module,
-        teacher: Teacher | None,
+        teachers: Teachers | None,
         run: RunDir,
         reporter: Reporter,
         resuming: bool,
@@ -122,7 +122,7 @@ class _Trainer:
             net = torch.compile(net, dynamic=False)  # batches have a few sizes
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
-        self.objective = Objective(config, teacher)
+        self.objective = Objective(config, teachers)
         self.to_capture = can_capture(config, fabric.device, fabric.world_size)
         learns = config.learn_beta or config.learn_threshold
         self.learning = [m for m in self.model.modules() if learns and isinstance(m, Leaky)]

@@ -1,4 +1,4 @@
-"""What a training step minimises: the loss of the labels, of mixed pairs, and of a teacher."""
+"""What a training step minimises: the loss of the labels, of mixed pairs, and of teachers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import memory
 from ..losses import LOSSES
 from .config import RunConfig
-from .distill import Teacher
+from .distill import Teachers
 from .rates import excess, hidden_rates
 
 
@@ -55,11 +55,11 @@ class Objective:
 
     Args:
         config: The run.
-        teacher: Its teacher, if it has one.
+        teachers: Its teachers, if it has any.
     """
 
-    def __init__(self, config: RunConfig, teacher: Teacher | None) -> None:
-        self.config, self.teacher = config, teacher
+    def __init__(self, config: RunConfig, teachers: Teachers | None) -> None:
+        self.config, self.teachers = config, teachers
         self.loss = LOSSES[config.loss]
 
     def __call__(
@@ -85,8 +85,8 @@ class Objective:
         loss = self.loss(record, y, smoothing)
         if order is not None:
             loss = share * loss + (1 - share) * self.loss(record, y[order], smoothing)
-        if self.teacher:
-            loss = self.teacher.blend(loss, record, x)
+        if self.teachers:
+            loss = self.teachers.blend(loss, record, x)
         if target is not None:
             loss = loss + self.config.spike_rate_weight * excess(rates, target)
         return loss, record
