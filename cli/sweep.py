@@ -67,7 +67,7 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     catalog.check_augmentations(given.get("augment", ()))
     dataset = given.pop("dataset", "digits")
     configs = plan(model, dataset, bits, options["steps"] or [None], options["seeds"], **given)
-    check_use(given, configs[0])
+    check_use(given, configs)
     name = f"{model}-{catalog.run_name(dataset)}"
     out = Path(options["out"] or Path("sweeps") / name)
     if out.is_file():

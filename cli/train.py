@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,17 +230,25 @@ def new_config(given: dict[str, Any]) -> RunConfig:
             " `snntorch-stbp models` lists them."
         )
     config = RunConfig.from_recipe(model, dataset, **given)
-    check_use(given, config)
+    check_use(given, [config])
     absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
     return replace(config, **absent)
 
 
-def check_use(given: Collection[str], config: RunConfig) -> None:
-    """Make sure that every field that was typed has an effect on a run of `config`.
+def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
+    """Make sure that every field that was typed has an effect on a run of `configs`.
+
+    Args:
+        given: The fields.
+        configs: Of runs that differ in bits, time steps and seeds.
 
     Raises:
         UsageError: If one has none.
     """
+    config = configs[0]
+    for name, option in (("weight_range", "--weight-range"), ("per_channel", "--per-tensor")):
+        if name in given and not any(each.quantized for each in configs):
+            raise UsageError(f"{option} is for quantized weights: give --bits, or leave it out.")
     for name in ("momentum", "nesterov"):
         if name in given and config.optimizer != "sgd":
             option = "--momentum" if name == "momentum" else "--no-nesterov"

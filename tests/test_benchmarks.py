@@ -22,6 +22,7 @@ import pytest
             ["Time steps", "T=1, B=16", "T=2, B=2"],
         ),
         ("quant", "--bits 4,ternary,1 --rounds 1", ["| convolution |", "Brevitas' modules"]),
+        ("pooling", "--rounds 1", ["| mnistnet, channels last |", "| compiled |"]),
         ("data", "--datasets digits npz:absent.npz --steps 2", ["| digits | 64 |"]),
         (
             "neuron",

@@ -79,6 +79,14 @@ def run(tmp_path):
             "--teacher 'runs/x' cannot be used: there is no run folder 'runs/x'",
         ),
         (["train", "resnet18", "--teacher", ","], "name the folder of a run, such as runs/"),
+        (
+            ["train", "resnet18", "--weight-range", "learned"],
+            "--weight-range is for quantized weights: give --bits, or leave it out.",
+        ),
+        (
+            ["sweep", "resnet18", "--bits", "32", "--per-tensor"],
+            "--per-tensor is for quantized weights: give --bits, or leave it out.",
+        ),
         (["train", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (["sweep", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (
