@@ -2,8 +2,8 @@
 
     python -m benchmarks.inference [--sizes 2x4] [--rounds 3]
 
-A size is `T x B`; images are 32 x 32. Weights have 4 bits (as trained they are rounded in every
-pass), those of "ReLU" and "spiking" are float. Times are medians of candidates that run in turn in
+A size is `T x B`; images are 32 x 32. Weights have 4 bits (rounded once, as `evaluate` does), those
+of "ReLU" and "spiking" are float. Times are medians of candidates that run in turn in
 one process, and ratios to the network with ReLU.
 """
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
+from snntorch_stbp.quant import rounded_once
 
 from .measure import interleave, machine, table
 from .network import network
@@ -33,7 +34,7 @@ def measure(steps: int, batch: int, rounds: int) -> dict[str, float]:
         "frozen": partial(freeze(trained), images),
         "fixed point": partial(lower(trained), images),
     }
-    with torch.no_grad():
+    with torch.no_grad(), rounded_once(trained):
         return interleave(runs, rounds)
 
 

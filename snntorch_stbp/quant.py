@@ -14,10 +14,13 @@ quantizers are chosen:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import brevitas.nn as qnn
+import torch
 from brevitas.inject.enum import ScalingImplType, ScalingPerOutputType
 from brevitas.quant.base import IntQuant, UintQuant
 from brevitas.quant.solver import ActQuantSolver
@@ -213,14 +216,41 @@ def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
     return layer.weight
 
 
-def weight_bits(layer: nn.Module) -> int:
-    """Bits of one weight of a layer in memory: 32 for float, 2 for ternary."""
-    if (
+def _rounds(layer: nn.Module) -> TypeGuard[qnn.QuantConv2d | qnn.QuantLinear]:
+    """Whether the layer rounds its weights in every pass."""
+    return (
         isinstance(layer, (qnn.QuantConv2d, qnn.QuantLinear))
         and layer.weight_quant.is_quant_enabled
-    ):
-        return int(layer.weight_quant.bit_width())
-    return 32
+    )
+
+
+def weight_bits(layer: nn.Module) -> int:
+    """Bits of one weight of a layer in memory: 32 for float, 2 for ternary."""
+    return int(layer.weight_quant.bit_width()) if _rounds(layer) else 32
+
+
+@contextmanager
+def rounded_once(net: nn.Module) -> Iterator[None]:
+    """Inside the block quantized layers of `net` compute with weights rounded at its start.
+
+    For evaluation, where rounding them in every pass is the same again. What happens to the
+    weights inside the block has no effect in it, and they get no gradient.
+
+    Args:
+        net: Any network; the layers of `Precision` in it round their weights.
+    """
+    held: list[Any] = []
+    for layer in net.modules():
+        if _rounds(layer) and "forward" not in vars(layer.weight_quant):
+            held.append(layer.weight_quant)
+            with torch.no_grad():
+                rounded = layer.quant_weight()
+            held[-1].forward = lambda _, rounded=rounded: rounded
+    try:
+        yield
+    finally:
+        for quantizer in held:
+            del quantizer.forward
 
 
 def size_in_bytes(model: nn.Module) -> float:

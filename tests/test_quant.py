@@ -202,3 +202,30 @@ def test_weights_of_another_architecture_are_refused() -> None:
 def test_refuses_impossible_precisions(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stbp.Precision(**values)
+
+
+@pytest.mark.parametrize("bits", [1, "ternary", 4])
+def test_weights_rounded_once_are_those_of_every_pass(bits: Any) -> None:
+    net = stbp.zoo.create(
+        "mnistnet_bn", in_channels=1, image_size=12, precision=stbp.Precision(bits)
+    ).eval()
+    x = torch.rand(3, 1, 12, 12)
+    calls: list[str] = []
+    for name, module in net.named_modules():
+        if name.endswith("weight_quant.tensor_quant"):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    expected = net(x)
+    layers = len(calls)
+    assert layers == 4
+    with quant.rounded_once(net), quant.rounded_once(net):  # the second has nothing to do
+        for _ in range(3):
+            assert torch.equal(net(x), expected)
+        assert len(calls) == 2 * layers
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.neg_()
+    changed = net(x)
+    assert len(calls) == 3 * layers
+    assert not torch.equal(changed, expected)
+    changed.sum().backward()
+    assert all(layer.weight.grad is not None for layer in net.modules() if hasattr(layer, "weight"))

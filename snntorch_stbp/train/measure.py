@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..frozen import FrozenNet
 from ..losses import LOSSES
 from ..lowering import FixedPointNet
 from ..neuron import Leaky
+from ..quant import rounded_once
 from ..time import readout
 from .config import RunConfig
 from .data import make_loader, upload
@@ -79,7 +80,9 @@ def measure(
     means = Means(fabric.device)
     was_training = net.training
     net.eval()
-    with spike_counter(net, config.compile) as spikes:
+    # A change to a compiled network would compile it again.
+    rounding = nullcontext() if config.compile else rounded_once(net)
+    with rounding, spike_counter(net, config.compile) as spikes:
         for x, y in evaluation_batches(fabric, config, dataset, batch_size, tell):
             record = net(x)
             means.update(LOSSES[config.loss](record.float(), y, 0.0), readout(record), y)
@@ -111,7 +114,7 @@ def compare(
     loss, stages, spikes = LOSSES[config.loss], dict[str, Tensor](), list[Tensor]()
     net.eval()
     batches = evaluation_batches(fabric, config, dataset, min(batch_size, COMPARED), tell)
-    with _compared(net, stages) as found:
+    with rounded_once(net), _compared(net, stages) as found:
         for x, y in batches:
             with spike_counter(hard) as counted:  # not of `net`, which may be a part of `hard`
                 record = hard(x, stages)
