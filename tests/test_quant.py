@@ -208,8 +208,11 @@ def test_refuses_impossible_precisions(values: dict[str, Any], message: str) -> 
 def test_weights_rounded_once_are_those_of_every_pass(bits: Any) -> None:
     net = stbp.zoo.create(
         "mnistnet_bn", in_channels=1, image_size=12, precision=stbp.Precision(bits)
-    ).eval()
+    )
     x = torch.rand(3, 1, 12, 12)
+    for _ in range(20):  # statistics of tdBN, so that neurons fire
+        net(x)
+    net.eval()
     calls: list[str] = []
     for name, module in net.named_modules():
         if name.endswith("weight_quant.tensor_quant"):
@@ -222,10 +225,10 @@ def test_weights_rounded_once_are_those_of_every_pass(bits: Any) -> None:
             assert torch.equal(net(x), expected)
         assert len(calls) == 2 * layers
         with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.neg_()
+            net.head[0].layer.weight.neg_()
     changed = net(x)
     assert len(calls) == 3 * layers
-    assert not torch.equal(changed, expected)
+    assert changed.abs().max() > 0
+    torch.testing.assert_close(changed, -expected)
     changed.sum().backward()
-    assert all(layer.weight.grad is not None for layer in net.modules() if hasattr(layer, "weight"))
+    assert net.head[0].layer.weight.grad is not None
