@@ -78,6 +78,23 @@ int statistics(const shape *s, const stored *x, sums *result) {
 
 enum { SCALE, SHIFT, BETA, THRESHOLD, RATE, OFFSET, TABLES }; /* offset: -mean rate */
 
+/* The tables, [TABLES, channels]; `many` says whether there is a decay, or a threshold, for each. */
+int prepare(const shape *s, const double *means, const double *variances, const real *weights,
+            const real *biases, const real *betas, const real *thresholds, real *tables,
+            double many_betas, double many_thresholds, double eps) {
+  const int64_t n = s->channels;
+  for (int64_t c = 0; c < n; c++) {
+    const double rate = 1 / sqrt(variances[c] + eps), scale = weights[c] * rate;
+    tables[SCALE * n + c] = (real)scale;
+    tables[SHIFT * n + c] = (real)(biases[c] - means[c] * scale);
+    tables[BETA * n + c] = betas[many_betas ? c : 0];
+    tables[THRESHOLD * n + c] = thresholds[many_thresholds ? c : 0];
+    tables[RATE * n + c] = (real)rate;
+    tables[OFFSET * n + c] = (real)(-means[c] * rate);
+  }
+  return 0;
+}
+
 /* What is normalised at step t, of neuron i of the block, and its current. */
 #define VALUE(t, i) load(x[(REPEATED ? 0 : (t)) * s->n + start + (i)])
 #if ADDED

@@ -100,7 +100,7 @@ def normalize_by_and_fire(
     sequence = x[None] if repeated else x
     layout, shape = _shape(sequence, repeated or len(x), len(weight))
     library = _library(x, rule, added is not None, repeated)
-    values = _tables(statistics, weight, bias, beta, threshold, eps)
+    values = _tables(library, shape, statistics, weight, bias, beta, threshold, eps)
     return layout.shaped(_fire(library, shape, layout, layout.flat(sequence), added, values))
 
 
@@ -146,7 +146,8 @@ class _NormalizeAndFire(torch.autograd.Function):
         _call(library.statistics, shape, flat, sums)
         mean, square = (sums / count).unbind(1)
         variance = (square - mean * mean).clamp_(min=0)
-        values = _tables((mean, variance), weight, bias, beta, threshold, eps)
+        statistics = (mean, variance)
+        values = _tables(library, shape, statistics, weight, bias, beta, threshold, eps)
         spikes = _fire(library, shape, layout, flat, added, values)
 
         ctx.shape, ctx.layout, ctx.rule, ctx.library = shape, layout, rule, library
@@ -196,15 +197,16 @@ def _shape(sequence: Tensor, steps: int, channels: int) -> tuple[Layout, native.
 
 
 def _tables(
-    statistics: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor, beta: Tensor,
-    threshold: Tensor, eps: float,
+    library: Any, shape: native.Shape, statistics: tuple[Tensor, Tensor], weight: Tensor,
+    bias: Tensor, beta: Tensor, threshold: Tensor, eps: float,
 ) -> Tensor:  # fmt: skip
     """The tables of `normed.c`, `[6, C]`."""
+    values = weight.new_empty((6, len(weight)))
     mean, variance = (value.double() for value in statistics)
-    rate = (variance + eps).rsqrt()
-    scale = weight * rate
-    rows = (scale, bias - mean * scale, beta, threshold, rate, -mean * rate)
-    return torch.stack([row.to(weight.dtype).expand(len(weight)) for row in rows])
+    rows = [v.contiguous() for v in (mean, variance, weight, bias, beta, threshold)]
+    many = (float(v.numel() > 1) for v in (beta, threshold))
+    _call(library.prepare, shape, *rows, values, *many, eps)
+    return values
 
 
 def _fire(
