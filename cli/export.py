@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.rundir import RunDir
 
+from .export_text import MISSING, WIDER, counts, facts, print_agreements
 from .group import command, json_option
 from .params import BitsType, Whole
 from .text import counter, to_json
@@ -23,11 +23,6 @@ snntorch-stbp export runs/resnet18-digits-w4-T2-1
 snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml
 snntorch-stbp export runs/resnet18-digits-w4-T2-1 --fixed-point
 snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
-
-WIDER = 16
-"""So many times the samples of QONNX's executor, which is slow, are run with onnxruntime."""
-
-MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
 
 
 @command(
@@ -190,32 +185,6 @@ def _print(exported: Any, kind: str) -> None:
     print_agreements(exported.agreement, exported.onnxruntime)
 
 
-def print_agreements(qonnx: Any, onnxruntime: Any) -> None:
-    """What two runtimes computed as the network does."""
-    for label, tool, agreement in (
-        ("verified", "QONNX's executor", qonnx),
-        ("", "onnxruntime", onnxruntime),
-    ):
-        click.echo(
-            f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
-            f"{agreement.samples} test samples in {tool}: {verdict(agreement)}"
-        )
-
-
-def facts(folder: RunDir, config: Any) -> dict[str, str]:
-    """What a file says of the run it comes from."""
-    return {
-        "model": config.model,
-        "dataset": config.dataset,
-        "bits": "mixed" if config.layer_bits else str(config.bits or 32),
-        "steps": str(config.steps),
-        "beta": str(config.beta),
-        "threshold": str(config.threshold),
-        "test_accuracy": str((folder.result or {}).get("test_accuracy")),
-        "train": json.dumps(config.to_json()),
-    }
-
-
 def _command(run: str, options: dict[str, Any]) -> str:
     """The command that writes this graph again."""
     text = f"snntorch-stbp export {run} --form {options['form']} --target {options['target']}"
@@ -225,26 +194,4 @@ def _command(run: str, options: dict[str, Any]) -> str:
         text += f" --arithmetic {options['arithmetic']}"
     return (
         text + " --as-trained" * options["as_trained"] + " --fixed-point" * options["fixed_point"]
-    )
-
-
-def counts(agreement: Any) -> dict[str, float]:
-    """What was compared, for JSON."""
-    return {
-        "samples": agreement.samples,
-        "spikes_compared": agreement.spikes,
-        "scores_compared": agreement.scores,
-        "differences": agreement.differences,
-        "samples_rounded": agreement.rounded,
-        "largest_margin": agreement.margin,
-    }
-
-
-def verdict(agreement: Any) -> str:
-    """All equal, or how many spikes differ for float rounding."""
-    if not agreement.rounded:
-        return "all equal"
-    return (
-        f"{agreement.differences:,} spikes differ, in {agreement.rounded} samples where float "
-        f"rounding turned a decision (at most {agreement.margin:.1e} from its boundary)"
     )

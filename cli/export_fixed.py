@@ -19,7 +19,7 @@ from snntorch_stbp.train.evaluate import Trained, lowered
 from snntorch_stbp.train.measure import compare
 from snntorch_stbp.train.rundir import RunDir
 
-from .export import counts, facts
+from .export_text import counts, facts
 from .text import Column, counter, percent, print_table, to_json
 
 OBSERVED = 100

@@ -9,7 +9,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.rundir import RunDir
 
-from .export import MISSING, counts, facts, verdict
+from .export_text import MISSING, counts, facts, verdict
 from .text import counter, to_json
 
 NEUTRAL = {

@@ -10,7 +10,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.rundir import RunDir
 
-from .export import MISSING, WIDER, counts, print_agreements
+from .export_text import MISSING, WIDER, counts, print_agreements
 from .group import command, json_option
 from .params import Whole
 from .text import counter, to_json

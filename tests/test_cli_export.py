@@ -176,7 +176,7 @@ def test_a_graph_that_is_not_the_trained_network_is_refused(
 
 
 def test_the_verdict_counts_what_rounding_turned() -> None:
-    from snntorch_stbp.cli.export import verdict
+    from snntorch_stbp.cli.export_text import verdict
     from snntorch_stbp.export.verify import Agreement
 
     assert verdict(Agreement(8, 100, 10)) == "all equal"

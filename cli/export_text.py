@@ -1,0 +1,63 @@
+"""What every export says: of its run, in the file, and of what was compared, on the terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from snntorch_stbp.train.rundir import RunDir
+
+MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
+
+WIDER = 16
+"""So many times the samples of QONNX's executor, which is slow, are run with onnxruntime."""
+
+
+def facts(folder: RunDir, config: Any) -> dict[str, str]:
+    """What a file says of the run it comes from."""
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "bits": "mixed" if config.layer_bits else str(config.bits or 32),
+        "steps": str(config.steps),
+        "beta": str(config.beta),
+        "threshold": str(config.threshold),
+        "test_accuracy": str((folder.result or {}).get("test_accuracy")),
+        "train": json.dumps(config.to_json()),
+    }
+
+
+def counts(agreement: Any) -> dict[str, float]:
+    """What was compared, for JSON."""
+    return {
+        "samples": agreement.samples,
+        "spikes_compared": agreement.spikes,
+        "scores_compared": agreement.scores,
+        "differences": agreement.differences,
+        "samples_rounded": agreement.rounded,
+        "largest_margin": agreement.margin,
+    }
+
+
+def print_agreements(qonnx: Any, onnxruntime: Any) -> None:
+    """What two runtimes computed as the network does."""
+    for label, tool, agreement in (
+        ("verified", "QONNX's executor", qonnx),
+        ("", "onnxruntime", onnxruntime),
+    ):
+        click.echo(
+            f"{label:<10}{agreement.spikes:,} spikes and {agreement.scores:,} scores of "
+            f"{agreement.samples} test samples in {tool}: {verdict(agreement)}"
+        )
+
+
+def verdict(agreement: Any) -> str:
+    """All equal, or how many spikes differ for float rounding."""
+    if not agreement.rounded:
+        return "all equal"
+    return (
+        f"{agreement.differences:,} spikes differ, in {agreement.rounded} samples where float "
+        f"rounding turned a decision (at most {agreement.margin:.1e} from its boundary)"
+    )
