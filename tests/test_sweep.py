@@ -28,7 +28,7 @@ from snntorch_stbp.train.jobs import Job, run_jobs
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir, list_runs
-from snntorch_stbp.train.sweep import Point, fronts, markdown, summarize
+from snntorch_stbp.train.summary import Point, fronts, markdown, summarize
 
 from .nets import digits, make
 

@@ -1,4 +1,4 @@
-"""Many runs of one model, over bits, time steps and seeds, and what they say together.
+"""Many runs of one model, over bits, time steps and seeds.
 
 A sweep lives in one folder. Its runs are ordinary run folders: those that finished are kept, those
 that were interrupted go on, those that are missing are begun; so the same command resumes it.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from . import tradeoff
 from .config import RunConfig
 from .reporter import Reporter
 from .rundir import RunDir, list_runs
+from .summary import Point, Row, markdown
 
 SAMPLES = 100
 """Test samples on which operations are counted."""
@@ -29,57 +29,6 @@ IGNORED = (
     "checkpoint_activations",
 )  # fmt: skip
 """Fields in which a run may differ from what a sweep asks for."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a sweep.
-
-    Attributes:
-        bits: Bits of weights; `None` is fp32.
-        steps: Time steps `T`.
-        seed: Its seed.
-        accuracy: Test accuracy in [0, 1], or `None` if it diverged.
-        size_kb: Size of the parameters at their bits.
-        additions, multiplications: Operations per test image, see `report.Operations`.
-        seconds: Time it took to train.
-        run: Its folder, relative to the sweep's.
-    """
-
-    bits: int | str | None
-    steps: int
-    seed: int
-    accuracy: float | None
-    size_kb: float
-    additions: float
-    multiplications: float
-    seconds: float
-    run: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """All seeds of one bit width and number of steps.
-
-    Attributes:
-        bits, steps: As in `Point`.
-        mean: Mean test accuracy, or `None` if every run diverged.
-        spread: Standard deviation over the seeds, 0 with one.
-        seeds: Runs that finished.
-        size_kb, additions: Means.
-        pareto: Whether no other row is as accurate with fewer additions.
-        pareto_size: Whether no other row is as accurate with a smaller size.
-    """
-
-    bits: int | str | None
-    steps: int
-    mean: float | None
-    spread: float
-    seeds: int
-    size_kb: float
-    additions: float
-    pareto: bool = False
-    pareto_size: bool = False
 
 
 def plan(
@@ -194,69 +143,6 @@ def _point(run: RunDir, out: Path) -> Point:
         size_in_bytes(trained.model) / 1024, counted.additions, counted.multiplications,
         result["seconds"], place,
     )  # fmt: skip
-
-
-def summarize(points: Sequence[Point]) -> list[Row]:
-    """A row for each bit width and number of steps, in the order of the points."""
-    rows = []
-    for bits, steps in dict.fromkeys((p.bits, p.steps) for p in points):
-        done = [p for p in points if (p.bits, p.steps) == (bits, steps) and p.accuracy is not None]
-        values = [p.accuracy for p in done if p.accuracy is not None]
-        rows.append(
-            Row(
-                bits, steps,
-                statistics.fmean(values) if values else None,
-                statistics.stdev(values) if len(values) > 1 else 0.0,
-                len(values),
-                statistics.fmean(p.size_kb for p in done) if done else 0.0,
-                statistics.fmean(p.additions for p in done) if done else 0.0,
-            )
-        )  # fmt: skip
-    return [
-        replace(
-            row,
-            pareto=_on_front(row, rows, "additions"),
-            pareto_size=_on_front(row, rows, "size_kb"),
-        )
-        for row in rows
-    ]
-
-
-def _on_front(row: Row, rows: Sequence[Row], cost: str) -> bool:
-    """Whether no other row is at least as good in accuracy and in `cost`, and better in one."""
-    if row.mean is None:
-        return False
-    own = (-row.mean, getattr(row, cost))
-    others = [(-other.mean, getattr(other, cost)) for other in rows if other.mean is not None]
-    return not any(o != own and o[0] <= own[0] and o[1] <= own[1] for o in others)
-
-
-def markdown(rows: Sequence[Row], command: str) -> str:
-    """The table of a sweep, with the command that makes it."""
-    lines = [
-        "| bits | T | test accuracy | seeds | size, KB | synaptic operations per image | Pareto |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        accuracy = "diverged"
-        if row.mean is not None:
-            accuracy = f"{100 * row.mean:.2f} %"
-            accuracy += f" +- {100 * row.spread:.2f}" if row.seeds > 1 else ""
-        lines.append(
-            f"| {word(row.bits)} | {row.steps} | {accuracy} | {row.seeds} | {row.size_kb:,.0f} | "
-            f"{row.additions:,.0f} | {fronts(row)} |"
-        )
-    return f"`{command}`\n\n" + "\n".join(lines) + "\n"
-
-
-def fronts(row: Row) -> str:
-    """The costs in which a row is on the Pareto front."""
-    return ", ".join(["size"] * row.pareto_size + ["operations"] * row.pareto)
-
-
-def word(bits: int | str | None) -> str:
-    """A bit width as it is typed."""
-    return "32" if bits is None else str(bits)
 
 
 def save(points: Sequence[Point], rows: Sequence[Row], out: Path, command: str) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import atomic_write
 
 if TYPE_CHECKING:
-    from .sweep import Row
+    from .summary import Row
 
 WIDE = 10
 """Costs that span this factor or more are drawn on a logarithmic axis."""
