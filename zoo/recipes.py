@@ -117,7 +117,12 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     **{(name, "*"): {"lr": 3e-4} for name in WIDE_WITHOUT_NORM},
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
     ("mnistnet_bn", "mnist"): MNIST,
-    ("mnistnet_bn", "mnist", None): {"augment": ("crop",), "label_smoothing": 0.1},
+    ("mnistnet_bn", "mnist", None): {
+        "epochs": 60,
+        "augment": ("crop:2", "elastic:1"),
+        "label_smoothing": 0.1,
+        "weight_decay": 0.05,
+    },
     ("mnistnet_bn", "mnist", 1): {"epochs": 30, "lr": 8e-3},
     **{
         (name, "digits"): {"epochs": 40, "lr": 5e-3, "image_size": 16}
