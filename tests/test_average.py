@@ -148,3 +148,4 @@ def test_runs_from_before_there_were_several_teachers_are_read(small_digits: str
     values = json.loads(make_config(small_digits).to_json())
     for stored, read in ((None, ()), ("runs/a-1", ("runs/a-1",)), (["a", "b"], ("a", "b"))):
         assert RunConfig.from_json(json.dumps(values | {"teacher": stored})).teacher == read
+        assert RunConfig.from_recipe("mnistnet", "digits", teacher=stored).teacher == read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -53,6 +54,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "input_bits": (1, 8),
     "boundary_bits": (2, 8),
 }
+
+
+def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Any number of names, also where one or none is given by itself."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +210,7 @@ class RunConfig:
             raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
         values.update({k: v for k, v in overrides.items() if v is not None})
         for name in ("augment", "teacher"):
-            values[name] = tuple(values.get(name, ()))
+            values[name] = _several(values.get(name))
         return cls(model=model, dataset=dataset, **values)
 
     @property
@@ -232,8 +238,7 @@ class RunConfig:
         try:
             values = json.loads(text)
             values["augment"] = tuple(values["augment"])
-            teacher = values.get("teacher") or ()  # one path or null in earlier versions
-            values["teacher"] = (teacher,) if isinstance(teacher, str) else tuple(teacher)
+            values["teacher"] = _several(values.get("teacher"))  # of one or none, earlier
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             raise StbpError(f"this is not the configuration of a run ({error}).") from error
