@@ -282,3 +282,14 @@ def test_the_last_weights_count_where_they_are_asked_for(small_digits: str, tmp_
         assert [row["best"] for row in run.history][-1] == 1
     assert [row["best"] for row in runs["last"].history] == [0, 1]
     assert_same_state(runs["last"].path, finished.path)
+
+
+def test_the_last_test_is_what_evaluate_says_in_half_precision_too(
+    small_digits: str, tmp_path: Path
+) -> None:
+    config = make_config(small_digits, precision="bf16-mixed", act_bits=None, epochs=2)
+    run = RunDir.open(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    assert run.result is not None
+    measured = evaluate(run, reporter=Reporter())
+    assert run.result["test_accuracy"] == measured["accuracy"]
+    assert run.result["test_loss"] == pytest.approx(measured["loss"], abs=1e-6)

@@ -120,6 +120,7 @@ class _Trainer:
             net = FixedPointAware(self.model)
         if config.compile:
             net = torch.compile(net, dynamic=False)  # batches have a few sizes
+        self.unwrapped = net  # computes in float32, whatever the precision of training
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         torch.manual_seed(config.seed + fabric.global_rank)
         self.objective = Objective(config, teachers)
@@ -203,7 +204,7 @@ class _Trainer:
         state, sums = self.state, all_sum(self.fabric, self.state.means.sums)
         loss, accuracy, count = Means(torch.device("cpu"), sums.tolist()).read()
         with self.average.applied() if self.average else nullcontext():
-            val = self._measure(self.bundle.val)
+            val = self._measure(self.net, self.bundle.val)
         row = {
             "epoch": state.epoch,
             "train_loss": round(loss, 6),
@@ -222,11 +223,11 @@ class _Trainer:
         state.save(best=best)
         self.record.epoch_ended(state.history, board)
 
-    def _measure(self, part: Any) -> dict[str, Any]:
-        return measure(self.fabric, self.net, self.config, part, self.config.batch_size)
+    def _measure(self, net: nn.Module, part: Any) -> dict[str, Any]:
+        return measure(self.fabric, net, self.config, part, self.config.batch_size)
 
     def _finish(self) -> dict[str, Any]:
-        """Test the best weights and write how the run ended."""
+        """Test the best weights, as `evaluate` does, and write how the run ended."""
         best = self.state.selected()
         self.record.history(self.state.history)
         result: dict[str, Any] = {
@@ -241,7 +242,7 @@ class _Trainer:
         }
         if not self.config.validate_on_test:
             self.state.load_best()
-            test = self._measure(self.bundle.test)
+            test = self._measure(self.unwrapped, self.bundle.test)
             result |= {"test_accuracy": test["accuracy"], "test_loss": round(test["loss"], 6)}
             result |= {"test_spike_rate": round(test["spike_rate"], 5)}
         return self.record.finished(result)
