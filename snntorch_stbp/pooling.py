@@ -45,7 +45,7 @@ def avg_pool2d(
     Returns:
         `[B, C, H', W']`, to the last bit what torch returns; differentiable once.
     """
-    divisor = divisor_override or 4
+    divisor = 4 if divisor_override is None else divisor_override
     library = _library(x, kernel_size, stride) if divisor in (1, 2, 4) else None  # exact factors
     if library is None:
         return F.avg_pool2d(x, kernel_size, stride, divisor_override=divisor_override)  # type: ignore[arg-type]

@@ -240,13 +240,13 @@ def rounded_once(net: nn.Module) -> Iterator[None]:
         net: Any network; the layers of `Precision` in it round their weights.
     """
     held: list[Any] = []
-    for layer in net.modules():
-        if _rounds(layer) and "forward" not in vars(layer.weight_quant):
-            held.append(layer.weight_quant)
-            with torch.no_grad():
-                rounded = layer.quant_weight()
-            held[-1].forward = lambda _, rounded=rounded: rounded
     try:
+        for layer in net.modules():
+            if _rounds(layer) and "forward" not in vars(layer.weight_quant):
+                with torch.no_grad():
+                    rounded = layer.quant_weight()
+                held.append(layer.weight_quant)
+                held[-1].forward = lambda _, rounded=rounded: rounded
         yield
     finally:
         for quantizer in held:

@@ -72,6 +72,11 @@ def test_other_windows_and_images_are_torchs(shape: tuple[int, ...], arguments: 
     assert torch.equal(AvgPool2d(**arguments)(x), nn.AvgPool2d(**arguments)(x))
 
 
+def test_a_divisor_of_zero_is_refused_as_torch_does() -> None:
+    with pytest.raises(RuntimeError, match="divisor must be not zero"):
+        avg_pool2d(torch.ones(1, 1, 2, 2), 2, divisor_override=0)
+
+
 def test_half_precision_and_views_are_pooled_too() -> None:
     for x in (torch.randn(2, 3, 8, 8).half(), torch.randn(2, 3, 8, 16)[..., ::2]):
         assert torch.equal(avg_pool2d(x, 2), F.avg_pool2d(x, 2))
