@@ -1,7 +1,10 @@
 """Augmentation: per sample, the same for all its time steps, from the generator alone."""
 
+import math
+
 import pytest
 import torch
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 from torchvision.transforms.functional import InterpolationMode, rotate
 
 from snntorch_stbp.errors import UsageError
@@ -110,6 +113,32 @@ def test_rotation_of_oblong_images_is_free_of_shear():
     y = augment.Move(90.0, 0.0)(x, lambda: torch.ones(1))
     assert torch.allclose(y[0, 0, :, 20], torch.ones(21), atol=1e-4)
     assert float(y.sum()) == pytest.approx(21, abs=1e-3)
+
+
+def test_movements_are_those_of_torchs_own_grids():
+    batch, height, width, amount = 6, 20, 28, 1 / 20
+    x = images(batch=batch, channels=2, height=height, width=width)
+    generator = torch.Generator()
+
+    def draw(*shape):
+        return torch.rand(batch, *shape, generator=generator)
+
+    generator.manual_seed(3)
+    y = augment.Move(30.0, 1 / 8, amount)(x, draw)
+    generator.manual_seed(3)
+    angle = (draw() * 2 - 1) * math.radians(30)
+    down, right = (draw() * 2 - 1) / 4, (draw() * 2 - 1) / 4
+    field = (draw(2, 5, 5) * 2 - 1) * 2 * amount
+    field = interpolate(field, size=(height, width), mode="bicubic", align_corners=True)
+    for n in range(batch):
+        c, s = math.cos(angle[n]), math.sin(angle[n])
+        theta = torch.tensor(
+            [[c, s * height / width, right[n]], [-s * width / height, c, down[n]]]
+        )[None]
+        grid = affine_grid(theta, [1, 2, height, width], align_corners=False)
+        grid = grid + field[n].permute(1, 2, 0)
+        expected = grid_sample(x[n : n + 1], grid, align_corners=False)
+        assert torch.allclose(y[n : n + 1], expected, atol=1e-4)
 
 
 def test_shift_is_a_translation_by_up_to_an_eighth():

@@ -14,11 +14,12 @@ normalisation; its output, the current from which the neuron computes its membra
 keeps a spike as the bit that it is, and computes small convolutions again. Neither reaches into
 networks that `torch.compile` has compiled.
 
-    memory.keep_pages()            # the other way round: a CPU keeps what it frees, and is faster
+    pages = memory.KeptPages()     # the other way round: a CPU keeps what it frees, and is faster
+    pages.settle()                 # after each epoch, so that this never grows without bound
 """
 
 from .blocks import by_neuron, checkpointing, run
 from .keeper import recomputing, saving
-from .pages import keep_pages
+from .pages import KeptPages, keep_pages
 
-__all__ = ["by_neuron", "checkpointing", "keep_pages", "recomputing", "run", "saving"]
+__all__ = ["KeptPages", "by_neuron", "checkpointing", "keep_pages", "recomputing", "run", "saving"]

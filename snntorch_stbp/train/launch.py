@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..errors import StbpError, UsageError
-from ..memory import keep_pages
 from ..mixed import mean_bits
 from ..quant import size_in_bytes
 from .config import RunConfig
@@ -55,8 +54,6 @@ def launch(config: RunConfig) -> Fabric:
         ) from error
     if several:
         fabric.launch()
-    if fabric.device.type == "cpu" and not config.save_memory:
-        keep_pages()
     return fabric
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..frozen import freeze
 from ..lowering import FixedPointAware
+from ..memory import KeptPages
 from ..neuron import Leaky
 from ..time import readout
 from . import augment, build
@@ -122,6 +123,7 @@ class _Trainer:
             net = torch.compile(net, dynamic=False)  # batches have a few sizes
         self.unwrapped = net  # computes in float32, whatever the precision of training
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
+        self.pages = KeptPages(fabric.device.type == "cpu" and not config.save_memory)
         torch.manual_seed(config.seed + fabric.global_rank)
         self.objective = Objective(config, teachers)
         self.to_capture = can_capture(config, fabric.device, fabric.world_size)
@@ -222,6 +224,7 @@ class _Trainer:
         state.next_epoch(row)
         state.save(best=best)
         self.record.epoch_ended(state.history, board)
+        self.pages.settle()
 
     def _measure(self, net: nn.Module, part: Any) -> dict[str, Any]:
         return measure(self.fabric, net, self.config, part, self.config.batch_size)
