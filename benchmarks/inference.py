@@ -18,7 +18,7 @@ from torch import nn
 
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
-from snntorch_stbp.quant import rounded_once
+from snntorch_stbp.rounded import rounded_once
 
 from .measure import interleave, machine, table
 from .network import network

@@ -15,7 +15,8 @@ import brevitas.nn as qnn
 from torch import nn
 
 from .errors import UsageError, suggest
-from .quant import Bits, Precision, weight_bits
+from .quant import Bits, Precision
+from .rounded import weight_bits
 from .time import TimeDistributed
 from .weights import weight_quantizer
 

@@ -14,13 +14,10 @@ quantizers are chosen:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import brevitas.nn as qnn
-import torch
 from brevitas.inject.enum import ScalingImplType, ScalingPerOutputType
 from brevitas.quant.base import IntQuant, UintQuant
 from brevitas.quant.solver import ActQuantSolver
@@ -207,60 +204,6 @@ def _check(name: str, value: Any, low: int, high: int, also: str = "") -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} is a whole number from {low} to {high}{also}, not {value!r}")
-
-
-def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    """The weights that a layer computes with."""
-    if isinstance(layer, (qnn.QuantConv2d, qnn.QuantLinear)):
-        return layer.quant_weight().value
-    return layer.weight
-
-
-def _rounds(layer: nn.Module) -> TypeGuard[qnn.QuantConv2d | qnn.QuantLinear]:
-    """Whether the layer rounds its weights in every pass."""
-    return (
-        isinstance(layer, (qnn.QuantConv2d, qnn.QuantLinear))
-        and layer.weight_quant.is_quant_enabled
-    )
-
-
-def weight_bits(layer: nn.Module) -> int:
-    """Bits of one weight of a layer in memory: 32 for float, 2 for ternary."""
-    return int(layer.weight_quant.bit_width()) if _rounds(layer) else 32
-
-
-@contextmanager
-def rounded_once(net: nn.Module) -> Iterator[None]:
-    """Inside the block quantized layers of `net` compute with weights rounded at its start.
-
-    For evaluation, where rounding them in every pass is the same again. What happens to the
-    weights inside the block has no effect in it, and they get no gradient.
-
-    Args:
-        net: Any network; the layers of `Precision` in it round their weights.
-    """
-    held: list[Any] = []
-    try:
-        for layer in net.modules():
-            if _rounds(layer) and "forward" not in vars(layer.weight_quant):
-                with torch.no_grad():
-                    rounded = layer.quant_weight()
-                held.append(layer.weight_quant)
-                held[-1].forward = lambda _, rounded=rounded: rounded
-        yield
-    finally:
-        for quantizer in held:
-            del quantizer.forward
-
-
-def size_in_bytes(model: nn.Module) -> float:
-    """Memory of all parameters at their bits: weights at theirs, the rest at 32."""
-    weights = {
-        id(layer.weight): weight_bits(layer)
-        for layer in model.modules()
-        if isinstance(layer, (nn.Conv2d, nn.Linear))
-    }
-    return sum(p.numel() * weights.get(id(p), 32) for p in model.parameters()) / 8
 
 
 def load_float_state(model: nn.Module, state: dict[str, Tensor]) -> list[str]:

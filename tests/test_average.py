@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch import nn
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train import checkpoint
 from snntorch_stbp.train.average import WeightAverage
-from snntorch_stbp.train.build import build_optimizer
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
@@ -123,20 +121,6 @@ def test_runs_from_before_these_options_keep_what_was_done_then(small_digits: st
         del values[name]
     config = RunConfig.from_json(json.dumps(values))
     assert {name: getattr(config, name) for name in NEW} == NEW
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, {"momentum": 0.9, "nesterov": True}),
-        ({"momentum": 0.5, "nesterov": False}, {"momentum": 0.5, "nesterov": False}),
-        ({"momentum": 0.0}, {"momentum": 0, "nesterov": False}),
-    ],
-)
-def test_momentum_of_sgd(changes: dict[str, Any], expected: dict[str, Any]) -> None:
-    config = make_config("digits", optimizer="sgd", **changes)
-    (group,) = build_optimizer(config, nn.Linear(2, 2, bias=False)).param_groups
-    assert expected.items() <= group.items()
 
 
 def test_a_decay_that_averages_next_to_nothing_is_refused() -> None:

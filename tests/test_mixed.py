@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import snntorch_stbp as stbp
-from snntorch_stbp import mixed, zoo
+from snntorch_stbp import mixed, rounded, zoo
 from snntorch_stbp.cli import main
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train.config import RunConfig
@@ -85,7 +85,7 @@ def test_the_last_pattern_decides_and_means_count_weights() -> None:
     layers = mixed.weight_layers(net)
     assert list(layers) == ["features.0", "features.4", "hidden.1", "head.0"]
     bits = [8, 4, 32, 2]
-    assert [stbp.quant.weight_bits(layer) for layer in layers.values()] == bits
+    assert [rounded.weight_bits(layer) for layer in layers.values()] == bits
     sizes = [layer.weight.numel() for layer in layers.values()]
     expected = sum(b * n for b, n in zip(bits, sizes, strict=True)) / sum(sizes)
     assert mixed.mean_bits(net) == pytest.approx(expected)

@@ -14,7 +14,8 @@ from snntorch_stbp.mixed import assign_bits, weight_layers
 from snntorch_stbp.neuron import Leaky
 from snntorch_stbp.norm import TDBatchNorm1d, TDBatchNorm2d
 from snntorch_stbp.pooling import AvgPool2d
-from snntorch_stbp.quant import Bits, Precision, quantized_weight
+from snntorch_stbp.quant import Bits, Precision
+from snntorch_stbp.rounded import quantized_weight
 from snntorch_stbp.time import DirectCoding, PopulationVote, TimeDistributed
 
 GAIN = 2.0  # see Parts._initialise

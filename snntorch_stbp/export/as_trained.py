@@ -23,7 +23,7 @@ from ..frozen.graph import INPUT, Branch, pair
 from ..frozen.neuron import act_quant
 from ..neuron import Leaky
 from ..norm import _Gain
-from ..quant import quantized_weight, weight_bits
+from ..rounded import quantized_weight, weight_bits
 from .page import Page, array
 from .qonnx import Parts
 from .trained import TrainedNet, TrainedStage

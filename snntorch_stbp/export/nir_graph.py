@@ -28,7 +28,7 @@ from ..errors import StbpError
 from ..frozen.fold import affine
 from ..frozen.graph import INPUT, Branch, Stage, count, pair
 from ..neuron import Leaky
-from ..quant import quantized_weight, weight_bits
+from ..rounded import quantized_weight, weight_bits
 from .trained import TrainedNet, step_of
 from .writer import Array
 

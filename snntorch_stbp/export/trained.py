@@ -23,7 +23,7 @@ from ..frozen.fold import affine
 from ..frozen.graph import INPUT, Branch, Graph, Stage
 from ..frozen.read import read_graph
 from ..neuron import Leaky
-from ..quant import quantized_weight
+from ..rounded import quantized_weight
 from .golden import Golden
 
 ROUNDING = 2.0**-20

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..norm import _Gain, _TDBatchNorm
-from ..quant import quantized_weight, weight_bits
+from ..rounded import quantized_weight, weight_bits
 from .graph import Branch, Stage, count
 
 EXACT_BITS = 24

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import StbpError
 from ..frozen.graph import Stage
 from ..neuron import Leaky
-from ..quant import weight_bits
+from ..rounded import weight_bits
 from .layers import IntBranch, IntNeuron, Ints, IntStage
 from .ranges import branch_range, stage_range
 from .terms import FLOAT_WEIGHT_BITS, Budget, Reals, join, terms

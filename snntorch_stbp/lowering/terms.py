@@ -16,7 +16,7 @@ from torch import nn
 
 from ..frozen.fold import affine
 from ..frozen.graph import Branch, Stage, count, pair
-from ..quant import quantized_weight, weight_bits
+from ..rounded import quantized_weight, weight_bits
 from .layers import INPUT, IntBranch, IntPool, Ints, IntStage
 from .ranges import branch_range, stage_range
 

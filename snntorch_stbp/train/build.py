@@ -107,15 +107,18 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     if muon:
         dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
         return Muon(groups, lr=config.lr, dtype=dtype)
+    # One pass over the parameters, which would unscale gradients of float16 after they are clipped.
+    fused = config.precision != "16-mixed"
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
+            fused=fused,
         )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr)
+    return kind(groups, lr=config.lr, fused=fused)
 
 
 @torch.no_grad()

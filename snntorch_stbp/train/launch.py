@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import StbpError, UsageError
 from ..mixed import mean_bits
-from ..quant import size_in_bytes
+from ..rounded import size_in_bytes
 from .config import RunConfig
 from .data import DataBundle
 from .rundir import RunDir

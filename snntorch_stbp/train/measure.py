@@ -14,7 +14,7 @@ from ..frozen import FrozenNet
 from ..losses import LOSSES
 from ..lowering import FixedPointNet
 from ..neuron import Leaky
-from ..quant import rounded_once
+from ..rounded import rounded_once
 from ..time import readout
 from .config import RunConfig
 from .data import make_loader, upload

@@ -125,8 +125,8 @@ def _key(config: RunConfig) -> tuple[Any, ...]:
 
 
 def _point(run: RunDir, out: Path) -> Point:
-    from ..quant import size_in_bytes
     from ..report import operations
+    from ..rounded import size_in_bytes
     from .data import examples
     from .evaluate import load_trained
 
