@@ -16,9 +16,9 @@ from functools import partial
 import torch
 from torch import nn
 
+from snntorch_stbp.constant import constant
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
-from snntorch_stbp.rounded import rounded_once
 
 from .measure import interleave, machine, table
 from .network import network
@@ -27,14 +27,15 @@ from .network import network
 def measure(steps: int, batch: int, rounds: int) -> dict[str, float]:
     """Median seconds of every candidate."""
     images, trained = torch.rand(batch, 3, 32, 32), network(steps, 4, None).eval()
+    spiking = network(steps, None, None).eval()
     runs: dict[str, Callable[[], object]] = {
         "ReLU": partial(network(steps, None, nn.ReLU).eval(), images),
-        "spiking": partial(network(steps, None, None).eval(), images),
+        "spiking": partial(spiking, images),
         "4 bits": partial(trained, images),
         "frozen": partial(freeze(trained), images),
         "fixed point": partial(lower(trained), images),
     }
-    with torch.no_grad(), rounded_once(trained):
+    with torch.no_grad(), constant(spiking), constant(trained):
         return interleave(runs, rounds)
 
 

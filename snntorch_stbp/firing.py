@@ -91,9 +91,28 @@ def _as_one(
     norm: Any, neuron: Leaky, y: Tensor, added: Tensor | None, repeats: int
 ) -> Tensor | None:
     """Normalisation and neuron as one operation, or `None` where there is none for them."""
-    channels = norm.num_features
     norm._check_input_dim(y[None] if repeats else y)
-    exact = torch.promote_types(y.dtype, torch.float32)
+    added = None if added is None else added.to(y.dtype)
+    kept = {} if norm.training or norm.prepared is None else norm.prepared
+    kind = (id(neuron), y.dtype, repeats or len(y), repeats > 0, added is None)
+    if kind not in kept:
+        values = _values(norm, neuron, y, added, repeats)
+        if values is None:
+            return None
+        if norm.training:
+            fired = normed.normalize_and_fire(y, added, *values, repeats)
+            norm.track(fired.mean, fired.variance, y.numel() // norm.num_features * max(repeats, 1))
+            return neuron._told(neuron._graded(fired.spikes).to(y.dtype))
+        statistics = (norm.running_mean, norm.running_var)
+        kept[kind] = normed.Prepared(y, added, statistics, *values, repeats)
+    return neuron._told(neuron._graded(kept[kind](y, added)).to(y.dtype))
+
+
+def _values(
+    norm: Any, neuron: Leaky, y: Tensor, added: Tensor | None, repeats: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, kernels.Rule, float] | None:
+    """Gain, shift, decay, threshold, rule and epsilon of the operation, where there is one."""
+    channels, exact = norm.num_features, torch.promote_types(y.dtype, torch.float32)
     beta, threshold = neuron.beta.to(exact).clamp(0, 1), neuron.threshold.to(exact)
     if (
         not isinstance(neuron.spike_grad, Surrogate)
@@ -106,17 +125,7 @@ def _as_one(
     if not normed.covers(y, rule, added is not None, repeats):
         return None
     weight, bias = norm.weight.to(exact) * norm.gain.value, norm.bias.to(exact)
-    if added is not None:
-        added = added.to(y.dtype)
-    values = (weight, bias, beta, threshold, rule, norm.eps, repeats)
-    if norm.training:
-        fired = normed.normalize_and_fire(y, added, *values)
-        norm.track(fired.mean, fired.variance, y.numel() // channels * max(repeats, 1))
-        spikes = fired.spikes
-    else:
-        statistics = (norm.running_mean, norm.running_var)
-        spikes = normed.normalize_by_and_fire(y, added, statistics, *values)
-    return neuron._told(neuron._graded(spikes).to(y.dtype))
+    return weight, bias, beta, threshold, rule, norm.eps
 
 
 def _evaluates(norm: _TDBatchNorm, x: Tensor) -> bool:

@@ -9,6 +9,8 @@ and space together, and scales what it normalises to the threshold of the neuron
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +71,7 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
                 f"tdBN needs positive alpha and threshold, not {alpha} and {threshold}"
             )
         self.gain = _Gain(alpha, threshold)
+        self.prepared: dict[Any, Any] | None = None  # what `fire` made of it, inside of `constant`
 
     @property
     def alpha(self) -> float:

@@ -37,7 +37,7 @@ def count_fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return call
 
-    for name in ("normalize_and_fire", "normalize_by_and_fire"):
+    for name in ("normalize_and_fire", "Prepared"):
         monkeypatch.setattr(normed, name, counted(getattr(normed, name)))
     return calls
 

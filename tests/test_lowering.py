@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import snntorch_stbp as stbp
@@ -19,8 +16,6 @@ from snntorch_stbp import Precision, kernels
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import FixedPointNet, lower, reference
-from snntorch_stbp.lowering.layers import IntBranch, IntNetwork, IntNeuron, IntStage
-from snntorch_stbp.lowering.ranges import ranges, width
 from snntorch_stbp.train.metrics import spike_record
 
 from .nets import digits, integers, make
@@ -201,93 +196,6 @@ def test_more_calibration_needs_no_fewer_digits_and_keeps_every_spike() -> None:
     for a, b in zip(fewer.integers.stages, fixed.integers.stages, strict=True):
         assert a.up <= b.up
     assert set(fixed.integers.settings.values()) >= {"0"}
-
-
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_backends_agree_and_stay_in_range_on_adversarial_numbers(data: st.DataObject) -> None:
-    """Random integers of full width: extreme weights, membranes on the threshold, all resets."""
-    whole = st.integers
-    channels, features = data.draw(whole(1, 4)), data.draw(whole(1, 6))
-    steps, ages = data.draw(whole(1, 4)), data.draw(whole(1, 3))
-
-    def array(low: int, high: int, *shape: int) -> np.ndarray:
-        size = int(np.prod(shape))
-        values = data.draw(st.lists(whole(low, high), min_size=size, max_size=size))
-        return np.array(values, np.int64).reshape(shape)
-
-    top = data.draw(st.sampled_from([1, 7, 127]))
-    reset = data.draw(st.sampled_from(["zero", "subtract", "none"]))
-    shifts = data.draw(st.booleans())
-    neuron = IntNeuron(
-        beta=array(0, 4, data.draw(st.sampled_from([1, channels]))),
-        leak=2,
-        rounds=data.draw(st.booleans()),
-        threshold=array(-40, 400, ages if reset == "zero" else 1, channels),
-        reset=reset,
-        membrane_bits=data.draw(st.sampled_from([None, 4])),
-        coarse=data.draw(whole(0, 2)),
-    )
-    weight = array(-top, top, channels, features)
-    pixels = array(0, 255, steps, 5, features)
-    stage = IntStage(
-        "neurons", (IntBranch("input", "layer", array(-9, 9, channels), weight, 8),),
-        data.draw(whole(0, 3)), array(-99, 99, channels),
-        array(0, 5, channels) if shifts else np.zeros(channels, np.int64),
-        data.draw(st.sampled_from([None, 8])) if shifts else None, neuron, np.ones(1), True,
-    )  # fmt: skip
-    if data.draw(st.booleans()):  # a threshold that a membrane meets
-        x = reference.current(stage, [pixels @ weight.T])
-        meets = replace(neuron, threshold=np.broadcast_to(x[0, 0], neuron.threshold.shape))
-        stage = replace(stage, neuron=meets)
-    readout = IntStage(
-        "readout", (IntBranch("neurons", "last", array(-9, 9, channels), None),), 0,
-        array(-9, 9, channels), np.zeros(channels, np.int64), None, None, np.ones(1), True,
-    )  # fmt: skip
-    net = IntNetwork((stage, readout), steps, 8, 1.0, None, "exact")
-    expected: dict[str, np.ndarray] = {}
-    record: dict[str, torch.Tensor] = {}
-    frames = pixels.reshape(steps, 5, features, 1, 1)
-    flat = replace(stage, branches=(replace(stage.branches[0], flatten=True),))
-    net = replace(net, stages=(flat, readout))
-    fixed = FixedPointNet(net)
-    total = reference.run(net, frames, expected)
-    for backend in ("compiled", "fused"):
-        with kernels.backend(backend):
-            scores = fixed(torch.tensor(frames, dtype=torch.float64), record).sum(0)
-        for key, value in record.items():
-            assert np.array_equal(value.numpy(), expected[key]), (backend, key)
-        assert np.array_equal(scores.numpy(), total)
-    reach = ranges(net)["neurons"]
-    for key, allowed in (("0", reach.accumulators[0]), ("membrane", reach.membrane)):
-        seen = expected[f"neurons/{key}"]
-        assert allowed.low <= seen.min()
-        assert seen.max() <= allowed.high
-
-
-def test_a_worst_case_range_is_reached() -> None:
-    """All positive weights on and all negative ones off gives the largest sum."""
-    fixed = lower(make("mnistnet", bits=4))
-    stage = fixed.integers.stages[-1]
-    weight = stage.branches[0].weight
-    assert weight is not None
-    span = fixed.ranges[stage.name].accumulators[0]
-    sums = np.stack([(weight * (weight[c] > 0)).sum(1) for c in range(len(weight))])
-    assert sums.max() == span.high
-    assert width(span.low, span.high) == span.bits
-
-
-def test_a_rounded_current_bounds_the_membrane_as_it_is_rounded() -> None:
-    one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
-    neuron = IntNeuron(beta=zero, leak=2, rounds=False, threshold=zero[None])
-    branch = IntBranch("input", "layer", zero, np.zeros((1, 1), np.int64), 8, flatten=True)
-    stage = IntStage("neurons", (branch,), 0, -one, one, None, neuron, np.ones(1), True)
-    frames = np.zeros((1, 1, 1, 1, 1), np.int64)
-    record: dict[str, np.ndarray] = {}
-    reference.run(IntNetwork((stage,), 1, 8, 1.0, None, "exact"), frames, record)
-    reach = ranges(IntNetwork((stage,), 1, 8, 1.0, None, "exact"))["neurons"]
-    assert (reach.membrane.low, reach.membrane.high) == (0, 0)  # (-1 + 1) >> 1
-    assert (record["neurons/membrane"] == 0).all()
 
 
 def test_what_has_no_counterpart_in_the_exact_form_is_refused() -> None:

@@ -101,10 +101,11 @@ def test_evaluation_equals_the_formula_in_float64(kind: str, layout: str, rule: 
     added = torch.randn(shape, dtype=x.dtype) if kind == "added" else None
     mean, bias = torch.randn(2, channels, dtype=x.dtype)
     variance, weight = torch.rand(2, channels, dtype=x.dtype) + 0.1
-    spikes = normed.normalize_by_and_fire(
+    evaluate = normed.Prepared(
         x, added, (mean, variance), weight, bias, torch.tensor(0.25, dtype=x.dtype),
         torch.tensor(0.5, dtype=x.dtype), RULES[rule], 1e-5, shape[0] if kind == "repeated" else 0,
     )  # fmt: skip
+    spikes = evaluate(x, added)
 
     def row(value: Tensor) -> Tensor:
         return value.view(channels, *others)

@@ -80,28 +80,32 @@ def normalize_and_fire(
     return Fired(*operation.apply(x, added, weight, bias, neuron, eps, repeated))
 
 
-def normalize_by_and_fire(
-    x: Tensor,
-    added: Tensor | None,
-    statistics: tuple[Tensor, Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    beta: Tensor,
-    threshold: Tensor,
-    rule: Rule,
-    eps: float,
-    repeated: int = 0,
-) -> Tensor:
-    """As `normalize_and_fire` on a CPU, with known `statistics`: mean and variance per channel.
+class Prepared:
+    """`normalize_and_fire` on a CPU with known statistics, for inputs of one kind.
 
-    Returns:
-        The spikes, without a gradient.
+    Args:
+        x, added, repeated: An input of that kind: its type, its steps, whether a second one comes.
+        statistics: Mean and variance per channel.
+        weight, bias, beta, threshold, rule, eps: As of `normalize_and_fire`.
     """
-    sequence = x[None] if repeated else x
-    layout, shape = _shape(sequence, repeated or len(x), len(weight))
-    library = _library(x, rule, added is not None, repeated)
-    values = _tables(library, shape, statistics, weight, bias, beta, threshold, eps)
-    return layout.shaped(_fire(library, shape, layout, layout.flat(sequence), added, values))
+
+    def __init__(
+        self, x: Tensor, added: Tensor | None, statistics: tuple[Tensor, Tensor], weight: Tensor,
+        bias: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, eps: float, repeated: int = 0,
+    ) -> None:  # fmt: skip
+        self.library = _library(x, rule, added is not None, repeated)
+        self.channels, self.repeated = len(weight), repeated
+        _, shape = self._shape(x)
+        self.values = _tables(self.library, shape, statistics, weight, bias, beta, threshold, eps)
+
+    def __call__(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """The spikes, without a gradient."""
+        layout, shape = self._shape(x)
+        flat = layout.flat(x[None] if self.repeated else x)
+        return layout.shaped(_fire(self.library, shape, layout, flat, added, self.values))
+
+    def _shape(self, x: Tensor) -> tuple[Layout, native.Shape]:
+        return _shape(x[None] if self.repeated else x, self.repeated or len(x), self.channels)
 
 
 @cache

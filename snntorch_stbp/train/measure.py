@@ -10,11 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ..constant import constant
 from ..frozen import FrozenNet
 from ..losses import LOSSES
 from ..lowering import FixedPointNet
 from ..neuron import Leaky
-from ..rounded import rounded_once
 from ..time import readout
 from .config import RunConfig
 from .data import make_loader, upload
@@ -81,8 +81,8 @@ def measure(
     was_training = net.training
     net.eval()
     # A change to a compiled network would compile it again.
-    rounding = nullcontext() if config.compile else rounded_once(net)
-    with rounding, spike_counter(net, config.compile) as spikes:
+    same = nullcontext() if config.compile else constant(net)
+    with same, spike_counter(net, config.compile) as spikes:
         for x, y in evaluation_batches(fabric, config, dataset, batch_size, tell):
             record = net(x)
             means.update(LOSSES[config.loss](record.float(), y, 0.0), readout(record), y)
@@ -114,7 +114,7 @@ def compare(
     loss, stages, spikes = LOSSES[config.loss], dict[str, Tensor](), list[Tensor]()
     net.eval()
     batches = evaluation_batches(fabric, config, dataset, min(batch_size, COMPARED), tell)
-    with rounded_once(net), _compared(net, stages) as found:
+    with constant(net), _compared(net, stages) as found:
         for x, y in batches:
             with spike_counter(hard) as counted:  # not of `net`, which may be a part of `hard`
                 record = hard(x, stages)
