@@ -74,6 +74,8 @@ OPTIONS = [
            help="Augmentations, such as crop,flip, or crop:2 for 2 pixels; `datasets` lists them."),
     Option(["--mixup"], section="Data", type=Real(0, 100), metavar="ALPHA",
            help="Blend every image with another, such as 0.2; 0 for none."),
+    Option(["--refine-epochs"], section="Data", type=Whole(0),
+           help="Last epochs in which images are cropped and mirrored only."),
     Option(["--val-fraction"], section="Data", type=Real(0.01, 0.9),
            help="Part of the training data held out; default: 0.1."),
     Option(["--validate-on-test"], section="Data", is_flag=True,
@@ -256,6 +258,11 @@ def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
     for name in ("distill_weight", "temperature"):
         if name in given and not config.teacher:
             raise UsageError(f"--{name.replace('_', '-')} needs a --teacher.")
+    if "refine_epochs" in given and config.refine_epochs and config.at(config.epochs) == config:
+        raise UsageError(
+            "--refine-epochs leaves out mixup and what --augment does besides crop and flip: "
+            "give either, or leave it out."
+        )
     if "spike_rate_weight" in given and config.spike_rate_target is None:
         raise UsageError("--spike-rate-weight needs a --spike-rate-target.")
 

@@ -83,6 +83,7 @@ def test_without_options_the_recipe_decides(fitted):
         ("--teacher runs/a-1 --temperature 2", "temperature", 2.0),
         ("--mixup 0.2", "mixup", 0.2),
         ("--mixup 0", "mixup", None),
+        ("--augment crop,cutout --refine-epochs 3", "refine_epochs", 3),
         ("--ema 0.999", "ema", 0.999),
         ("--ema 0", "ema", None),
         ("--optimizer sgd --momentum 0.5", "momentum", 0.5),

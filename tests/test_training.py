@@ -285,6 +285,34 @@ def test_the_last_weights_count_where_they_are_asked_for(
     assert_same_state(runs["last"].path, finished.path)
 
 
+def test_the_last_epochs_are_lightly_augmented(
+    small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(
+        small_digits, augment=("crop:1", "elastic", "flip"), mixup=0.2, refine_epochs=2, epochs=3
+    )
+    assert config.at(1) == config
+    assert [(config.at(n).augment, config.at(n).mixup) for n in (2, 3)] == [
+        (("crop:1", "flip"), None)
+    ] * 2
+    seen: list[tuple[int, list[str], float | None]] = []
+
+    class Seen(Objective):
+        def __call__(self, net: Any, x: Any, *others: Any) -> Any:
+            seen.append((net, self.config.augment, self.config.mixup))
+            return super().__call__(net, x, *others)
+
+    monkeypatch.setattr(loop, "Objective", Seen)
+    made: list[tuple[str, ...]] = []
+    make = augment.make
+    monkeypatch.setattr(augment, "make", lambda names, size: made.append(names) or make(names, size))
+    fit(config, out=tmp_path, reporter=Reporter())
+    assert made[-3:] == [config.augment, ("crop:1", "flip"), ("crop:1", "flip")]
+    steps = len(seen) // 3
+    assert {each[1:] for each in seen[:steps]} == {(config.augment, 0.2)}
+    assert {each[1:] for each in seen[steps:]} == {(("crop:1", "flip"), None)}
+
+
 def test_the_last_test_is_what_evaluate_says_in_half_precision_too(
     small_digits: str, tmp_path: Path
 ) -> None:

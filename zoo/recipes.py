@@ -39,6 +39,7 @@ class Recipe:
         per_channel, weight_range: Scales of quantized weights, as in `Precision`.
         init: Initial weights, as in `create`.
         ema: Decay of the moving average of the weights; `None` for none.
+        refine_epochs: The last epochs, without strong augmentation; see `RunConfig.at`.
         val_fraction: Part of the training data that is held out.
         select: `"best"` on what is held out, or `"last"`: the epoch whose weights count.
     """
@@ -67,6 +68,7 @@ class Recipe:
     weight_range: str = "fitted"
     init: str = "threshold"
     ema: float | None = None
+    refine_epochs: int = 0
     val_fraction: float = 0.1
     select: str = "best"
 

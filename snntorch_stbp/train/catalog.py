@@ -133,6 +133,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     ),
 }  # fmt: skip
 
+LIGHT = ("crop", "flip")
+"""Augmentations that stay in `refine_epochs`: their images might have been taken so."""
+
 
 def parse(spec: str) -> tuple[str, str | None]:
     """Split what `--dataset` was given into a name of `DATASETS` and a path.

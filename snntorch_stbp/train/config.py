@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from .. import __version__, zoo
@@ -39,6 +39,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "num_nodes": (1, 10_000),
     "workers": (0, 1_000),
     "warmup_epochs": (0, 1_000_000),
+    "refine_epochs": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
     "beta": (0.0, 1.0),
     "momentum": (0.0, 0.9999),
@@ -120,6 +121,7 @@ class RunConfig:
     distill_weight: float = 0.5
     temperature: float = 4.0
     mixup: float | None = None
+    refine_epochs: int = 0
     learn_beta: bool = False
     learn_threshold: bool = False
     spike_rate_target: float | None = None
@@ -217,6 +219,17 @@ class RunConfig:
     def quantized(self) -> bool:
         """Whether any weights have fewer than 32 bits."""
         return self.bits is not None or any(bits != 32 for bits in self.layer_bits.values())
+
+    def at(self, epoch: int) -> RunConfig:
+        """What holds in an epoch, counted from 1: the last `refine_epochs` are lightly augmented.
+
+        What changes images strongly teaches much, but also a distribution that test images are not
+        of (Z. He et al., "Data augmentation revisited", arXiv:1909.09148).
+        """
+        if epoch <= self.epochs - self.refine_epochs:
+            return self
+        light = (a for a in self.augment if catalog.parse_augmentation(a)[0] in catalog.LIGHT)
+        return replace(self, augment=tuple(light), mixup=None)
 
     @property
     def name(self) -> str:

@@ -125,11 +125,10 @@ class _Trainer:
         self.net, self.wrapped_optimizer = fabric.setup(net, self.optimizer)
         self.pages = KeptPages(fabric.device.type == "cpu" and not config.save_memory)
         torch.manual_seed(config.seed + fabric.global_rank)
-        self.objective = Objective(config, teachers)
+        self.teachers = teachers
         self.to_capture = can_capture(config, fabric.device, fabric.world_size)
         learns = config.learn_beta or config.learn_threshold
         self.learning = [m for m in self.model.modules() if learns and isinstance(m, Leaky)]
-        self.augment = augment.make(config.augment, bundle.image_size)
         steps = len(_epoch_loader(fabric, config, bundle))
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
         self.state = TrainState(
@@ -158,6 +157,9 @@ class _Trainer:
     def _train_epoch(self, stop: list[int]) -> bool:
         """The steps of this epoch that are left; `False` if asked to stop before its end."""
         state, device = self.state, self.fabric.device
+        config = self.config.at(state.epoch)
+        self.augment = augment.make(config.augment, self.bundle.image_size)
+        self.objective = Objective(config, self.teachers)
         self.reporter.epoch_started(state.epoch, self.config.epochs, state.steps)
         earlier, start = state.seconds, time.perf_counter()
         self.net.train()
