@@ -112,6 +112,7 @@ NEW = {
     "distill_weight": 0.5,
     "temperature": 4.0,
     "mixup": None,
+    "refine_epochs": 0,
 }
 
 

@@ -97,6 +97,10 @@ def run(tmp_path):
             ["train", "resnet18", "--spike-rate-target", "0.1", "--compile"],
             "spike-rate-target watches the network's own neurons: leave it or --compile out.",
         ),
+        (
+            ["train", "resnet18", "--augment", "crop:2,flip", "--refine-epochs", "2"],
+            "--refine-epochs leaves out mixup and what --augment does besides crop and flip: give",
+        ),
         (["train", "resnet18", "--distill-weight", "1"], "--distill-weight needs a --teacher."),
         (["train", "resnet18", "--momentum", "0.5"], "--momentum is for --optimizer sgd, not for"),
         (["train", "resnet18", "--no-nesterov"], "--no-nesterov is for --optimizer sgd, not for"),
