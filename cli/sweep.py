@@ -17,8 +17,8 @@ from .group import Option, command, json_option
 from .output import ClosableReporter, make_reporter
 from .params import BitsType, Listed, Whole
 from .text import Column, percent, print_table, to_json
-from .train import OPTIONS as TRAIN
-from .train import check_use, given_fields
+from .train_options import OPTIONS as TRAIN
+from .train_options import check_use, given_fields
 
 EXAMPLE = """\
 snntorch-stbp sweep mnistnet --bits 32,8,4,2,ternary,1 --seeds 3 --jobs 2
