@@ -14,8 +14,8 @@
 
 #define EACH(i, n) _Pragma("GCC ivdep") for (int64_t i = 0; i < (n); i++)
 
-/* With few channels a pixel is mostly what vectors leave over, one number at a time. Then a whole
-   row goes at once, through `row`, though every other window in it is none. */
+/* Few channels are mostly what vectors leave over, one number at a time. Then a whole row is
+   computed at once and copied pixel by pixel, though every other window of it is none. */
 enum { FEW = 64 };
 
 void forward(const stored *x, stored *y, int64_t rows, int64_t width, int64_t depth,
