@@ -120,7 +120,8 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
     ("mnistnet_bn", "mnist"): MNIST,
     ("mnistnet_bn", "mnist", None): {
-        "epochs": 60,
+        "epochs": 50,
+        "refine_epochs": 8,
         "augment": ("crop:2", "elastic:1"),
         "label_smoothing": 0.1,
         "weight_decay": 0.05,
