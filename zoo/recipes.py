@@ -91,6 +91,10 @@ MNIST: dict[str, Any] = {
     "epochs": 40, "batch_size": 256, "lr": 0.016, "loss": "tet", "augment": ("crop:2",),
     "ema": 0.998, "val_fraction": 0.02, "select": "last",
 }  # fmt: skip
+MNIST_STRONG: dict[str, Any] = {
+    "epochs": 50, "refine_epochs": 8, "augment": ("crop:2", "elastic:1"), "label_smoothing": 0.1,
+    "weight_decay": 0.05,
+}  # fmt: skip
 # Deng 2022 for CIFAR10-DVS: 150 epochs, frames of 48x48, T = 10, loss at every step, shifts and
 # flips. Zheng 2021 (arXiv:2011.05280) also trains on DVS Gesture in frames of 32x32.
 EVENTS: dict[str, Any] = {"num_steps": 10, "loss": "tet", "augment": ("shift",)}
@@ -119,13 +123,7 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     **{(name, "*"): {"lr": 3e-4} for name in WIDE_WITHOUT_NORM},
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
     ("mnistnet_bn", "mnist"): MNIST,
-    ("mnistnet_bn", "mnist", None): {
-        "epochs": 50,
-        "refine_epochs": 8,
-        "augment": ("crop:2", "elastic:1"),
-        "label_smoothing": 0.1,
-        "weight_decay": 0.05,
-    },
+    **{("mnistnet_bn", "mnist", bits): MNIST_STRONG for bits in (None, 4)},
     ("mnistnet_bn", "mnist", 1): {"epochs": 30, "lr": 8e-3},
     **{
         (name, "digits"): {"epochs": 40, "lr": 5e-3, "image_size": 16}
