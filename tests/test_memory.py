@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
@@ -135,73 +131,3 @@ def test_saving_inside_of_other_hooks_ends_with_its_block() -> None:
 def test_blocks_end_with_a_neuron() -> None:
     layers = [nn.Identity(), stbp.Leaky(), nn.Identity(), stbp.Leaky(), nn.Identity()]
     assert memory.by_neuron(layers) == [layers[:2], layers[2:4], layers[4:]]
-
-
-FAULTS = """
-import os, resource, sys
-import torch
-from snntorch_stbp.memory import keep_pages
-
-kept = sys.argv[1] == "keep" and keep_pages()
-
-def faults() -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(10_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults()  # until it is settled where torch's own small objects lie
-faults()
-print(int(kept), faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's allocator")
-def test_kept_pages_are_used_again() -> None:
-    def run(word: str, **variables: str) -> tuple[bool, int]:
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC", "GLIBC"))}
-        done = subprocess.run(
-            [sys.executable, "-c", FAULTS, word],
-            env={**plain, **variables}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        kept, faults = map(int, done.stdout.split())
-        return bool(kept), faults
-
-    kept, few = run("keep")
-    _, many = run("leave")
-    assert kept
-    assert few < many / 10
-    assert not run("keep", MALLOC_ARENA_MAX="2")[0]  # who tunes the allocator is left alone
-
-
-GROWTH = """
-import torch
-from snntorch_stbp.memory import KeptPages
-from snntorch_stbp.memory.pages import resident
-
-pages = KeptPages()
-first = pages.settle(), resident()
-large = [torch.ones(10_000_000) for _ in range(20)]
-del large
-grown = resident()
-print(int(pages.kept), int(first[0]), int(pages.settle()), int(pages.settle()))
-print(first[1] >> 20, grown >> 20, resident() >> 20)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's allocator")
-def test_kept_pages_go_back_where_the_process_has_grown() -> None:
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC", "GLIBC"))}
-    done = subprocess.run(
-        [sys.executable, "-c", GROWTH], env=plain, capture_output=True, text=True, check=True
-    )
-    answers, sizes = done.stdout.splitlines()
-    assert answers == "1 0 1 0"
-    before, grown, after = map(int, sizes.split())
-    assert grown > before + 700
-    assert after < before + 200
-
-
-def test_other_allocators_keep_what_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snntorch_stbp.memory.pages.ctypes.CDLL", lambda _: object())
-    assert not memory.keep_pages()
