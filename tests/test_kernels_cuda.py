@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 
@@ -27,8 +28,8 @@ def test_the_interpreted_kernels_equal_the_cpu() -> None:
     assert done.stdout.strip() == "equal", done.stderr
 
 
-def test_the_kernels_compile_without_contraction_and_without_a_gpu() -> None:
-    """What the interpreter does not see: types, constants, and that spikes cannot differ."""
+def ptx(kernel: str, **changes: object) -> str:
+    """The assembly of a kernel for a GPU of compute capability 9.0, which need not be there."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -39,20 +40,36 @@ def test_the_kernels_compile_without_contraction_and_without_a_gpu() -> None:
         "T": 4, "BETAS": True, "THRESHOLDS": False, "RESET": "zero", "DETACH": False,
         "CURVE": "rectangular", "A": 0.8, "ROOT": 0.9, "CENTRE": -0.4,
         "MEMBRANE": True, "LEARN_BETA": True, "LEARN_THRESHOLD": True,
-        "NORMED": True, "ADDED": True, "TOTAL": False, "BLOCK": 512,
+        "NORMED": True, "ADDED": True, "TOTAL": False, "AHEAD": 2, "BLOCK": 512, **changes,
     }  # fmt: skip
     half = {"x_ptr", "added_ptr", "spikes_ptr", "current_ptr"}
-    for kernel in (cuda._forward, cuda._backward):
-        names = kernel.arg_names
-        kinds = {
-            name: "*bf16" if name in half else "*fp32" if name.endswith("_ptr") else "i32"
-            for name in names
-        }
-        kinds |= {name: "constexpr" for name in names if name in constants}
-        source = ASTSource(kernel, kinds, {k: v for k, v in constants.items() if k in names})
-        options = {"enable_fp_fusion": False}
-        built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert "fma.rn.f32" not in built.asm["ptx"]
+    function = getattr(cuda, kernel)
+    names = function.arg_names
+    kinds = {
+        name: "*bf16" if name in half else "*fp32" if name.endswith("_ptr") else "i32"
+        for name in names
+    }
+    kinds |= {name: "constexpr" for name in names if name in constants}
+    source = ASTSource(function, kinds, {k: v for k, v in constants.items() if k in names})
+    options = {"enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+
+@pytest.mark.parametrize("kernel", ["_forward", "_backward"])
+def test_the_kernels_compile_without_contraction_and_without_a_gpu(kernel: str) -> None:
+    """What the interpreter does not see: types, constants, and that spikes cannot differ."""
+    assert "fma.rn.f32" not in ptx(kernel)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 4])
+def test_gradients_of_steps_ahead_are_asked_for_before_a_store(ahead: int) -> None:
+    """A load is not moved in front of a store: where it stands is where it starts."""
+    off = ("BETAS", "MEMBRANE", "LEARN_BETA", "LEARN_THRESHOLD", "NORMED", "ADDED")
+    code = ptx("_backward", AHEAD=ahead, BLOCK=128, **dict.fromkeys(off, False))
+    order = re.findall(r"(ld|st)\.global", code)
+    numbers, steps = 2, 4
+    before = order[: order.index("st")]
+    assert len(before) == numbers + steps + min(ahead + 1, steps)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: not tried on a GPU")

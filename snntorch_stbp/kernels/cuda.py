@@ -1,10 +1,12 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, disable-error-code="assignment"
+# mypy: allow-untyped-defs, allow-incomplete-defs, disable-error-code="assignment, var-annotated"
 """The neuron on a CUDA device: one Triton kernel per direction, one pass over memory each.
 
 A program takes a block of neurons through all steps with their membrane potentials in registers
 (in float32 for half-precision currents). The backward kernel computes the potentials again from the
-currents before it walks back, so the forward kernel writes spikes and nothing else. Products and
-sums are not contracted, so that spikes are those of the plain loop.
+currents before it walks back, so the forward kernel writes spikes and nothing else. On its way back
+it asks for the gradients of steps ahead: no load may be moved in front of a store by the compiler,
+which cannot know that they lie in different tensors, and every step would wait for its own.
+Products and sums are not contracted, so that spikes are those of the plain loop.
 
 Importing this module needs Triton 3.3 or later (tuples in kernels).
 """
@@ -24,6 +26,7 @@ from .rule import Rule
 # shapes measured on an H200, see benchmarks/RESULTS.md.
 BLOCK = 1024
 WARPS = 4
+AHEAD = 4  # steps whose gradients are on their way while one is computed
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
     raise ImportError(f"the neuron's kernels need Triton 3.3 or later, not {triton.__version__}")
 
@@ -101,7 +104,8 @@ def _backward(
     DETACH: tl.constexpr, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr,
     CENTRE: tl.constexpr,
     MEMBRANE: tl.constexpr, LEARN_BETA: tl.constexpr, LEARN_THRESHOLD: tl.constexpr,
-    NORMED: tl.constexpr, ADDED: tl.constexpr, TOTAL: tl.constexpr, BLOCK: tl.constexpr,
+    NORMED: tl.constexpr, ADDED: tl.constexpr, TOTAL: tl.constexpr,
+    AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
@@ -115,6 +119,10 @@ def _backward(
         scale, shift = tl.load(scale_ptr + channel), tl.load(shift_ptr + channel)
     u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
     us = (u,)
+    d_spikes = ()  # of the last step first
+    for i in tl.static_range(AHEAD):
+        ahead = spikes_ptr + at + (T - 1 - i) * step
+        d_spikes = d_spikes + (tl.load(ahead, mask=mask, other=0),)  # noqa: RUF005
     for t in tl.static_range(1, T):
         u = _kept(u, (u > threshold).to(beta.dtype), threshold, RESET)
         x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
@@ -127,7 +135,10 @@ def _backward(
     for t in tl.static_range(T - 1, -1, -1):
         u = us[t]
         spike = (u > threshold).to(beta.dtype)
-        d_spike = tl.load(spikes_ptr + at + t * step, mask=mask, other=0).to(beta.dtype)
+        if t >= AHEAD:
+            ahead = spikes_ptr + at + (t - AHEAD) * step
+            d_spikes = d_spikes + (tl.load(ahead, mask=mask, other=0),)  # noqa: RUF005
+        d_spike = d_spikes[T - 1 - t].to(beta.dtype)
         if not DETACH:
             if RESET == "zero":
                 d_spike = d_spike - d_carried * u
@@ -219,7 +230,7 @@ def backward(
             DETACH=rule.detach_reset, CURVE=surrogate.curve, A=surrogate.parameter,
             ROOT=rule.root, CENTRE=surrogate.centre,
             MEMBRANE=potential is not None, LEARN_BETA=learned[0], LEARN_THRESHOLD=learned[1],
-            **_kind(normed), TOTAL=total,
+            **_kind(normed), TOTAL=total, AHEAD=min(AHEAD, len(x)),
             BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     d_beta, d_threshold = (
