@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import warnings
 
-# Brevitas: an optional CUDA kernel for rotations that are not used here.
-WARNINGS = ((r"fast_hadamard_transform package not found", UserWarning),)
+# Brevitas: an optional CUDA kernel for rotations that are not used here, and names of dimensions.
+WARNINGS = (
+    (r"fast_hadamard_transform package not found", UserWarning),
+    (r"Named tensors and all their associated APIs are an experimental feature", UserWarning),
+)
 
 # torch looks for a CUDA compiler and tells when there is one without a GPU; matplotlib tells that
 # its first plot takes a moment.

@@ -20,6 +20,9 @@ from .norm import _TDBatchNorm
 from .surrogate import Surrogate
 from .time import TimeDistributed
 
+GLOBAL_HOOKS = tuple(
+    f"_global_{name}_hooks" for name in ("forward_pre", "forward", "backward_pre", "backward")
+)
 
 def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None = None) -> Tensor:
     """What `neuron(layer(x) + added)` is.
@@ -140,4 +143,4 @@ def _hooked(modules: Sequence[nn.Module]) -> bool:
         m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks
         for m in modules
     )
-    return any(hooks) or bool(nn.modules.module._has_any_global_hook())
+    return any(hooks) or any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS)

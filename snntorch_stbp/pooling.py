@@ -86,7 +86,8 @@ def _layout(x: Tensor) -> torch.memory_format | None:
 def _library(x: Tensor, kernel_size: Size, stride: Size | None) -> ctypes.CDLL | None:
     """The compiled loops, where there are any for these windows and images."""
     if not (
-        kernels.compiles()
+        not torch.compiler.is_compiling()
+        and kernels.compiles()
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in native.STORED
@@ -96,7 +97,6 @@ def _library(x: Tensor, kernel_size: Size, stride: Size | None) -> ctypes.CDLL |
         and x.numel() > 0
         and x.shape[2] % 2 == x.shape[3] % 2 == 0
         and _layout(x) is not None
-        and not torch.compiler.is_compiling()
     ):
         return None
     return native.library("pool", ("STORED", native.STORED[x.dtype]))

@@ -24,28 +24,36 @@ def _restored():
         logger.setLevel(level)
 
 
-def heard(caplog, name: str, level: int, message: str) -> bool:
-    caplog.clear()
-    logging.getLogger(name).log(level, message)
-    return message in caplog.messages
+def heard(name: str, level: int, message: str) -> bool:
+    """Whether a handler of the logger itself gets the message; torch's may go no further."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.log(level, message)
+    logger.removeHandler(handler)
+    return message in messages
 
 
-def test_known_noise_is_dropped(caplog):
+def test_known_noise_is_dropped():
     hush()
     warnings.warn("fast_hadamard_transform package not found, using ...", stacklevel=1)
+    names = "Named tensors and all their associated APIs are an experimental feature and subject to"
+    warnings.warn(names, stacklevel=1)
     noise = "No CUDA runtime is found, using CUDA_HOME='/usr/local'"
-    assert not heard(caplog, "torch.utils.cpp_extension", logging.WARNING, noise)
+    assert not heard("torch.utils.cpp_extension", logging.WARNING, noise)
     banner = "Initializing distributed: GLOBAL_RANK: 0, MEMBER: 1/2"
-    assert not heard(caplog, "lightning_fabric.utilities.distributed", logging.INFO, banner)
+    assert not heard("lightning_fabric.utilities.distributed", logging.INFO, banner)
 
 
-def test_real_warnings_are_heard(caplog):
+def test_real_warnings_are_heard():
     hush()
     with pytest.warns(UserWarning, match="something else"):
         warnings.warn("something else", stacklevel=1)
-    assert heard(caplog, "torch.utils.cpp_extension", logging.WARNING, "your compiler is old")
-    assert heard(caplog, "lightning_fabric.utilities.rank_zero", logging.WARNING, "mind this")
-    assert heard(caplog, "torch", logging.ERROR, "broken")
+    assert heard("torch.utils.cpp_extension", logging.WARNING, "your compiler is old")
+    assert heard("lightning_fabric.utilities.rank_zero", logging.WARNING, "mind this")
+    assert heard("torch", logging.ERROR, "broken")
 
 
 def test_hushing_twice_is_hushing_once():

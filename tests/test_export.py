@@ -109,7 +109,7 @@ def flip_a_weight(model: onnx.ModelProto) -> None:
 def lower_a_threshold(model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         if tensor.name == "features.1/threshold":
-            value = numpy_helper.to_array(tensor) - 1
+            value = numpy_helper.to_array(tensor) - np.float32(1)
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
