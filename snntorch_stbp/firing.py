@@ -24,6 +24,7 @@ GLOBAL_HOOKS = tuple(
     f"_global_{name}_hooks" for name in ("forward_pre", "forward", "backward_pre", "backward")
 )
 
+
 def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None = None) -> Tensor:
     """What `neuron(layer(x) + added)` is.
 
