@@ -36,8 +36,8 @@ import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import golden
 from snntorch_stbp.export.names import Names, with_spikes
-from snntorch_stbp.export.qonnx import build
-from snntorch_stbp.export.targets import Form
+from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.qonnx.targets import Form
 from snntorch_stbp.export.verify import Execute, verify
 from snntorch_stbp.frozen import freeze
 from tests.nets import digits, make

@@ -13,7 +13,7 @@ from .group import command, json_option
 from .text import Column, paragraph, percent, table, to_json
 
 if TYPE_CHECKING:
-    from snntorch_stbp.export.inspect import Inspected, Tensor
+    from snntorch_stbp.export.reading.inspect import Inspected, Tensor
 
 EXAMPLE = "snntorch-stbp inspect runs/mnistnet-digits-w4-T2-1/export/generic-unrolled.onnx"
 
@@ -69,12 +69,12 @@ def inspect(file: str, as_json: bool, draw: str | None, force: bool) -> None:
 
     hush()
     try:
-        from snntorch_stbp.export.inspect import as_data, read
+        from snntorch_stbp.export.reading.inspect import as_data, read
     except ImportError as error:
         raise StbpError(MISSING) from error
     found = read(path)
     if picture is not None:
-        from snntorch_stbp.export.draw import draw as paint
+        from snntorch_stbp.export.reading.draw import draw as paint
 
         paint(found, picture)
     if as_json:

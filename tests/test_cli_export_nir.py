@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from snntorch_stbp.cli import main
-from snntorch_stbp.export import nir as nir_export
+from snntorch_stbp.export.nir import file as nir_export
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter

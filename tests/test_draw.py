@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, save
 
 from snntorch_stbp.cli import main
-from snntorch_stbp.export import fixed
-from snntorch_stbp.export.diagram import _Column
-from snntorch_stbp.export.draw import _Boxes
-from snntorch_stbp.export.inspect import read
-from snntorch_stbp.export.marks import HEIGHT, WIDTH
-from snntorch_stbp.export.qonnx import build
+from snntorch_stbp.export.qonnx import fixed
+from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.reading.diagram import _Column
+from snntorch_stbp.export.reading.draw import _Boxes
+from snntorch_stbp.export.reading.inspect import read
+from snntorch_stbp.export.reading.marks import HEIGHT, WIDTH
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
 

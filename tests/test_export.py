@@ -21,10 +21,10 @@ from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.export import api, to_qonnx
 from snntorch_stbp.export.golden import load
 from snntorch_stbp.export.names import Names
-from snntorch_stbp.export.qonnx import build
-from snntorch_stbp.export.targets import TARGETS
+from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.qonnx.targets import TARGETS
+from snntorch_stbp.export.qonnx.writer import Range
 from snntorch_stbp.export.verify import qonnx_executor, verify
-from snntorch_stbp.export.writer import Range
 from snntorch_stbp.frozen import freeze
 
 from .nets import digits, make

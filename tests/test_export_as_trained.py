@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from snntorch_stbp import Leaky
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.export import api, to_qonnx
-from snntorch_stbp.export.as_trained import PARTS
 from snntorch_stbp.export.golden import load
-from snntorch_stbp.export.inspect import read
-from snntorch_stbp.export.qonnx import build
+from snntorch_stbp.export.qonnx.as_trained import PARTS
+from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.reading.inspect import read
 from snntorch_stbp.export.tolerance import verify_trained
 from snntorch_stbp.export.trained import ROUNDING, TrainedNet
 from snntorch_stbp.export.verify import onnxruntime_executor

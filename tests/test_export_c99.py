@@ -15,8 +15,8 @@ import torch
 
 from snntorch_stbp import zoo
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.export import c99
-from snntorch_stbp.export.c99 import FLAGS, to_c99
+from snntorch_stbp.export.c99 import program as c99
+from snntorch_stbp.export.c99.program import FLAGS, to_c99
 from snntorch_stbp.lowering import FixedPointNet, lower, reference
 from snntorch_stbp.lowering.layers import (
     INPUT,

@@ -19,7 +19,7 @@ from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 
 from snntorch_stbp.export import golden
-from snntorch_stbp.export.qonnx import Built, build
+from snntorch_stbp.export.qonnx.frozen import Built, build
 from snntorch_stbp.export.verify import verify
 from snntorch_stbp.frozen import FrozenNet, freeze
 

@@ -13,9 +13,9 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp.export import golden
 from snntorch_stbp.export.hls4ml import configuration, convert, precision, simulate
-from snntorch_stbp.export.qonnx import build
-from snntorch_stbp.export.targets import Form
-from snntorch_stbp.export.writer import Range
+from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.qonnx.targets import Form
+from snntorch_stbp.export.qonnx.writer import Range
 from snntorch_stbp.frozen import freeze
 
 from .nets import digits, make

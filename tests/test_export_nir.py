@@ -16,10 +16,10 @@ from snntorch.import_nir import import_from_nir
 from torch import nn
 
 from snntorch_stbp import DirectCoding, Leaky, TimeDistributed
-from snntorch_stbp.export import nir as nir_export
 from snntorch_stbp.export import to_nir
 from snntorch_stbp.export.golden import load
-from snntorch_stbp.export.nir_graph import build
+from snntorch_stbp.export.nir import file as nir_export
+from snntorch_stbp.export.nir.graph import build
 
 from .nets import Shortcuts, digits, make
 

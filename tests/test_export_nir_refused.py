@@ -14,9 +14,9 @@ from torch import nn
 
 from snntorch_stbp import TimeDistributed
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.export import nir as nir_export
 from snntorch_stbp.export import to_nir
-from snntorch_stbp.export.nir_graph import build
+from snntorch_stbp.export.nir import file as nir_export
+from snntorch_stbp.export.nir.graph import build
 
 from .nets import Shortcuts, digits, make
 

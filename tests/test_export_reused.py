@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp.export import to_qonnx
-from snntorch_stbp.export.c99 import to_c99
+from snntorch_stbp.export.c99.program import to_c99
 from snntorch_stbp.export.folder import to_folder
-from snntorch_stbp.export.nir import to_nir
+from snntorch_stbp.export.nir.file import to_nir
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.frozen.read import read_graph
 from snntorch_stbp.lowering import lower

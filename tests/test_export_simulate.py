@@ -17,7 +17,7 @@ from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import golden
 from snntorch_stbp.export.hls4ml import convert, simulate
 from snntorch_stbp.export.names import Names, with_spikes
-from snntorch_stbp.export.qonnx import Form, build
+from snntorch_stbp.export.qonnx.frozen import Form, build
 from snntorch_stbp.frozen import freeze
 
 from .nets import digits, make

@@ -18,11 +18,11 @@ from qonnx.core.onnx_exec import execute_onnx
 
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import api, golden, to_qonnx
-from snntorch_stbp.export.qonnx import build
+from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.qonnx.targets import TARGETS
+from snntorch_stbp.export.qonnx.writer import CHANNELS_LAST, QONNX
 from snntorch_stbp.export.stock import to_stock
-from snntorch_stbp.export.targets import TARGETS
 from snntorch_stbp.export.verify import onnxruntime_executor, verify, verify_chunks
-from snntorch_stbp.export.writer import CHANNELS_LAST, QONNX
 from snntorch_stbp.frozen import freeze
 
 from .nets import digits, make

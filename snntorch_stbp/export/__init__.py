@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import StbpError
 from .api import Exported, to_qonnx
-from .c99 import to_c99
+from .c99.program import to_c99
 from .folder import load_folder, to_folder
 
 __all__ = [
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     if name not in ("ExportedNir", "to_nir"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import nir
+        from .nir import file as nir
     except ImportError as error:
         raise StbpError(MISSING_NIR) from error
     return getattr(nir, name)

@@ -28,10 +28,11 @@ from ..errors import UsageError
 from ..files import atomic_write, claim
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet
-from . import fixed, golden
-from .as_trained import PARTS
-from .qonnx import FROZEN, Built, build
-from .targets import TARGETS, Form
+from . import golden
+from .qonnx import fixed
+from .qonnx.as_trained import PARTS
+from .qonnx.frozen import FROZEN, Built, build
+from .qonnx.targets import TARGETS, Form
 from .tolerance import verify_trained
 from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks

@@ -23,10 +23,10 @@ from ..lowering import FixedPointNet
 from ..lowering.layers import IntBranch, IntNeuron, IntStage
 from ..lowering.ranges import Span, StageRange, ranges
 from . import golden
+from .array import Array
 from .bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
 from .folder_reader import FORMAT, VERSION, load_folder
 from .shapes import Sizes, sizes
-from .writer import Array
 
 __all__ = ["load_folder", "to_folder"]
 

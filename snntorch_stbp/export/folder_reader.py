@@ -14,8 +14,8 @@ import numpy as np
 from ..errors import StbpError
 from ..lowering.layers import IntBranch, IntNetwork, IntNeuron, IntPool, Ints, IntStage
 from ..lowering.ranges import INT32, branch_range, ranges
+from .array import Array
 from .shapes import sizes
-from .writer import Array
 
 FORMAT = "snntorch-stbp fixed-point network"
 VERSION = 1

@@ -25,7 +25,7 @@ from ..files import atomic_write
 from ..frozen import FrozenNet
 from ..frozen.graph import inhibition
 from ..lowering import FixedPointNet, reference
-from .writer import Array
+from .array import Array
 
 Golden = dict[str, Array]
 

@@ -17,10 +17,11 @@ import numpy as np
 from onnx import ModelProto
 
 from ..errors import StbpError
+from .array import Array
 from .names import Names, with_spikes
-from .qonnx import Built
+from .qonnx.frozen import Built
+from .qonnx.writer import Range
 from .verify import Execute, run_graph
-from .writer import Array, Range
 
 MISSING = "hls4ml is not installed: pip install 'snntorch-stbp[hls4ml]'."
 

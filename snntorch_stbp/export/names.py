@@ -9,7 +9,7 @@ from typing import Any
 from onnx import ModelProto
 
 from ..errors import StbpError
-from .writer import Array
+from .array import Array
 
 
 @dataclass(frozen=True)

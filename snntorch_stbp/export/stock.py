@@ -21,7 +21,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..errors import StbpError
-from .writer import CHANNELS_LAST, QONNX, Array
+from .array import Array
+from .qonnx.writer import CHANNELS_LAST, QONNX
 
 ROUNDINGS = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}
 

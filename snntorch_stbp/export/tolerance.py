@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import StbpError
+from .array import Array
 from .golden import Golden
 from .names import Names
 from .verify import Agreement, Execute, batch_rows, run_graph
-from .writer import Array
 
 
 class _Decision(NamedTuple):

@@ -12,10 +12,10 @@ import torch
 from onnx import TensorProto, helper
 
 from ..errors import StbpError
+from .array import Array
 from .golden import Golden
 from .names import Names
 from .stock import give, to_stock
-from .writer import Array
 
 Execute = Callable[[dict[str, Array]], dict[str, Array]]
 """Runs a graph: inputs by name to outputs (and inner tensors) by name."""

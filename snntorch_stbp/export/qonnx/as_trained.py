@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import StbpError
-from ..frozen.graph import INPUT, Branch, pair
-from ..frozen.neuron import act_quant
-from ..neuron import Leaky
-from ..norm import _Gain
-from ..rounded import quantized_weight, weight_bits
+from ...errors import StbpError
+from ...frozen.graph import INPUT, Branch, pair
+from ...frozen.neuron import act_quant
+from ...neuron import Leaky
+from ...norm import _Gain
+from ...rounded import quantized_weight, weight_bits
+from ..array import Array
+from ..trained import TrainedNet, TrainedStage
+from .frozen import Parts
 from .page import Page, array
-from .qonnx import Parts
-from .trained import TrainedNet, TrainedStage
-from .writer import QONNX, Array
+from .writer import QONNX
 
 
 def _image(page: Page, net: TrainedNet, name: str) -> str:

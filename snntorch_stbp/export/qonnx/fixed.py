@@ -23,16 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StbpError
-from ..lowering import FixedPointNet
-from ..lowering.layers import IntBranch
-from ..lowering.net import FixedStage
-from ..lowering.ranges import FLOAT32, width
+from ...errors import StbpError
+from ...lowering import FixedPointNet
+from ...lowering.layers import IntBranch
+from ...lowering.net import FixedStage
+from ...lowering.ranges import FLOAT32, width
+from ..array import Array
 from .fixed_neurons import FixedNeurons, floor, lifts
+from .frozen import Parts, integer_image
 from .page import Page
-from .qonnx import Parts, integer_image
 from .sums import accumulated, convolution, pool_sum
-from .writer import Array
 
 
 def _image(page: Page, net: FixedPointNet, name: str) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from onnx import NodeProto
 
-from ..errors import StbpError
-from ..files import atomic_write
+from ...errors import StbpError
+from ...files import atomic_write
 from .diagram import paint
 from .graph import MOVES, QUANTIZERS
 from .inspect import STATES, Inspected

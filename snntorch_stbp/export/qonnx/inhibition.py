@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import StbpError
-from ..frozen.inhibition import FrozenInhibition
+from ...errors import StbpError
+from ...frozen.inhibition import FrozenInhibition
 from .page import Page, array
 from .sums import convolution
 from .targets import TARGETS

@@ -1,7 +1,7 @@
 """A network of integers as one C99 header.
 
 Values are laid out `[row][column][channel]`, so that one spike adds one contiguous row of weights
-to the sums of all channels. The functions that every network shares are in the `c99_*.h` files
+to the sums of all channels. The functions that every network shares are in the `*.h` files
 beside this one; what is written here is a function per stage, the tables, and the state.
 """
 
@@ -13,11 +13,11 @@ from math import prod
 
 import numpy as np
 
-from ..errors import StbpError
-from ..lowering.layers import INPUT, IntBranch, IntNetwork, IntNeuron, Ints, IntStage
-from ..lowering.ranges import INT32, ranges
-from .c99_data import KINDS, Weights, array, layer_rows, layer_shape, pool_shape, weights
-from .shapes import Size, Sizes, sizes
+from ...errors import StbpError
+from ...lowering.layers import INPUT, IntBranch, IntNetwork, IntNeuron, Ints, IntStage
+from ...lowering.ranges import INT32, ranges
+from ..shapes import Size, Sizes, sizes
+from .data import KINDS, Weights, array, layer_rows, layer_shape, pool_shape, weights
 
 
 def header(net: IntNetwork, image: Size, frames: bool, metadata: dict[str, str]) -> str:
@@ -47,7 +47,7 @@ def header(net: IntNetwork, image: Size, frames: bool, metadata: dict[str, str])
 
 def template(name: str, **words: str) -> str:
     """A file beside this one, `@WORD@` replaced."""
-    text = files(__package__).joinpath(f"c99_{name}").read_text("utf-8")
+    text = files(__package__).joinpath(name).read_text("utf-8")
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
     return text

@@ -14,9 +14,9 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 
-from ..errors import StbpError
-from .names import Names
-from .writer import CHANNELS_LAST, QONNX
+from ...errors import StbpError
+from ..names import Names
+from ..qonnx.writer import CHANNELS_LAST, QONNX
 
 QUANTIZERS = ("Quant", "IntQuant", "BipolarQuant")
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..lowering.layers import Ints, IntStage
-from ..lowering.net import FixedStage
-from ..lowering.ranges import width
+from ...lowering.layers import Ints, IntStage
+from ...lowering.net import FixedStage
+from ...lowering.ranges import width
 from .page import Page
 from .writer import QONNX, Range
 

@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from ..frozen import FrozenNet
-from ..frozen.graph import INPUT, inhibition
-from ..frozen.net import FrozenStage
-from ..lowering import FixedPointNet
-from ..lowering.net import FixedStage
+from ...frozen import FrozenNet
+from ...frozen.graph import INPUT, inhibition
+from ...frozen.net import FrozenStage
+from ...lowering import FixedPointNet
+from ...lowering.net import FixedStage
+from ..names import Names
+from ..trained import TrainedNet, TrainedStage
 from .currents import input_current
 from .inhibition import Inhibitor
-from .names import Names
 from .neurons import Neurons
 from .page import Page
 from .targets import TARGETS, Form, Target
-from .trained import TrainedNet, TrainedStage
 from .writer import Range, Writer
 
 RECORD = "record"

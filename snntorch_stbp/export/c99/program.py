@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__
-from ..errors import StbpError
-from ..files import atomic_write
-from ..lowering import FixedPointNet
-from . import golden
-from .bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
-from .c99_source import header, template
-from .golden import Golden
-from .shapes import sizes
-from .verify import Agreement
+from ... import __version__
+from ...errors import StbpError
+from ...files import atomic_write
+from ...lowering import FixedPointNet
+from .. import golden
+from ..bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
+from ..golden import Golden
+from ..shapes import sizes
+from ..verify import Agreement
+from .source import header, template
 
 FLAGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O3")
 """How the program is compiled."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..array import Array
 from .targets import Form, Target
-from .writer import Array, Writer
+from .writer import Writer
 
 
 class Page:

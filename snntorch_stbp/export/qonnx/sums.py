@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..errors import StbpError
-from ..frozen.fold import FrozenBranch
-from ..frozen.graph import Branch, inhibition, pair
-from ..lowering.layers import IntPool
-from ..lowering.terms import int_pool
+from ...errors import StbpError
+from ...frozen.fold import FrozenBranch
+from ...frozen.graph import Branch, inhibition, pair
+from ...lowering.layers import IntPool
+from ...lowering.terms import int_pool
+from ..array import Array
 from .page import Page, array
-from .writer import CHANNELS_LAST, QONNX, Array, Range
+from .writer import CHANNELS_LAST, QONNX, Range
 
 
 def branch_sum(

@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
-from ..lowering.layers import IntBranch, IntPool, Ints
-from .shapes import Size
+from ...lowering.layers import IntBranch, IntPool, Ints
+from ..shapes import Size
 
 LONGEST = 4095
 """Characters of a string literal that every compiler takes."""

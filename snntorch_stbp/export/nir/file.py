@@ -21,18 +21,18 @@ import nir
 import torch
 from torch import nn
 
-from .. import __version__
-from ..errors import StbpError
-from ..files import claim
-from . import golden
-from .api import MOST_SAMPLES, MOST_SPIKES
-from .names import Names
-from .nir_graph import Built, build
-from .nir_read import plain_reader, snntorch_reader, uneven
-from .tolerance import verify_trained
-from .trained import TrainedNet
-from .verify import Agreement, Execute
-from .writer import Array
+from ... import __version__
+from ...errors import StbpError
+from ...files import claim
+from .. import golden
+from ..api import MOST_SAMPLES, MOST_SPIKES
+from ..array import Array
+from ..names import Names
+from ..tolerance import verify_trained
+from ..trained import TrainedNet
+from ..verify import Agreement, Execute
+from .graph import Built, build
+from .read import plain_reader, snntorch_reader, uneven
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..frozen.fold import FrozenBranch
-from ..frozen.net import READOUT_BITS, FrozenStage
+from ...frozen.fold import FrozenBranch
+from ...frozen.net import READOUT_BITS, FrozenStage
+from ..array import Array
 from .page import Page, array
 from .sums import branch_sum
-from .writer import CHANNELS_LAST, Array, Range
+from .writer import CHANNELS_LAST, Range
 
 
 def input_current(page: Page, stage: FrozenStage, values: dict[str, str], t: int) -> str:

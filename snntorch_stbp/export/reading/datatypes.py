@@ -15,8 +15,9 @@ from onnx import NodeProto, numpy_helper
 from qonnx.core.datatype import DataType
 from qonnx.custom_op.registry import getCustomOp
 
+from ..array import Array
+from ..qonnx.writer import QONNX, Range
 from .graph import DOMAINS, MOVES, QUANTIZERS, Graph
-from .writer import QONNX, Array, Range
 
 
 def bits(datatype: str | None) -> int | None:

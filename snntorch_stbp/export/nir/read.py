@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import StbpError
-from .names import Names
-from .nir_graph import DT
-from .verify import Execute
-from .writer import Array
+from ...errors import StbpError
+from ..array import Array
+from ..names import Names
+from ..verify import Execute
+from .graph import DT
 
 Step = Callable[[int, Tensor], Tensor]
 """The output of time step `t`."""

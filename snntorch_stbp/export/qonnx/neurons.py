@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..frozen.neuron import FrozenNeuron
+from ...frozen.neuron import FrozenNeuron
 from .page import Page, array
 from .writer import QONNX, Range
 

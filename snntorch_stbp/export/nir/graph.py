@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import StbpError
-from ..frozen.fold import affine
-from ..frozen.graph import INPUT, Branch, Stage, count, pair
-from ..neuron import Leaky
-from ..rounded import quantized_weight, weight_bits
-from .trained import TrainedNet, step_of
-from .writer import Array
+from ...errors import StbpError
+from ...frozen.fold import affine
+from ...frozen.graph import INPUT, Branch, Stage, count, pair
+from ...neuron import Leaky
+from ...rounded import quantized_weight, weight_bits
+from ..array import Array
+from ..trained import TrainedNet, step_of
 
 DT = 1e-4
 """Length of a time step, in seconds."""

@@ -16,10 +16,10 @@ from typing import Any
 import onnx
 from onnx import NodeProto
 
-from ..errors import StbpError
+from ...errors import StbpError
+from ..names import Names
 from .datatypes import bits, infer, stored
 from .graph import Graph, load
-from .names import Names
 
 STATES = ("reset", "decay", "state")
 """Nodes of a layer of neurons of which the last one there is gives the state."""
