@@ -67,6 +67,18 @@ def test_rows_for_a_number_of_bits_win_over_those_for_all():
     assert RunConfig.from_recipe("mnistnet_bn", "mnist", recipe="seed").ema is None
 
 
+def test_fewer_epochs_have_their_share_of_warm_up_and_light_end():
+    def parts(**given):
+        config = RunConfig.from_recipe("vgg11_bn", "cifar10", **given)
+        return config.epochs, config.warmup_epochs, config.refine_epochs
+
+    assert parts() == (200, 5, 20)
+    assert parts(epochs=300) == (300, 5, 20)
+    assert parts(epochs=50) == (50, 2, 5)
+    assert parts(epochs=5) == (5, 1, 0)
+    assert parts(epochs=5, warmup_epochs=0, refine_epochs=2) == (5, 0, 2)
+
+
 def test_the_recipe_of_the_seed_project_is_what_its_main_does():
     config = RunConfig.from_recipe("resnet18", "cifar10", recipe="seed", bits=8)
     assert (config.optimizer, config.lr, config.momentum) == ("sgd", 1e-3, 0.0)

@@ -195,6 +195,8 @@ class RunConfig:
     ) -> RunConfig:
         """The recipe of `model` on `dataset`, with `overrides` that are not `None` in its place.
 
+        Of fewer epochs than the recipe's its warm-up and its light end have their share.
+
         `recipe` is the name of a method in `zoo.METHODS`, by default `"standard"`.
 
         Raises:
@@ -210,7 +212,12 @@ class RunConfig:
         unknown = set(overrides) - {f.name for f in fields(cls)}
         if unknown:
             raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
-        values.update({k: v for k, v in overrides.items() if v is not None})
+        given = {k: v for k, v in overrides.items() if v is not None}
+        epochs, whole = given.get("epochs"), values["epochs"]
+        if isinstance(epochs, int) and 0 < epochs < whole:
+            values["warmup_epochs"] = math.ceil(values["warmup_epochs"] * epochs / whole)
+            values["refine_epochs"] = values["refine_epochs"] * epochs // whole
+        values.update(given)
         for name in ("augment", "teacher"):
             values[name] = _several(values.get(name))
         return cls(model=model, dataset=dataset, **values)
