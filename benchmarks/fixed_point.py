@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from snntorch_stbp.export import golden
-from snntorch_stbp.export.c99.program import to_c99
+from snntorch_stbp.export.c99 import to_c99
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import build
 from snntorch_stbp.export.verify import onnxruntime_executor, qonnx_executor, verify

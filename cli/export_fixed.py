@@ -119,7 +119,7 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     for name, neutral in NEUTRAL.items():
         if options[name] != neutral:
             raise UsageError(f"--{name} is for graphs: --format {kind} goes without it.")
-    from snntorch_stbp.export.c99.program import to_c99
+    from snntorch_stbp.export.c99 import to_c99
     from snntorch_stbp.export.folder import to_folder
     from snntorch_stbp.train.evaluate import load_trained
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import StbpError
 from .api import Exported, to_qonnx
-from .c99.program import to_c99
+from .c99 import to_c99
 from .folder import load_folder, to_folder
 
 __all__ = [
