@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     if name not in ("ExportedNir", "to_nir"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from .nir import file as nir
+        from . import nir
     except ImportError as error:
         raise StbpError(MISSING_NIR) from error
     return getattr(nir, name)
