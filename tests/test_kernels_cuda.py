@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -28,44 +29,74 @@ def test_the_interpreted_kernels_equal_the_cpu() -> None:
     assert done.stdout.strip() == "equal", done.stderr
 
 
-def ptx(kernel: str, **changes: object) -> str:
+HALF = {"x_ptr", "added_ptr", "spikes_ptr", "current_ptr", "d_ptr"}
+NEURON = {
+    "T": 4, "BETAS": True, "THRESHOLDS": False, "RESET": "zero", "DETACH": False,
+    "CURVE": "rectangular", "A": 0.8, "ROOT": 0.9, "CENTRE": -0.4,
+    "MEMBRANE": True, "LEARN_BETA": True, "LEARN_THRESHOLD": True,
+    "NORMED": True, "ADDED": True, "TOTAL": False, "SUMS": False, "CHANNELS": 1,
+    "AHEAD": 2, "BLOCK": 512,
+}  # fmt: skip
+SUMS = {"SUMS": True, "CHANNELS": 128, "MEMBRANE": False, "LEARN_BETA": False}
+
+
+def ptx(function: Any, constants: dict[str, object]) -> str:
     """The assembly of a kernel for a GPU of compute capability 9.0, which need not be there."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from snntorch_stbp.kernels import cuda
-
-    constants = {
-        "T": 4, "BETAS": True, "THRESHOLDS": False, "RESET": "zero", "DETACH": False,
-        "CURVE": "rectangular", "A": 0.8, "ROOT": 0.9, "CENTRE": -0.4,
-        "MEMBRANE": True, "LEARN_BETA": True, "LEARN_THRESHOLD": True,
-        "NORMED": True, "ADDED": True, "TOTAL": False, "AHEAD": 2, "BLOCK": 512, **changes,
-    }  # fmt: skip
-    half = {"x_ptr", "added_ptr", "spikes_ptr", "current_ptr"}
-    function = getattr(cuda, kernel)
-    names = function.arg_names
+    known = {"exact_ptr": "*fp64", "eps": "fp32", **dict.fromkeys(HALF, "*bf16")}
     kinds = {
-        name: "*bf16" if name in half else "*fp32" if name.endswith("_ptr") else "i32"
-        for name in names
+        name: known.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+        for name in function.arg_names
     }
-    kinds |= {name: "constexpr" for name in names if name in constants}
-    source = ASTSource(function, kinds, {k: v for k, v in constants.items() if k in names})
+    constants = {k: v for k, v in constants.items() if k in kinds}
+    source = ASTSource(function, kinds | dict.fromkeys(constants, "constexpr"), constants)
     options = {"enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
 
 
-@pytest.mark.parametrize("kernel", ["_forward", "_backward"])
-def test_the_kernels_compile_without_contraction_and_without_a_gpu(kernel: str) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "changes"), [("_forward", {}), ("_backward", {}), ("_backward", SUMS)]
+)
+def test_the_kernels_compile_without_contraction_and_without_a_gpu(
+    kernel: str, changes: dict[str, object]
+) -> None:
     """What the interpreter does not see: types, constants, and that spikes cannot differ."""
-    assert "fma.rn.f32" not in ptx(kernel)
+    pytest.importorskip("triton")
+    from snntorch_stbp.kernels import cuda
+
+    assert "fma.rn.f32" not in ptx(getattr(cuda, kernel), NEURON | changes)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "constants"),
+    [
+        ("_moments", {"ROWS": 32, "CHANNELS": 64}),
+        ("_together", {"PARTS": 64, "CHANNELS": 8}),
+        ("_coefficients", {"PARTS": 64, "CHANNELS": 8}),
+        ("_through", {"BLOCK": 1024}),
+    ],
+)
+def test_the_kernels_of_statistics_compile_without_a_gpu(
+    kernel: str, constants: dict[str, object]
+) -> None:
+    pytest.importorskip("triton")
+    from snntorch_stbp.kernels import cuda_moments
+
+    assert "ld.global" in ptx(getattr(cuda_moments, kernel), constants)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4])
 def test_gradients_of_steps_ahead_are_asked_for_before_a_store(ahead: int) -> None:
     """A load is not moved in front of a store: where it stands is where it starts."""
+    pytest.importorskip("triton")
+    from snntorch_stbp.kernels import cuda
+
     off = ("BETAS", "MEMBRANE", "LEARN_BETA", "LEARN_THRESHOLD", "NORMED", "ADDED")
-    code = ptx("_backward", AHEAD=ahead, BLOCK=128, **dict.fromkeys(off, False))
+    changes = {"AHEAD": ahead, "BLOCK": 128, **dict.fromkeys(off, False)}
+    code = ptx(cuda._backward, NEURON | changes)
     order = re.findall(r"(ld|st)\.global", code)
     numbers, steps = 2, 4
     before = order[: order.index("st")]

@@ -8,6 +8,7 @@ import torch
 
 from snntorch_stbp import surrogate
 from snntorch_stbp.kernels import Rule, cpu, cuda, cuda_normed, integrate
+from snntorch_stbp.kernels.layout import Layout
 
 CURVES = [
     surrogate.rectangular(0.8),
@@ -90,6 +91,13 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     torch.batch_norm_stats = stats
     cuda.BLOCK = 64
+    cuda.processors = lambda device: 2
+    for kind, channels, dtype in itertools.product(
+        ("alone", "added", "repeated"), (2, 16), (torch.float64, torch.float32)
+    ):  # channels side by side, where sums are made on the way
+        x = torch.randn(3 * 4, channels, 7, 6, dtype=dtype).to(memory_format=torch.channels_last)
+        assert cuda.room_for_sums(Layout.of(x[None], channels).flat(x[None]), dtype) is not None
+        compare_normed(3 * x.unflatten(0, (3, 4)) + 5, kind, Rule(CURVES[0]))
     for kind, curve in itertools.product(("alone", "added", "repeated"), CURVES):
         compare_normed(torch.randn(3, 4, 5, 6, 6, dtype=torch.float64), kind, Rule(curve))
     for kind, reset in itertools.product(("alone", "added", "repeated"), ("subtract", "none")):

@@ -5,7 +5,8 @@ bit, and the same gradient. It keeps one tensor for the backward pass, its own i
 potentials are computed again from it. On a CPU `compiled` is a loop of machine code per direction;
 `cpu` needs no compiler, and walks through the sequence by torch operations on blocks that stay in
 the processor's cache. `cuda` is one Triton kernel per direction. `normed` and `cuda_normed` are the
-same behind a normalisation (`snntorch_stbp.fire`), `integers` is the neuron of `lowering`.
+same behind a normalisation (`snntorch_stbp.fire`), whose statistics on a GPU are `cuda_moments`;
+`integers` is the neuron of `lowering`.
 
     with kernels.backend("loop"): ...        the plain loop of `Leaky`, for comparison
     SNNTORCH_STBP_KERNELS=loop python ...    the same for a whole process

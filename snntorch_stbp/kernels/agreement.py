@@ -18,6 +18,8 @@ GRADIENTS = 0.05  # relative, in the Euclidean norm: one spike that rounding mov
 def agrees(operation: Any, device: str) -> bool:
     """Whether an operation such as that of `normed` does what normalisation and neuron do in turn.
 
+    In both memory layouts, which may take different kernels.
+
     Args:
         operation: `torch.autograd.Function` of `x, added, weight, bias, neuron, eps, repeated`.
         device: Where to try it.
@@ -34,18 +36,24 @@ def agrees(operation: Any, device: str) -> bool:
     bias, beta, threshold = torch.zeros(channels), torch.tensor(0.25), torch.tensor(0.4)
     rule = Rule(rectangular())
 
-    leaves = [v.to(device).requires_grad_() for v in (x, weight, bias)]
-    neuron = (beta.to(device), threshold.to(device), rule)
-    fired = operation.apply(leaves[0], None, *leaves[1:], neuron, 1e-5, 0)[0]
-    gradients = torch.autograd.grad(fired, leaves, given.to(device))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        lying = x.flatten(0, 1).to(memory_format=layout).unflatten(0, shape[:2])
+        leaves = [v.to(device).requires_grad_() for v in (lying, weight, bias)]
+        neuron = (beta.to(device), threshold.to(device), rule)
+        fired = operation.apply(leaves[0], None, *leaves[1:], neuron, 1e-5, 0)[0]
+        found.append((fired, *torch.autograd.grad(fired, leaves, given.to(device))))
 
     leaves = [v.requires_grad_() for v in (x, weight, bias)]
     current = functional.batch_norm(x.flatten(0, 1), None, None, weight, bias, training=True)
     expected, _ = integrate(current.view(shape), beta, threshold, rule)
     wanted = torch.autograd.grad(expected, leaves, given)
 
-    moved = float((fired.cpu() != expected).double().mean())
-    errors = [
-        float((g.cpu() - w).norm() / w.norm()) for g, w in zip(gradients, wanted, strict=True)
-    ]
-    return moved < SPIKES and max(errors) < GRADIENTS
+    for fired, *gradients in found:
+        moved = float((fired.cpu() != expected).double().mean())
+        errors = [
+            float((g.cpu() - w).norm() / w.norm()) for g, w in zip(gradients, wanted, strict=True)
+        ]
+        if not (moved < SPIKES and max(errors) < GRADIENTS):
+            return False
+    return True

@@ -27,6 +27,9 @@ from .rule import Rule
 BLOCK = 1024
 WARPS = 4
 AHEAD = 4  # steps whose gradients are on their way while one is computed
+# Of kernels that sum over what they walk through: programs on a multiprocessor, and time steps.
+PROGRAMS = 8
+LONGEST = 8
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
     raise ImportError(f"the neuron's kernels need Triton 3.3 or later, not {triton.__version__}")
 
@@ -58,13 +61,14 @@ def _kept(u, spike, threshold, RESET: tl.constexpr):
 
 @triton.jit
 def _current(x, added, scale, shift, mask, NORMED: tl.constexpr, ADDED: tl.constexpr):
-    """Input currents of one step: what lies at `x`, normalised or as it is, plus a second one."""
-    current = tl.load(x, mask=mask, other=0).to(scale.dtype)
+    """What lies at `x`, and the input currents of that step: normalised or not, plus others."""
+    read = tl.load(x, mask=mask, other=0)
+    current = read.to(scale.dtype)
     if NORMED:
         current = current * scale + shift
     if ADDED:
         current += tl.load(added, mask=mask, other=0).to(scale.dtype)
-    return current
+    return read, current
 
 
 @triton.jit
@@ -84,11 +88,12 @@ def _forward(
     scale, shift = beta, beta
     if NORMED:
         scale, shift = tl.load(scale_ptr + channel), tl.load(shift_ptr + channel)
-    u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
+    _, u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
     for t in tl.static_range(T):
         if t > 0:
             x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
-            u = beta * u + _current(x, added, scale, shift, mask, NORMED, ADDED)
+            _, current = _current(x, added, scale, shift, mask, NORMED, ADDED)
+            u = beta * u + current
         spike = (u > threshold).to(beta.dtype)
         tl.store(spikes_ptr + at + t * step, spike.to(spikes_ptr.dtype.element_ty), mask=mask)
         if MEMBRANE:
@@ -97,28 +102,31 @@ def _forward(
 
 
 @triton.jit
-def _backward(
-    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr, scale_ptr, shift_ptr,
-    current_ptr, d_beta_ptr, d_threshold_ptr, n, x_step, channels, inner,
+def _block_backward(
+    block, x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr, scale_ptr,
+    shift_ptr, mean_ptr, current_ptr, d_beta_ptr, d_threshold_ptr, n, x_step, channels, inner,
     T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
     DETACH: tl.constexpr, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr,
     CENTRE: tl.constexpr,
     MEMBRANE: tl.constexpr, LEARN_BETA: tl.constexpr, LEARN_THRESHOLD: tl.constexpr,
-    NORMED: tl.constexpr, ADDED: tl.constexpr, TOTAL: tl.constexpr,
+    NORMED: tl.constexpr, ADDED: tl.constexpr, TOTAL: tl.constexpr, SUMS: tl.constexpr,
     AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """One block of neurons; sums over its steps of `d` and of `d (x - mean)`, `d` at currents."""
+    at = tl.full([], block, tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
     step = tl.full([], n, tl.int64)  # T * n may be beyond 32 bits
     x_step = tl.full([], x_step, tl.int64)  # n, or 0 for one step that is repeated
     channel = (at // inner) % channels
     beta = tl.load(beta_ptr + channel) if BETAS else tl.load(beta_ptr)
     threshold = tl.load(threshold_ptr + channel) if THRESHOLDS else tl.load(threshold_ptr)
-    scale, shift = beta, beta
+    scale, shift, mean = beta, beta, beta
     if NORMED:
         scale, shift = tl.load(scale_ptr + channel), tl.load(shift_ptr + channel)
-    u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
-    us = (u,)
+    if SUMS:
+        mean = tl.load(mean_ptr + channel)
+    read, u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
+    reads, us = (read,), (u,)
     d_spikes = ()  # of the last step first
     for i in tl.static_range(AHEAD):
         ahead = spikes_ptr + at + (T - 1 - i) * step
@@ -126,12 +134,14 @@ def _backward(
     for t in tl.static_range(1, T):
         u = _kept(u, (u > threshold).to(beta.dtype), threshold, RESET)
         x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
-        u = beta * u + _current(x, added, scale, shift, mask, NORMED, ADDED)
-        us = us + (u,)  # noqa: RUF005  (no unpacking in Triton)
+        read, current = _current(x, added, scale, shift, mask, NORMED, ADDED)
+        u = beta * u + current
+        reads, us = reads + (read,), us + (u,)  # noqa: RUF005  (no unpacking in Triton)
     d_carried = tl.zeros([BLOCK], beta.dtype)
     d_beta = tl.zeros([BLOCK], beta.dtype)
     d_threshold = tl.zeros([BLOCK], beta.dtype)
     total = tl.zeros([BLOCK], beta.dtype)  # of all steps, which share one current if TOTAL
+    d_sum, d_product = total, total
     for t in tl.static_range(T - 1, -1, -1):
         u = us[t]
         spike = (u > threshold).to(beta.dtype)
@@ -157,6 +167,9 @@ def _backward(
         if not TOTAL or t == 0:
             out = current_ptr + at + (0 if TOTAL else t * step)
             tl.store(out, total.to(current_ptr.dtype.element_ty), mask=mask)
+            if SUMS:
+                d_sum += total
+                d_product += total * (reads[t].to(beta.dtype) - mean)
         if t > 0:
             before = us[t - 1]
             fired = (before > threshold).to(beta.dtype)
@@ -166,6 +179,46 @@ def _backward(
         tl.store(d_beta_ptr + at, d_beta, mask=mask)
     if LEARN_THRESHOLD:
         tl.store(d_threshold_ptr + at, d_threshold, mask=mask)
+    return d_sum, d_product
+
+
+@triton.jit
+def _backward(
+    x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr, scale_ptr, shift_ptr,
+    mean_ptr, current_ptr, d_beta_ptr, d_threshold_ptr, sums_ptr,
+    n, x_step, channels, inner, blocks,
+    T: tl.constexpr, BETAS: tl.constexpr, THRESHOLDS: tl.constexpr, RESET: tl.constexpr,
+    DETACH: tl.constexpr, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr,
+    CENTRE: tl.constexpr,
+    MEMBRANE: tl.constexpr, LEARN_BETA: tl.constexpr, LEARN_THRESHOLD: tl.constexpr,
+    NORMED: tl.constexpr, ADDED: tl.constexpr, TOTAL: tl.constexpr, SUMS: tl.constexpr,
+    CHANNELS: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    if SUMS:  # few programs, whose blocks have their channels at the same places
+        d_sum = tl.zeros([BLOCK], mean_ptr.dtype.element_ty)
+        d_product = d_sum
+        for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+            more, product = _block_backward(
+                block, x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr,
+                scale_ptr, shift_ptr, mean_ptr, current_ptr, d_beta_ptr, d_threshold_ptr,
+                n, x_step, channels, inner, T, BETAS, THRESHOLDS, RESET, DETACH, CURVE, A, ROOT,
+                CENTRE, MEMBRANE, LEARN_BETA, LEARN_THRESHOLD, NORMED, ADDED, TOTAL, SUMS,
+                AHEAD, BLOCK,
+            )  # fmt: skip
+            d_sum += more
+            d_product += product
+        out = sums_ptr + tl.program_id(0) * 2 * CHANNELS + tl.arange(0, CHANNELS)
+        tl.store(out, tl.sum(tl.reshape(d_sum, [BLOCK // CHANNELS, CHANNELS]), axis=0))
+        d_product = tl.reshape(d_product, [BLOCK // CHANNELS, CHANNELS])
+        tl.store(out + CHANNELS, tl.sum(d_product, axis=0))
+    else:
+        _block_backward(
+            tl.program_id(0), x_ptr, beta_ptr, threshold_ptr, spikes_ptr, potential_ptr, added_ptr,
+            scale_ptr, shift_ptr, mean_ptr, current_ptr, d_beta_ptr, d_threshold_ptr,
+            n, x_step, channels, inner, T, BETAS, THRESHOLDS, RESET, DETACH, CURVE, A, ROOT,
+            CENTRE, MEMBRANE, LEARN_BETA, LEARN_THRESHOLD, NORMED, ADDED, TOTAL, SUMS,
+            AHEAD, BLOCK,
+        )  # fmt: skip
 
 
 class Normed(NamedTuple):
@@ -174,11 +227,13 @@ class Normed(NamedTuple):
     Args:
         scale, shift: The current is `scale x + shift`, `[C]`.
         added: A second current, as `x` lies, or `None`.
+        mean: Of `x`, `[C]`, where sums over the gradient are wanted.
     """
 
     scale: Tensor
     shift: Tensor
     added: Tensor | None
+    mean: Tensor | None = None
 
 
 def forward(
@@ -213,31 +268,56 @@ def backward(
     learned: tuple[bool, bool],
     normed: Normed | None = None,
     total: bool = False,
+    sums: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of currents, decay and threshold; the equations are those of `cpu.backward`.
 
     With `total` the gradient of currents is that of the one step, `[1, ...]`, which `x` repeats.
+    With `sums`, those of `room_for_sums`, parts of sums over the gradient `d` of currents go there:
+    per channel of `d`, and of `d (x - mean)` with the mean of `normed`.
     """
     current = x.new_empty((1 if total else len(x), *x.shape[1:]))
-    sums = [torch.empty_like(x[0], dtype=beta.dtype) if wanted else None for wanted in learned]
+    learning = [torch.empty_like(x[0], dtype=beta.dtype) if wanted else None for wanted in learned]
     n, surrogate = x[0].numel(), rule.surrogate
+    channels, inner = _channels(x)
+    blocks = triton.cdiv(n, BLOCK)
     with torch.cuda.device_of(x):
-        _backward[(triton.cdiv(n, BLOCK),)](
+        _backward[(blocks if sums is None else len(sums),)](
             x, beta, threshold, spikes, spikes if potential is None else potential,
-            *_pointers(x, normed), current, *(current if s is None else s for s in sums),
-            n, x.stride(0), *_channels(x), T=len(x),
+            *_pointers(x, normed), x if normed is None or normed.mean is None else normed.mean,
+            current, *(current if s is None else s for s in learning),
+            current if sums is None else sums, n, x.stride(0), channels, inner, blocks, T=len(x),
             BETAS=beta.dim() > 0, THRESHOLDS=threshold.dim() > 0, RESET=rule.reset,
             DETACH=rule.detach_reset, CURVE=surrogate.curve, A=surrogate.parameter,
             ROOT=rule.root, CENTRE=surrogate.centre,
             MEMBRANE=potential is not None, LEARN_BETA=learned[0], LEARN_THRESHOLD=learned[1],
-            **_kind(normed), TOTAL=total, AHEAD=min(AHEAD, len(x)),
+            **_kind(normed), TOTAL=total, SUMS=sums is not None,
+            CHANNELS=1 if sums is None else channels, AHEAD=min(AHEAD, len(x)),
             BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     d_beta, d_threshold = (
         None if s is None else s.sum_to_size(value.shape)
-        for s, value in zip(sums, (beta, threshold), strict=True)
+        for s, value in zip(learning, (beta, threshold), strict=True)
     )
     return current, d_beta, d_threshold
+
+
+def room_for_sums(x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Where `backward` puts sums, `[programs, 2, C]`; `None` where it cannot make them.
+
+    It can where channels of `x`, `[T, rows, C, inner]`, lie side by side and every block has whole
+    rows of them, and where the steps leave registers for it.
+    """
+    channels, inner = _channels(x)
+    if inner != 1 or channels == 1 or BLOCK % channels or len(x) > LONGEST:
+        return None
+    programs = min(triton.cdiv(x[0].numel(), BLOCK), PROGRAMS * processors(x.device))
+    return x.new_empty(programs, 2, channels, dtype=dtype)
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _pointers(x: Tensor, normed: Normed | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -87,9 +87,10 @@ def solarize(image: Tensor, strength: Tensor) -> Tensor:
 
 def grey(image: Tensor) -> Tensor:
     """Luminance `[B, 1, H, W]` of three channels (ITU-R BT.601); of others the mean."""
-    channels = image.shape[1]
-    weights = [0.299, 0.587, 0.114] if channels == 3 else [1 / channels] * channels
-    return (image * image.new_tensor(weights)[:, None, None]).sum(1, keepdim=True)
+    if image.shape[1] != 3:
+        return image.mean(1, keepdim=True)
+    red, green, blue = image.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def smooth(image: Tensor) -> Tensor:
