@@ -8,6 +8,8 @@ import pickle
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -72,22 +74,63 @@ def test_what_is_no_run_is_refused(tmp_path: Path, make: object, message: str) -
         RunDir.open(tmp_path / "run")
 
 
+def _full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_full_disk_keeps_the_checkpoint_from_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "last.pt"
     checkpoint.save(file, {"epoch": 1})
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", _full)
     with pytest.raises(
         StbpError, match=r"No space left on device \(the file from before is kept\)"
     ):
         checkpoint.save(file, {"epoch": 2})
     assert checkpoint.load(file)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_what_is_written_in_the_background_is_what_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, save = Event(), checkpoint.save
+
+    def later(path: Path, state: dict[str, Any]) -> None:
+        assert go.wait(60)
+        save(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", later)
+    writer, weight, rows = checkpoint.Writer(background=True), torch.zeros(3), [{"epoch": 1}]
+    files = [tmp_path / "best.pt", tmp_path / "last.pt"]
+    writer.save({file: {"model": {"w": weight}, "history": rows} for file in files})
+    weight += 1  # training goes on
+    rows[0]["epoch"] = 2
+    rows.append({"epoch": 3})
+    go.set()
+    writer.wait()
+    for file in files:
+        state = checkpoint.load(file)
+        assert torch.equal(state["model"]["w"], torch.zeros(3))
+        assert state["history"] == [{"epoch": 1}]
+
+
+def test_an_error_in_the_background_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, file = checkpoint.Writer(background=True), tmp_path / "last.pt"
+    writer.save({file: {"epoch": 1}})
+    writer.join()
+    monkeypatch.setattr(os, "fsync", _full)
+    writer.save({file: {"epoch": 2}})
+    writer.join()  # as where another error is on its way
+    with pytest.raises(
+        StbpError, match=r"No space left on device \(the file from before is kept\)"
+    ):
+        writer.save({file: {"epoch": 3}})
+    writer.wait()
+    assert checkpoint.load(file)["epoch"] == 1
 
 
 class Malicious:

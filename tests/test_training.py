@@ -21,7 +21,7 @@ from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
 
-from .runs import StopAt, assert_same_state, last_state, make_config
+from .runs import StopAt, assert_same_state, last_state, make_config, stopped_and_continued
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,21 @@ def test_init_from_another_model_is_refused(uninterrupted: Path, tmp_path: Path)
     config = RunConfig.from_recipe("mnistnet", "digits", init_from=str(uninterrupted))
     with pytest.raises(StbpError, match="is a checkpoint of mnistnet_bn, not of mnistnet"):
         fit(config, out=tmp_path, reporter=Reporter())
+
+
+def test_files_written_while_training_goes_on_are_the_same(
+    small_digits: str, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU."""
+    writer = checkpoint.Writer
+    monkeypatch.setattr(checkpoint, "Writer", lambda background: writer(True))
+    config = make_config(small_digits)
+    whole = Path(fit(config, out=tmp_path / "whole", reporter=Reporter())["run"])
+    assert_same_state(uninterrupted, whole)
+    assert_same_state(uninterrupted, stopped_and_continued(config, tmp_path / "parts"))
+    ours, theirs = (checkpoint.load(run / "best.pt") for run in (whole, uninterrupted))
+    assert ours["row"]["epoch"] == theirs["row"]["epoch"]
+    assert all(torch.equal(value, theirs["model"][key]) for key, value in ours["model"].items())
 
 
 def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(

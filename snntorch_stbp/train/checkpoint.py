@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import StbpError
 from ..files import atomic_write
@@ -58,3 +62,73 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
     if model is not None and state.get("name") != model:
         raise StbpError(f"'{path}' is a checkpoint of {state.get('name')}, not of {model}.")
     return state
+
+
+class Writer:
+    """Writes checkpoints, if it may while training goes on.
+
+    Args:
+        background: Whether `save` returns before the files are written: what they hold is copied
+            to the CPU first. One set of files at a time; the next waits.
+    """
+
+    def __init__(self, background: bool) -> None:
+        self.background = background
+        self._thread: Thread | None = None
+        self._error: StbpError | None = None
+
+    def save(self, files: Mapping[Path, dict[str, Any]]) -> None:
+        """Write `files` in order, as `save` does.
+
+        Raises:
+            StbpError: If one of them, or one of the set before, cannot be written.
+        """
+        self.wait()
+        if not self.background:
+            for path, state in files.items():
+                save(path, state)
+            return
+        copies: dict[int, Tensor] = {}
+        ours = {path: _on_cpu(state, copies) for path, state in files.items()}
+        self._thread = Thread(target=self._write, args=(ours,), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when all files are written.
+
+        Raises:
+            StbpError: If one of them cannot be.
+        """
+        self.join()
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+
+    def join(self) -> None:
+        """As `wait`, but keep an error for the next one who asks."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, files: Mapping[Path, dict[str, Any]]) -> None:
+        try:
+            for path, state in files.items():
+                save(path, state)
+        except StbpError as error:
+            self._error = error
+
+
+def _on_cpu(value: Any, copies: dict[int, Tensor]) -> Any:
+    """A copy of a state whose tensors nobody changes; each is copied once."""
+    if isinstance(value, Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().to("cpu", copy=True)
+        return copies[id(value)]
+    if isinstance(value, dict):
+        new = copy.copy(value)  # what a state dictionary says of its version stays
+        for key, entry in value.items():
+            new[key] = _on_cpu(entry, copies)
+        return new
+    if isinstance(value, list):
+        return [_on_cpu(entry, copies) for entry in value]
+    return value

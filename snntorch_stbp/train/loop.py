@@ -146,13 +146,17 @@ class _Trainer:
         )
         self.record.log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
         board_path = self.run.path if self.fabric.global_rank == 0 else None
-        with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:
-            while self.state.epoch <= self.config.epochs:
-                if not self._train_epoch(stop):
-                    self.state.save()
-                    raise self.record.interrupted(self.state)
-                self._end_epoch(board)
-        return self._finish()
+        try:
+            with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:
+                while self.state.epoch <= self.config.epochs:
+                    if not self._train_epoch(stop):
+                        self.state.save()
+                        self.state.writer.wait()
+                        raise self.record.interrupted(self.state)
+                    self._end_epoch(board)
+            return self._finish()
+        finally:
+            self.state.writer.join()
 
     def _train_epoch(self, stop: list[int]) -> bool:
         """The steps of this epoch that are left; `False` if asked to stop before its end."""
@@ -234,6 +238,7 @@ class _Trainer:
     def _finish(self) -> dict[str, Any]:
         """Test the best weights, as `evaluate` does, and write how the run ended."""
         best = self.state.selected()
+        self.state.writer.wait()
         self.record.history(self.state.history)
         result: dict[str, Any] = {
             "status": "finished",

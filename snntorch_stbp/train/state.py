@@ -62,6 +62,9 @@ class TrainState:
         self.fabric, self.run = fabric, run
         self.model, self.optimizer = model, optimizer
         self.classes, self.steps, self.average = classes, steps, average
+        # A GPU computes on while files are written; other processes read them.
+        background = fabric.device.type == "cuda" and fabric.world_size == 1
+        self.writer = checkpoint.Writer(background)
         self.epoch, self.step = 1, 0  # the next step to take
         self.means = Means(fabric.device)  # of this epoch, in this process
         self.seconds = 0.0  # spent on this epoch so far
@@ -76,7 +79,8 @@ class TrainState:
     def save(self, best: bool = False) -> None:
         """Write `last.pt`, and before it `best.pt` if the last epoch was the best so far.
 
-        In this order a run killed in between repeats the epoch and writes both again.
+        In this order a run killed in between repeats the epoch and writes both again. On a GPU
+        they are there when `self.writer.wait()` returns.
         """
         mine = {"sums": self.means.sums.tolist(), "cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":
@@ -92,10 +96,10 @@ class TrainState:
                 "config": self.run.config.to_json(),
                 "model": self.average.state if self.average else self.model.state_dict(),
             }
+            files = {}
             if best:
                 row = self.history[-1]
-                file = self.run.path / "best.pt"
-                checkpoint.save(file, {**common, "epoch": row["epoch"], "row": row})
+                files[self.run.path / "best.pt"] = {**common, "epoch": row["epoch"], "row": row}
             state = {
                 **common,
                 "optimizer": self.optimizer.state_dict(),
@@ -109,7 +113,8 @@ class TrainState:
             }
             if self.average:
                 state |= {"unaveraged": self.average.live, "averaged_steps": self.average.steps}
-            checkpoint.save(self.run.path / "last.pt", state)
+            files[self.run.path / "last.pt"] = state
+            self.writer.save(files)
         self.fabric.barrier()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -154,6 +159,7 @@ class TrainState:
 
     def load_best(self) -> None:
         """Put the weights of `best.pt` into the network."""
+        self.writer.wait()
         state = checkpoint.load(self.run.path / "best.pt", self.run.config.model)
         self.model.load_state_dict(state["model"])
 
