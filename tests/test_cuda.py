@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import torch
 
 import snntorch_stbp as stbp
 from snntorch_stbp import zoo
-from snntorch_stbp.train import loop
+from snntorch_stbp.train import augment, catalog, loop
 from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.data import DataBundle
 from snntorch_stbp.train.evaluate import evaluate
+from snntorch_stbp.train.graphed import TYPES, capture
 from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.objective import mix
 from snntorch_stbp.train.reporter import Reporter
 from snntorch_stbp.train.rundir import RunDir
 
@@ -78,6 +82,55 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     whole = fit(config, out=tmp_path / "whole", reporter=Reporter())["run"]
     parts = stopped_and_continued(config, tmp_path / "parts", step=loop.LOOK_EVERY)
     assert_same_state(Path(whole), parts)
+
+
+@pytest.mark.parametrize("name", [*catalog.AUGMENTATIONS, "mixup"])
+def test_nothing_that_changes_images_waits_for_the_gpu(name: str) -> None:
+    """A wait in every step leaves the GPU without work while the next step is prepared."""
+    x, generator = torch.rand(8, 3, 32, 32, device="cuda"), torch.Generator()
+    change = partial(mix, alpha=0.2) if name == "mixup" else augment.make([name], 32)
+    change(x, generator=generator)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        change(x, generator=generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
+def test_the_same_configuration_gives_the_same_weights(
+    precision: str, small_digits: str, tmp_path: Path
+) -> None:
+    config = make_config(
+        small_digits, act_bits=None, precision=precision, device="cuda", epochs=2, cuda_graphs=False
+    )
+    assert_same_state(
+        *(Path(fit(config, out=tmp_path, reporter=Reporter())["run"]) for _ in range(2))
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("bits", [None, 4, 1])
+def test_a_pass_through_graphs_gives_the_same_gradients(bits: Any, precision: str) -> None:
+    net = zoo.create("mnistnet_bn", in_channels=1, image_size=8, precision=stbp.Precision(bits))
+    net.cuda().to(memory_format=torch.channels_last).train()
+    results = []
+    for graphs in (True, False):
+        ours, x = copy.deepcopy(net), torch.rand(32, 1, 8, 8).cuda()
+        if graphs:
+            assert capture(ours, x, precision) is None
+        torch.manual_seed(0)
+        x = torch.rand(32, 1, 8, 8).cuda()
+        with torch.autocast("cuda", TYPES[precision]):
+            record = ours(x)
+        record.float().square().mean().backward()
+        gradients = {
+            key: p.grad.clone() for key, p in ours.named_parameters() if p.grad is not None
+        }
+        results.append({"record": record.detach().clone()} | gradients)
+    assert results[0].keys() == results[1].keys()
+    for key, value in results[0].items():
+        assert torch.equal(value, results[1][key]), key
 
 
 def test_data_on_the_gpu_are_those_in_memory(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import memory
 from ..losses import LOSSES
 from .config import RunConfig
+from .data import upload
 from .distill import Teachers
 from .rates import excess, hidden_rates
 
@@ -34,7 +35,7 @@ def mix(x: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Te
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     share = max(share, 1 - share)
-    order = torch.randperm(x.shape[-4], generator=generator).to(x.device)
+    order = upload(torch.randperm(x.shape[-4], generator=generator), x.device)
     return share * x + (1 - share) * x.index_select(x.dim() - 4, order), order, share
 
 
