@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.losses import LOSSES
-from snntorch_stbp.train import augment, build
+from snntorch_stbp.train import build
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.data import DataBundle, make_loader, seeded_generator, upload
+from snntorch_stbp.train.data import DataBundle, augment, make_loader, seeded_generator, upload
 
 from .measure import machine
 

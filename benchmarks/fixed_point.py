@@ -26,7 +26,7 @@ from snntorch_stbp.export.verify import onnxruntime_executor, qonnx_executor, ve
 from snntorch_stbp.lowering import FixedPointNet, lower
 from snntorch_stbp.train.evaluate import load_trained
 from snntorch_stbp.train.metrics import spike_record
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 ROWS = 50
 RUNTIMES = ("qonnx", "onnxruntime", "c")

@@ -13,7 +13,7 @@ import click
 from snntorch_stbp.files import claim
 from snntorch_stbp.train import bits_file
 from snntorch_stbp.train.config import CHOICES
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .group import command, json_option
 from .params import BitsType, Listed, Real, Whole

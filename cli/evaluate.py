@@ -8,8 +8,8 @@ import click
 
 from snntorch_stbp.train import catalog
 from snntorch_stbp.train.config import CHOICES
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .group import command, json_option
 from .params import BitsType, Listed, Real, Whole

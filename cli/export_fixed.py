@@ -17,7 +17,7 @@ from snntorch_stbp.lowering.report import LayerReport, report
 from snntorch_stbp.train.data import drawn, examples
 from snntorch_stbp.train.evaluate import Trained, lowered
 from snntorch_stbp.train.measure import compare
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_text import counts, facts
 from .text import Column, counter, percent, print_table, to_json

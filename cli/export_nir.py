@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_text import MISSING, counts, facts, verdict
 from .text import counter, to_json

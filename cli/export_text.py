@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 
 from .blocks import HEADING, end_block, epoch_line, start_block
 from .text import clock, percent, terminal_width, to_json

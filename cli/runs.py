@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.train.rundir import RunDir, list_runs
+from snntorch_stbp.train.run.rundir import RunDir, list_runs
 
 from .group import command, json_option
 from .text import Column, bits, percent, print_table, to_json

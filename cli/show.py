@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .blocks import HEADING, epoch_line
 from .group import command, json_option

@@ -10,8 +10,8 @@ import click
 
 from snntorch_stbp.errors import Interrupted, UsageError
 from snntorch_stbp.train import bits_file, catalog
-from snntorch_stbp.train.summary import Row, fronts, summarize, word
-from snntorch_stbp.train.sweep import plan
+from snntorch_stbp.train.sweep.plan import plan
+from snntorch_stbp.train.sweep.summary import Row, fronts, summarize, word
 
 from .group import Option, command, json_option
 from .output import ClosableReporter, make_reporter
@@ -79,7 +79,7 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     from .quiet import hush
 
     hush()
-    from snntorch_stbp.train.sweep import run_all, save
+    from snntorch_stbp.train.sweep.plan import run_all, save
 
     def notice(text: str) -> None:
         apart = "" if options["jobs"] > 1 else "\n"  # from the lines of the run before

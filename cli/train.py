@@ -11,7 +11,7 @@ import click
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train import catalog
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .group import command, json_option
 from .output import make_reporter

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_text import MISSING, WIDER, counts, print_agreements
 from .group import command, json_option

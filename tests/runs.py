@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from snntorch_stbp.errors import Interrupted
-from snntorch_stbp.train import checkpoint
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run import checkpoint
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 
 def make_config(dataset: str, **changes: Any) -> RunConfig:

@@ -8,8 +8,8 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from torchvision.transforms.functional import InterpolationMode, rotate
 
 from snntorch_stbp.errors import UsageError
-from snntorch_stbp.train import augment
 from snntorch_stbp.train.catalog import AUGMENTATIONS
+from snntorch_stbp.train.data import augment
 
 ALL = tuple(AUGMENTATIONS)
 

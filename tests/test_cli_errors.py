@@ -10,7 +10,7 @@ from snntorch_stbp.cli import evaluate as evaluate_module
 from snntorch_stbp.cli import main
 from snntorch_stbp.errors import Interrupted, StbpError, UsageError
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 
 def fail(*args: str, code: int = 2) -> str:

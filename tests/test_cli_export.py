@@ -14,8 +14,8 @@ from qonnx.core.modelwrapper import ModelWrapper
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 

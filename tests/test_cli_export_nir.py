@@ -13,7 +13,7 @@ from snntorch_stbp.cli import main
 from snntorch_stbp.export.nir import file as nir_export
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 
 from .test_export_nir import written
 from .test_export_nir_refused import harmed, one_weight

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from snntorch_stbp.cli import export_fixed, main
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 

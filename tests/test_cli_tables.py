@@ -9,7 +9,7 @@ from snntorch_stbp import zoo
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.catalog import DATASETS
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 
 def ask(*args: str) -> str:

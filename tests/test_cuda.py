@@ -12,15 +12,15 @@ import torch
 
 import snntorch_stbp as stbp
 from snntorch_stbp import zoo
-from snntorch_stbp.train import augment, catalog, loop
+from snntorch_stbp.train import catalog, loop
 from snntorch_stbp.train.build import build_data
-from snntorch_stbp.train.data import DataBundle
+from snntorch_stbp.train.data import DataBundle, augment
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.graphed import TYPES, capture
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.objective import mix
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .runs import assert_same_state, make_config, stopped_and_continued
 

@@ -13,8 +13,8 @@ from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.distill import Teachers, divergence
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .runs import assert_same_state, last_state, make_config, stopped_and_continued
 

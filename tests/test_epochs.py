@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from snntorch_stbp.train import augment, build, loop
+from snntorch_stbp.train import build, loop
 from snntorch_stbp.train.build import learning_rate
 from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.data import augment
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.metrics import best_row
 from snntorch_stbp.train.objective import Objective
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .runs import assert_same_state, make_config
 

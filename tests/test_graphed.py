@@ -11,7 +11,7 @@ import torch
 from snntorch_stbp import zoo
 from snntorch_stbp.train import loop
 from snntorch_stbp.train.graphed import can_capture, capture
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 
 from .runs import make_config
 

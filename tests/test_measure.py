@@ -17,8 +17,8 @@ from snntorch_stbp.train.evaluate import Trained, load_trained
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.measure import COMPARED, compare, measure
 from snntorch_stbp.train.metrics import spike_record
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .runs import make_config
 

@@ -16,7 +16,7 @@ from snntorch_stbp import mixed, rounded, zoo
 from snntorch_stbp.cli import main
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .nets import digits, integers, make
 

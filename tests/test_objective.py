@@ -11,7 +11,7 @@ from torch import nn
 from snntorch_stbp import losses
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.objective import Objective, mix
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 
 from .runs import assert_same_state, make_config, stopped_and_continued
 

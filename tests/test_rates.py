@@ -16,8 +16,8 @@ from snntorch_stbp.train.build import LOWEST_THRESHOLD, keep_in_range
 from snntorch_stbp.train.evaluate import evaluate, load_trained
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.objective import Objective
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .runs import assert_same_state, make_config, stopped_and_continued
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.train import checkpoint
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.rundir import RunDir, list_runs
+from snntorch_stbp.train.run import checkpoint
+from snntorch_stbp.train.run.rundir import RunDir, list_runs
 
 CONFIG = RunConfig.from_recipe("mnistnet", "digits", bits=4)
 

@@ -24,11 +24,11 @@ from snntorch_stbp.cli import main
 from snntorch_stbp.errors import Interrupted, StbpError
 from snntorch_stbp.report import operations
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.jobs import Job, run_jobs
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir, list_runs
-from snntorch_stbp.train.summary import Point, fronts, markdown, summarize
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir, list_runs
+from snntorch_stbp.train.sweep.jobs import Job, run_jobs
+from snntorch_stbp.train.sweep.summary import Point, fronts, markdown, summarize
 
 from .nets import digits, make
 

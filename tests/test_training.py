@@ -14,12 +14,12 @@ import torch
 
 from snntorch_stbp import losses
 from snntorch_stbp.errors import Interrupted, StbpError, UsageError
-from snntorch_stbp.train import checkpoint
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
-from snntorch_stbp.train.rundir import RunDir
+from snntorch_stbp.train.run import checkpoint
+from snntorch_stbp.train.run.reporter import Reporter
+from snntorch_stbp.train.run.rundir import RunDir
 
 from .runs import StopAt, assert_same_state, last_state, make_config, stopped_and_continued
 

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import functional as reference
 from torchvision.transforms.functional import InterpolationMode
 
-from snntorch_stbp.train.trivial import CHANGES, Trivial
+from snntorch_stbp.train.data.trivial import CHANGES, Trivial
 
 COUNT, SIDE = 40, 24
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from snntorch_stbp import kernels
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.weights import FIRST_LOADING, Ternary, injector, weight_quantizer
 
 from .runs import last_state, make_config

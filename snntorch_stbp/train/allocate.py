@@ -27,7 +27,7 @@ from ..quant import Bits, Precision
 from .evaluate import load_trained
 from .launch import check_device
 from .measure import measure
-from .rundir import RunDir
+from .run.rundir import RunDir
 
 GRID = 2**18
 """Most units into which a budget is divided; where it has fewer bits, the choice is the optimum."""

@@ -15,10 +15,11 @@ from ..errors import StbpError
 from ..mixed import weight_layers
 from ..neuron import Leaky
 from ..quant import Precision, load_float_state
-from . import checkpoint, data
+from . import data
 from .config import RunConfig
 from .muon import Muon
-from .rundir import RunDir
+from .run import checkpoint
+from .run.rundir import RunDir
 
 LOWEST_THRESHOLD = 0.01
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..errors import StbpError, UsageError
 from ..time import readout
-from . import checkpoint
 from .build import build_model
 from .config import RunConfig
 from .data import DataBundle
-from .rundir import RunDir
+from .run import checkpoint
+from .run.rundir import RunDir
 
 
 def divergence(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:

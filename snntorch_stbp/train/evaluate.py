@@ -14,15 +14,15 @@ from torch import nn
 from ..errors import StbpError, UsageError
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet, lower
-from . import checkpoint as checkpoints
 from .build import build_data, build_model
 from .config import RunConfig
 from .data import DataBundle
 from .early_exit import EarlyExit
 from .launch import check_device
 from .measure import compare, measure
-from .reporter import Reporter
-from .rundir import RunDir
+from .run import checkpoint as checkpoints
+from .run.reporter import Reporter
+from .run.rundir import RunDir
 
 CALIBRATION = 1000
 """Training samples that choose the fractional bits of the simple form."""

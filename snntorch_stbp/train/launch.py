@@ -14,7 +14,7 @@ from ..mixed import mean_bits
 from ..rounded import size_in_bytes
 from .config import RunConfig
 from .data import DataBundle
-from .rundir import RunDir
+from .run.rundir import RunDir
 
 
 def check_device(device: str) -> None:

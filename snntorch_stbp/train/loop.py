@@ -22,20 +22,20 @@ from ..lowering import FixedPointAware
 from ..memory import KeptPages
 from ..neuron import Leaky
 from ..time import readout
-from . import augment, build
+from . import build
 from .average import WeightAverage
 from .config import RunConfig
-from .data import DataBundle, make_loader, seeded_generator, upload
+from .data import DataBundle, augment, make_loader, seeded_generator, upload
 from .distill import Teachers
 from .graphed import can_capture, capture
 from .launch import launch, summary
 from .measure import all_sum, measure
 from .metrics import Means, best_row, tensorboard
 from .objective import Objective
-from .record import Record
-from .reporter import Reporter
-from .rundir import RunDir
-from .state import TrainState, read_last
+from .run.record import Record
+from .run.reporter import Reporter
+from .run.rundir import RunDir
+from .run.state import TrainState, read_last
 from .stop import asked_to_stop
 
 LOOK_EVERY = 20

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import atomic_write
+from ...files import atomic_write
 
 if TYPE_CHECKING:
     from .summary import Row

@@ -24,9 +24,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import StbpError
-from ..files import atomic_write
-from .config import RunConfig
+from ...errors import StbpError
+from ...files import atomic_write
+from ..config import RunConfig
 
 
 @dataclass(frozen=True)

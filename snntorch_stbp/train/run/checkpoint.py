@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import StbpError
-from ..files import atomic_write
+from ...errors import StbpError
+from ...files import atomic_write
 
 FORMAT = "snntorch-stbp checkpoint 1"
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import UsageError
-from .catalog import parse_augmentation
-from .data import upload
+from ...errors import UsageError
+from ..catalog import parse_augmentation
+from . import upload
 from .trivial import Trivial
 
 # Uniform numbers in [0, 1) for each of n samples, on the images' device: [n], or [n, *shape].

@@ -7,9 +7,9 @@ import math
 import shlex
 from typing import Any
 
-from ..errors import Interrupted, StbpError
-from .config import RunConfig
-from .metrics import plot_curves
+from ...errors import Interrupted, StbpError
+from ..config import RunConfig
+from ..metrics import plot_curves
 from .reporter import Reporter
 from .rundir import RunDir
 from .state import TrainState

@@ -8,10 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ..errors import StbpError
+from ...errors import StbpError
+from ..average import WeightAverage
+from ..metrics import Means, best_row
 from . import checkpoint
-from .average import WeightAverage
-from .metrics import Means, best_row
 from .rundir import RunDir
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..errors import Interrupted, StbpError
-from .config import RunConfig
-from .rundir import RunDir
-from .stop import asked_to_stop
+from ...errors import Interrupted, StbpError
+from ..config import RunConfig
+from ..run.rundir import RunDir
+from ..stop import asked_to_stop
 
 POLL = 0.2
 """Seconds between looks at the processes."""

@@ -13,12 +13,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import StbpError
-from ..files import atomic_write
+from ...errors import StbpError
+from ...files import atomic_write
+from ..config import RunConfig
+from ..run.reporter import Reporter
+from ..run.rundir import RunDir, list_runs
 from . import tradeoff
-from .config import RunConfig
-from .reporter import Reporter
-from .rundir import RunDir, list_runs
 from .summary import Point, Row, markdown
 
 SAMPLES = 100
@@ -84,9 +84,9 @@ def run_all(
         StbpError: If data or folders cannot be used.
         Interrupted: If SIGINT or SIGTERM asked to stop; what was done is kept.
     """
-    from .build import build_data, build_model
+    from ..build import build_data, build_model
+    from ..loop import fit
     from .jobs import Job, run_jobs
-    from .loop import fit
 
     todo = []
     for number, config in enumerate(configs, 1):
@@ -125,10 +125,10 @@ def _key(config: RunConfig) -> tuple[Any, ...]:
 
 
 def _point(run: RunDir, out: Path) -> Point:
-    from ..report import operations
-    from ..rounded import size_in_bytes
-    from .data import examples
-    from .evaluate import load_trained
+    from ...report import operations
+    from ...rounded import size_in_bytes
+    from ..data import examples
+    from ..evaluate import load_trained
 
     config, result = run.config, run.result or {}
     place = run.path.relative_to(out).as_posix()
