@@ -27,6 +27,7 @@ from ...rounded import quantized_weight, weight_bits
 from ..array import Array
 from ..trained import TrainedNet, TrainedStage
 from .frozen import Parts
+from .neurons import Stepwise
 from .page import Page, array
 from .writer import QONNX
 
@@ -55,38 +56,23 @@ def _current(page: Page, stage: TrainedStage, values: dict[str, str], t: int) ->
     return level
 
 
-class _Neurons:
-    """The neurons of one stage, step after step; see `neurons.Neurons`."""
+class _Neurons(Stepwise):
+    neuron: Leaky
 
-    def __init__(self, page: Page, name: str, neuron: Leaky) -> None:
-        self.page, self.name, self.neuron = page, name, neuron
-        self.size = page.sizes[name]
-        self.state: str | None = None
+    def _range(self) -> None:
+        return None
 
-    @property
-    def states(self) -> list[str]:
-        """What the next step finds: nothing before the first one."""
-        return [] if self.state is None else [self.state]
+    def _membrane(self, current: str, t: int) -> str:
+        if self.state is None:
+            return current
+        return self.page.writer.binary("Add", self._label("membrane", t), self.state, current)
 
-    def step(self, current: str, t: int) -> str:
-        """The spikes of step `t` from its input current."""
-        page, writer, neuron = self.page, self.page.writer, self.neuron
-        if page.form == "step":
-            state = page.name(self.name, "state_in")
-            self.state = writer.input(state, page.shape(self.size), None)
-        u = current
-        if self.state is not None:
-            u = writer.binary("Add", self._label("membrane", t), self.state, current)
-        if neuron.state_quant is not None:
-            u = _quant(page, self._label("membrane_quant", t), u, neuron.state_quant)
-            page.levels.setdefault(f"{self.name}/membrane", []).append(u)
-        spike = self._spike(u, t)
-        if page.form == "step" or t + 1 < page.steps:
-            self.state = self._leak(u, spike, t)
-        return spike
-
-    def _label(self, what: str, t: int) -> str:
-        return self.page.name(self.name, what, f"t{t}")
+    def _quantized(self, u: str, t: int) -> str:
+        if self.neuron.state_quant is None:
+            return u
+        u = _quant(self.page, self._label("membrane_quant", t), u, self.neuron.state_quant)
+        self.page.levels.setdefault(f"{self.name}/membrane", []).append(u)
+        return u
 
     def _constant(self, what: str, value: Array) -> str:
         if value.size not in (1, self.size[0]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any
+
 import numpy as np
 
 from ...frozen.neuron import FrozenNeuron
@@ -9,7 +12,7 @@ from .page import Page, array
 from .writer import QONNX, Range
 
 
-class Neurons:
+class Stepwise(ABC):
     """The neurons of one stage, step after step.
 
     Args:
@@ -21,7 +24,7 @@ class Neurons:
         state: The state that the next step finds, or `None` before the first one.
     """
 
-    def __init__(self, page: Page, name: str, neuron: FrozenNeuron) -> None:
+    def __init__(self, page: Page, name: str, neuron: Any) -> None:
         self.page, self.name, self.neuron = page, name, neuron
         self.size = page.sizes[name]
         self.state: str | None = None
@@ -33,34 +36,63 @@ class Neurons:
 
     def step(self, current: str, t: int) -> str:
         """The spikes of step `t` from its input current."""
-        page, writer, neuron = self.page, self.page.writer, self.neuron
+        page, writer = self.page, self.page.writer
         if page.form == "step":
             state = page.name(self.name, "state_in")
-            self.state = writer.input(state, page.shape(self.size), Range(*neuron.state))
-        u = current
-        if self.state is not None:
-            u = self._membrane(current, self.state, t)
-            writer.ranges[u] = Range(*neuron.potential)
-        if neuron.membrane_bits is not None:
-            u = self._quantized_membrane(u, neuron.membrane_bits, t)
+            self.state = writer.input(state, page.shape(self.size), self._range())
+        u = self._quantized(self._membrane(current, t), t)
         spike = self._spike(u, t)
         if page.form == "step" or t + 1 < page.steps:
             self.state = self._leak(u, spike, t)
         return spike
 
-    def _membrane(self, current: str, state: str, t: int) -> str:
-        """The current plus the state."""
-        page, writer, node = self.page, self.page.writer, self._label("membrane", t)
-        quantized = self.neuron.membrane_bits is not None
-        if page.target.quantizers == "quant" or not quantized or state not in writer.inputs:
-            return writer.binary("Add", node, current, state)
-        # FINN takes an addition between a graph's input and thresholds for one of a constant.
-        zero = writer.constant(page.name(self.name, "zero"), 0.0)
-        negated = writer.binary("Sub", self._label("negated", t), zero, state)
-        return writer.binary("Sub", node, current, negated)
-
     def _label(self, what: str, t: int) -> str:
         return self.page.name(self.name, what, f"t{t}")
+
+    @abstractmethod
+    def _range(self) -> Range | None:
+        """Of a state, where that is known."""
+
+    @abstractmethod
+    def _membrane(self, current: str, t: int) -> str:
+        """The current plus the state, if there is one."""
+
+    @abstractmethod
+    def _quantized(self, u: str, t: int) -> str:
+        """The membrane potential on its grid, if it has one."""
+
+    @abstractmethod
+    def _spike(self, u: str, t: int) -> str:
+        """1 where a membrane potential is above the threshold."""
+
+    @abstractmethod
+    def _leak(self, u: str, spike: str, t: int) -> str:
+        """The state that the next step finds."""
+
+
+class Neurons(Stepwise):
+    """Those of a frozen network: integers."""
+
+    neuron: FrozenNeuron
+
+    def _range(self) -> Range:
+        return Range(*self.neuron.state)
+
+    def _membrane(self, current: str, t: int) -> str:
+        page, writer, state = self.page, self.page.writer, self.state
+        if state is None:
+            return current
+        node = self._label("membrane", t)
+        quantized = self.neuron.membrane_bits is not None
+        if page.target.quantizers == "quant" or not quantized or state not in writer.inputs:
+            u = writer.binary("Add", node, current, state)
+        else:
+            # FINN takes an addition between a graph's input and thresholds for one of a constant.
+            zero = writer.constant(page.name(self.name, "zero"), 0.0)
+            negated = writer.binary("Sub", self._label("negated", t), zero, state)
+            u = writer.binary("Sub", node, current, negated)
+        writer.ranges[u] = Range(*self.neuron.potential)
+        return u
 
     def _spike(self, u: str, t: int) -> str:
         """1 where `u > theta`: the positive part of `u - theta`, clipped to one bit."""
@@ -89,17 +121,18 @@ class Neurons:
         theta = self.page.per_channel(array(self.neuron.threshold), self.size)
         return self.page.constant(self.name, "threshold", t, theta)
 
-    def _quantized_membrane(self, u: str, bits: int, t: int) -> str:
+    def _quantized(self, u: str, t: int) -> str:
         page, writer, neuron = self.page, self.page.writer, self.neuron
+        if neuron.membrane_bits is None:
+            return u
         node = self._label("membrane_quant", t)
         scale, shift = 2.0**neuron.coarse, 0.5 if neuron.coarse else 0.0
         if shift and page.target.quantizers == "quant":
             half = page.constant(self.name, "half", t, shift, fraction=1)
             u = writer.binary("Add", self._label("membrane_shift", t), u, half)
-        return page.quant(node, u, f"{node}_out", bits, scale, shift)
+        return page.quant(node, u, f"{node}_out", neuron.membrane_bits, scale, shift)
 
     def _leak(self, u: str, spike: str, t: int) -> str:
-        """The state that the next step finds."""
         page, writer, neuron = self.page, self.page.writer, self.neuron
         kept, top = u, int(array(neuron.threshold).max())
         if neuron.reset == "zero":
