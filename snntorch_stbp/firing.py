@@ -28,12 +28,12 @@ GLOBAL_HOOKS = tuple(
 def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None = None) -> Tensor:
     """What `neuron(layer(x) + added)` is.
 
-    In training, on a CPU with a C compiler and on CUDA devices with Triton, a tdBN of `layer` and
-    the neuron are one operation; so they are in evaluation without gradients, on a CPU.
-    Spikes and gradients agree to rounding with those of the modules one after the other, which
-    compute wherever a module has a hook (it would not be called; those of
-    `Leaky.register_spike_hook` are), a neuron has quantizers, learned
-    values or membrane potentials to return, or `kernels.backend` is not `"compiled"`.
+    In training, and in evaluation without gradients, a tdBN of `layer` and the neuron are one
+    operation on a CPU with a C compiler and on CUDA devices with Triton. Spikes and gradients agree
+    to rounding with those of the modules one after the other, which compute wherever a module has a
+    hook (it would not be called; those of `Leaky.register_spike_hook` are), a neuron has
+    quantizers, learned values or membrane potentials to return, or `kernels.backend` is not
+    `"compiled"`.
 
     Args:
         layer: Layer without state, and its normalisation.
@@ -108,7 +108,7 @@ def _as_one(
             norm.track(fired.mean, fired.variance, y.numel() // norm.num_features * max(repeats, 1))
             return neuron._told(neuron._graded(fired.spikes).to(y.dtype))
         statistics = (norm.running_mean, norm.running_var)
-        kept[kind] = normed.Prepared(y, added, statistics, *values, repeats)
+        kept[kind] = normed.prepare(y, added, statistics, *values, repeats)
     return neuron._told(neuron._graded(kept[kind](y, added)).to(y.dtype))
 
 
@@ -135,7 +135,7 @@ def _values(
 def _evaluates(norm: _TDBatchNorm, x: Tensor) -> bool:
     """Whether `norm` takes its running statistics, and nobody wants a gradient."""
     known = norm.running_mean is not None and norm.running_var is not None
-    return known and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return known and x.device.type in ("cpu", "cuda") and not torch.is_grad_enabled()
 
 
 def _hooked(modules: Sequence[nn.Module]) -> bool:

@@ -79,6 +79,11 @@ def compare_normed(x: torch.Tensor, kind: str, rule: Rule) -> None:
     assert torch.equal(spikes.double(), expected)
     assert spikes.stride()[1:] == whole.expand(spikes.shape).stride()[1:] or repeated
     gradient = torch.randn(spikes.shape).to(spikes)
+    with torch.no_grad():  # with these statistics as known ones
+        prepared = cuda_normed.Prepared(
+            x, added, (mean, variance), weight, bias, beta, threshold, rule, 1e-5, repeated
+        )
+        assert torch.equal(prepared(x, added).double(), expected)
     found = torch.autograd.grad(spikes, inputs, gradient)
     wanted = torch.autograd.grad(expected, inputs, gradient.double())
     near = {torch.float64: 1e-9, torch.float32: 1e-4}.get(x.dtype, 2e-2)

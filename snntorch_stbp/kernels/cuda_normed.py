@@ -1,4 +1,4 @@
-"""Batch normalisation in training and the neuron behind it on a CUDA device.
+"""Batch normalisation and the neuron behind it on a CUDA device.
 
 The kernels of `cuda` read what the normalisation reads, so that the currents are neither written
 nor kept. Statistics and the way back through them are those of `cuda_moments` where it has them,
@@ -41,7 +41,7 @@ class NormalizeAndFire(torch.autograd.Function):
         normed = cuda.Normed(
             found.scale, found.shift, None if added is None else layout.flat(added), found.mean
         )
-        beta, threshold = (v.reshape([] if v.numel() == 1 else [-1, 1]) for v in (beta, threshold))
+        beta, threshold = _aligned(beta), _aligned(threshold)
         fired, _ = cuda.forward(currents, beta, threshold, rule, False, normed)
         ctx.save_for_backward(x, added, weight, beta, threshold, *found)
         ctx.layout, ctx.rule, ctx.repeated, ctx.eps = layout, rule, repeated, eps
@@ -84,6 +84,34 @@ class NormalizeAndFire(torch.autograd.Function):
             d, d_x = (layout.shaped(value.view_as(d)) for value in (d, d_x))
             d_x = d_x[0] if repeated else d_x
         return d_x, None if added is None else d, d_weight, d_bias, *[None] * 3
+
+
+class Prepared:
+    """As that of `normed`."""
+
+    def __init__(
+        self, x: Tensor, added: Tensor | None, statistics: tuple[Tensor, Tensor], weight: Tensor,
+        bias: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, eps: float, repeated: int = 0,
+    ) -> None:  # fmt: skip
+        mean, variance = (value.double() for value in statistics)
+        scale = weight.double() / (variance + eps).sqrt()
+        self.scale, self.shift = scale.to(weight), (bias.double() - mean * scale).to(weight)
+        self.beta, self.threshold, self.rule = _aligned(beta), _aligned(threshold), rule
+        self.repeated = repeated
+
+    def __call__(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """The spikes, without a gradient."""
+        sequence = repeat(x, self.repeated) if self.repeated else x
+        layout = Layout.of(sequence, len(self.scale))
+        normed = cuda.Normed(self.scale, self.shift, None if added is None else layout.flat(added))
+        currents = layout.currents(sequence)
+        fired, _ = cuda.forward(currents, self.beta, self.threshold, self.rule, False, normed)
+        return layout.shaped(fired)
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """One value, or one per channel of `[T, rows, C, inner]`."""
+    return value.reshape([] if value.numel() == 1 else [-1, 1])
 
 
 def _rows(currents: Tensor, repeated: int | bool) -> Tensor:

@@ -1,5 +1,5 @@
-"""Batch normalisation and the neuron behind it as one operation: on a CPU `normed.c`, in training
-on a CUDA device the kernels of `cuda`.
+"""Batch normalisation and the neuron behind it as one operation: on a CPU `normed.c`, on a CUDA
+device the kernels of `cuda`.
 
 Between the two lies a tensor of currents that nobody else needs. Here it is never written: what is
 kept for the backward pass is what the normalisation keeps anyway, its input.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -80,8 +81,18 @@ def normalize_and_fire(
     return Fired(*operation.apply(x, added, weight, bias, neuron, eps, repeated))
 
 
+def prepare(
+    x: Tensor, added: Tensor | None, statistics: tuple[Tensor, Tensor], *values: Any
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """`normalize_and_fire` with known statistics; see `Prepared`."""
+    kind = Prepared
+    if x.device.type == "cuda":
+        from .cuda_normed import Prepared as kind  # type: ignore[assignment]
+    return kind(x, added, statistics, *values)
+
+
 class Prepared:
-    """`normalize_and_fire` on a CPU with known statistics, for inputs of one kind.
+    """`normalize_and_fire` with known statistics, for inputs of one kind; here on a CPU.
 
     Args:
         x, added, repeated: An input of that kind: its type, its steps, whether a second one comes.
