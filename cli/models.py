@@ -122,6 +122,7 @@ def _print_one(row: dict[str, Any]) -> None:
     click.echo(f"images of at least {least}x{least} pixels\n")
     cells = []
     for dataset, recipe in row["recipes"].items():
+        mixed = [f"mixup {recipe['mixup']:g}"] if recipe["mixup"] else []
         cells.append(
             [
                 dataset,
@@ -132,7 +133,7 @@ def _print_one(row: dict[str, Any]) -> None:
                 recipe["optimizer"],
                 f"{recipe['lr']:g}",
                 recipe["loss"],
-                ", ".join(recipe["augment"]) or "-",
+                ", ".join([*recipe["augment"], *mixed]) or "-",
             ]
         )
     print_table(RECIPES, cells)

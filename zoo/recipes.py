@@ -30,6 +30,7 @@ class Recipe:
         readout: Readout of the network, as in `create`.
         augment: Names in `train.catalog.AUGMENTATIONS`, in order.
         label_smoothing: In [0, 1).
+        mixup: `alpha` of mixup, or `None` for none.
         image_size: Height and width that images are resized to; `None` keeps theirs.
         num_steps: Time steps `T`.
         beta, threshold: Of all neurons.
@@ -55,6 +56,7 @@ class Recipe:
     readout: str = "current"
     augment: tuple[str, ...] = ()
     label_smoothing: float = 0.0
+    mixup: float | None = None
     image_size: int | None = None
     num_steps: int = 2
     beta: float = 0.25
@@ -76,12 +78,14 @@ class Recipe:
 CHARACTERS: dict[str, Any] = {"epochs": 8, "augment": ("shift",)}
 # Adam, 1e-3, cosine, batch 128, the loss at every step, crop and flip are those of Deng 2022 (TET,
 # arXiv:2202.11946) and its code; 200 epochs those of STBP-train-and-compression. In place of
-# cutout, which is Deng's, TrivialAugment with a light end, which taught more (docs/accuracy.md).
+# cutout, which is Deng's, TrivialAugment with a light end and mixup, which taught more
+# (docs/accuracy.md, "On few images" and "By heart").
 PHOTOS: dict[str, Any] = {
     "epochs": 200,
     "loss": "tet",
     "refine_epochs": 20,
     "augment": ("crop", "flip", "trivial"),
+    "mixup": 0.2,
     "label_smoothing": 0.1,
     "warmup_epochs": 5,
 }
@@ -139,7 +143,8 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
 SEED: dict[str, Any] = {
     "epochs": 200, "batch_size": 64, "optimizer": "sgd", "momentum": 0.0, "nesterov": False,
     "lr": 1e-3, "weight_decay": 0.0, "warmup_epochs": 0, "schedule": "constant",
-    "loss": "cross_entropy", "label_smoothing": 0.0, "readout": "rate", "augment": ("flip",),
+    "loss": "cross_entropy", "label_smoothing": 0.0, "mixup": None, "readout": "rate",
+    "augment": ("flip",),
     "num_steps": 2, "beta": 0.25, "threshold": 0.4, "clip_grad": None,
     "surrogate": "rectangular", "surrogate_centre": "zero",
     "per_channel": False, "weight_range": "max", "init": "torch",

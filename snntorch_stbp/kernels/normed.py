@@ -85,10 +85,11 @@ def prepare(
     x: Tensor, added: Tensor | None, statistics: tuple[Tensor, Tensor], *values: Any
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
     """`normalize_and_fire` with known statistics; see `Prepared`."""
-    kind = Prepared
     if x.device.type == "cuda":
-        from .cuda_normed import Prepared as kind  # type: ignore[assignment]
-    return kind(x, added, statistics, *values)
+        from . import cuda_normed
+
+        return cuda_normed.Prepared(x, added, statistics, *values)
+    return Prepared(x, added, statistics, *values)
 
 
 class Prepared:
