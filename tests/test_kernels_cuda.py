@@ -58,16 +58,16 @@ def ptx(function: Any, constants: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "changes"), [("_forward", {}), ("_backward", {}), ("_backward", SUMS)]
+    ("kernel", "changes"), [("lif_forward", {}), ("lif_backward", {}), ("lif_backward", SUMS)]
 )
 def test_the_kernels_compile_without_contraction_and_without_a_gpu(
     kernel: str, changes: dict[str, object]
 ) -> None:
     """What the interpreter does not see: types, constants, and that spikes cannot differ."""
     pytest.importorskip("triton")
-    from snntorch_stbp.kernels import cuda
+    from snntorch_stbp.kernels import cuda_kernels
 
-    assert "fma.rn.f32" not in ptx(getattr(cuda, kernel), NEURON | changes)
+    assert "fma.rn.f32" not in ptx(getattr(cuda_kernels, kernel), NEURON | changes)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_the_kernels_of_statistics_compile_without_a_gpu(
 def test_gradients_of_steps_ahead_are_asked_for_before_a_store(ahead: int) -> None:
     """A load is not moved in front of a store: where it stands is where it starts."""
     pytest.importorskip("triton")
-    from snntorch_stbp.kernels import cuda
+    from snntorch_stbp.kernels.cuda_kernels import lif_backward
 
     off = ("BETAS", "MEMBRANE", "LEARN_BETA", "LEARN_THRESHOLD", "NORMED", "ADDED")
     changes = {"AHEAD": ahead, "BLOCK": 128, **dict.fromkeys(off, False)}
-    code = ptx(cuda._backward, NEURON | changes)
+    code = ptx(lif_backward, NEURON | changes)
     order = re.findall(r"(ld|st)\.global", code)
     numbers, steps = 2, 4
     before = order[: order.index("st")]

@@ -1,4 +1,6 @@
-"""Data sets as batches: images `[B, C, H, W]` in [0, 1], event frames `[T, B, 2, H, W]` of counts.
+"""Data sets as batches, and what augments them.
+
+Images are `[B, C, H, W]` in [0, 1], event frames `[T, B, 2, H, W]` of counts.
 
 `load` turns the name a user gives into train, validation and test parts; `make_loader` turns a part
 into batches whose order depends on the seed and the epoch alone.
