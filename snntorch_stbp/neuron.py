@@ -21,9 +21,12 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from . import kernels
-from .surrogate import rectangular
+from .surrogate import Surrogate, rectangular
 
 SpikeHook = Callable[["Leaky", Tensor], None]
+
+watchers: list[Callable[[Tensor], None]] = []
+"""What is told of all spikes that can be nothing but 0 and 1."""
 
 
 class Leaky(snn.Leaky):
@@ -138,7 +141,16 @@ class Leaky(snn.Leaky):
         """`spikes`, once the hooks have seen them."""
         for hook in tuple(self._spike_hooks.values()):
             hook(self, spikes)
+        if watchers and self._fires_ones():
+            for watch in watchers:
+                watch(spikes)
         return spikes
+
+    def _fires_ones(self) -> bool:
+        """Whether spikes are 0 and 1, by what `_graded` has just seen."""
+        factor, version, is_one = self._seen_factor
+        seen = factor is self.graded_spikes_factor and version == factor._version
+        return seen and is_one and isinstance(self.spike_grad, Surrogate)
 
     def _loop(self, x: Tensor, beta: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and membrane potentials, step by step: what the kernels have to equal."""

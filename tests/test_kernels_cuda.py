@@ -40,19 +40,25 @@ NEURON = {
 SUMS = {"SUMS": True, "CHANNELS": 128, "MEMBRANE": False, "LEARN_BETA": False}
 
 
-def ptx(function: Any, constants: dict[str, object]) -> str:
-    """The assembly of a kernel for a GPU of compute capability 9.0, which need not be there."""
+def ptx(function: Any, constants: dict[str, object], **kinds: str) -> str:
+    """The assembly of a kernel for a GPU of compute capability 9.0, which need not be there.
+
+    With `kinds` of arguments that are not as usual, all of them are multiples of 16.
+    """
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    known = {"exact_ptr": "*fp64", "eps": "fp32", **dict.fromkeys(HALF, "*bf16")}
-    kinds = {
+    known = {"exact_ptr": "*fp64", "eps": "fp32", **dict.fromkeys(HALF, "*bf16"), **kinds}
+    signature = {
         name: known.get(name, "*fp32" if name.endswith("_ptr") else "i32")
         for name in function.arg_names
     }
-    constants = {k: v for k, v in constants.items() if k in kinds}
-    source = ASTSource(function, kinds | dict.fromkeys(constants, "constexpr"), constants)
+    constants = {k: v for k, v in constants.items() if k in signature}
+    given = [i for i, name in enumerate(signature) if kinds and name not in constants]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in given}
+    signature |= dict.fromkeys(constants, "constexpr")
+    source = ASTSource(function, signature, constants, aligned)
     options = {"enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
 
@@ -86,6 +92,15 @@ def test_the_kernels_of_statistics_compile_without_a_gpu(
     from snntorch_stbp.kernels import cuda_moments
 
     assert "ld.global" in ptx(getattr(cuda_moments, kernel), constants)
+
+
+def test_bits_are_read_and_written_in_whole_words() -> None:
+    pytest.importorskip("triton")
+    from snntorch_stbp.kernels.cuda_bits import _pack, _unpack
+
+    assert "ld.global.v4.b32" in ptx(_pack, {"BYTES": 512}, out_ptr="*u8")
+    code = ptx(_unpack, {"BYTES": 512}, packed_ptr="*u8", out_ptr="*bf16")
+    assert "st.global.v4.b32" in code
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import snntorch_stbp as stbp
 from snntorch_stbp import memory, zoo
-from snntorch_stbp.memory.kept import BLOCK, Bits, _by_multiplication, _by_product
+from snntorch_stbp.memory import kept
+from snntorch_stbp.memory.kept import BLOCK, Bits
 
 Ways = Callable[[], AbstractContextManager[object]]
 
@@ -64,9 +66,10 @@ def test_gradients_and_statistics_are_those_of_plain_training(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("count", [8, 5000, BLOCK, 2 * BLOCK + 13])
-def test_bits_are_exact(count: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("sure", [False, True])
+def test_bits_are_exact(count: int, dtype: torch.dtype, sure: bool) -> None:
     spikes = (torch.rand(count) < 0.3).to(dtype)
-    bits = Bits.of(spikes)
+    bits = Bits.of(spikes, sure)
     assert bits is not None
     assert bits.packed.nbytes == -(-count // 8)
     assert bits.restored().dtype == dtype
@@ -81,20 +84,46 @@ def test_what_holds_anything_else_is_not_packed(value: float, place: int) -> Non
     assert Bits.of(x) is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_both_ways_to_pack_bits_agree(dtype: torch.dtype) -> None:
-    spikes = torch.randint(2, (8 * 4096,), generator=torch.Generator().manual_seed(0)).to(dtype)
-    spikes[: 8 * 256] = (torch.arange(256)[:, None] >> torch.arange(8) & 1).flatten().to(dtype)
-    packed = _by_multiplication(spikes)
-    assert torch.equal(packed[:256], torch.arange(256))
-    assert torch.equal(packed.float(), _by_product(spikes))
+def fired(sequence: Tensor, neuron: stbp.Leaky, change: Callable[[Tensor], Any]) -> Tensor:
+    """The gradient of a convolution's weight behind a neuron whose spikes something changes."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 3)
+    spikes = neuron(sequence)
+    change(spikes)
+    layer(spikes.flatten(0, 1)).square().sum().backward()
+    assert layer.weight.grad is not None
+    return layer.weight.grad
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "looks"),
+    [
+        ({}, lambda spikes: None, False),
+        ({"graded_spikes_factor": 0.5}, lambda spikes: None, True),
+        ({"spike_grad": lambda v: (v > 0).to(v) * 2}, lambda spikes: None, True),
+        ({}, lambda spikes: spikes.mul_(0.5), True),
+    ],
+    ids=["spikes", "graded", "another function", "changed in place"],
+)
+def test_only_what_is_known_to_be_spikes_is_packed_without_a_look(
+    options: dict[str, Any], change: Callable[[Tensor], Any], looks: bool, monkeypatch: Any
+) -> None:
+    sequence, neuron = torch.randn(3, 4, 8, 16, 16), stbp.Leaky(0.25, 0.4, **options)
+    expected = fired(sequence, neuron, change)
+    seen, binary = [], kept._binary
+    monkeypatch.setattr(kept, "_binary", lambda x: seen.append(x) or binary(x))
+    with memory.saving():
+        assert torch.equal(fired(sequence, neuron, change), expected)
+    assert bool(seen) == looks
 
 
 def test_spikes_of_any_neuron_are_kept_as_bits_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [nn.Conv2d(32, 32, 3, bias=False) for _ in range(2)]
     spikes = (torch.rand(4, 32, 16, 16) < 0.2).float()
     packed, pack = [], Bits.of
-    monkeypatch.setattr(Bits, "of", lambda flat: packed.append(pack(flat)) or packed[-1])
+    monkeypatch.setattr(
+        Bits, "of", lambda flat, sure: packed.append(pack(flat, sure)) or packed[-1]
+    )
     with memory.saving():
         outputs = [layer(spikes) for layer in layers]
     assert [bits.count for bits in packed if bits is not None] == [spikes.numel()]

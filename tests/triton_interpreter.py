@@ -7,8 +7,9 @@ import itertools
 import torch
 
 from snntorch_stbp import surrogate
-from snntorch_stbp.kernels import Rule, cpu, cuda, cuda_normed, integrate
+from snntorch_stbp.kernels import Rule, cpu, cuda, cuda_bits, cuda_normed, integrate
 from snntorch_stbp.kernels.layout import Layout
+from snntorch_stbp.memory.kept import Bits
 
 CURVES = [
     surrogate.rectangular(0.8),
@@ -92,6 +93,15 @@ def compare_normed(x: torch.Tensor, kind: str, rule: Rule) -> None:
         assert (ours - theirs).abs().max() < near * theirs.abs().max()
 
 
+def compare_bits(count: int, dtype: torch.dtype) -> None:
+    """Spikes packed and unpacked, and the bytes that a CPU makes of them."""
+    spikes = (torch.rand(count) < 0.3).to(dtype)
+    expected, packed = Bits.of(spikes), cuda_bits.pack(spikes)
+    assert expected is not None
+    assert torch.equal(packed, expected.packed)
+    assert torch.equal(cuda_bits.unpack(packed, count, dtype), spikes)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.batch_norm_stats = stats
@@ -120,4 +130,6 @@ if __name__ == "__main__":
         for steps in (1, 2, 7):
             x = torch.randn(steps, 2, 5, 10).to(dtype)
             compare(x, True, Rule(CURVES[0]), membrane=True)
+    for count, dtype in itertools.product((8, 4096, 5003), (torch.float32, torch.bfloat16)):
+        compare_bits(count, dtype)
     print("equal")

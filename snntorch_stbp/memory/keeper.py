@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from ..neuron import watchers
 from .kept import Bits, Itself, Recipe, View, restored
 
 SMALL = 4096  # tensors below this many elements are kept as they are
@@ -27,11 +28,11 @@ _active: _Keeper | None = None
 def saving() -> Iterator[None]:
     """Keep as little as can be had at little cost of what is computed inside the `with` block.
 
-    As `recomputing`; and a tensor that holds nothing but 0 and 1, whatever made it, is kept as one
-    bit per element (its contents are looked at), and what comes out of a convolution of at most
-    256 products per output (the first one, those of 1x1 in shortcuts) is computed again. The
-    backward pass may run outside of the block. Its gradients are bit for bit those without it, as
-    far as the device computes a convolution twice alike.
+    As `recomputing`; and the spikes of neurons are kept as one bit per element (on a CPU all that
+    holds nothing but 0 and 1, whatever made it: what is not known is looked at), and what comes out
+    of a convolution of at most 256 products per output (the first one, those of 1x1 in shortcuts)
+    is computed again. The backward pass may run outside of the block. Its gradients are bit for bit
+    those without it, as far as the device computes a convolution twice alike.
 
     Raises:
         RuntimeError: In the backward pass, if a tensor that it needs was changed in place.
@@ -61,19 +62,26 @@ def recomputing() -> Iterator[None]:
 def _kept_by(keeper: _Keeper) -> Iterator[None]:
     global _active
     before, _active = _active, keeper
+    if keeper.bits:
+        watchers.append(keeper.mark)
     try:
         with saved_tensors_hooks(keeper.keep, restored), keeper:
             yield
     finally:
         _active = before
+        if keeper.bits:
+            watchers.remove(keeper.mark)
         keeper.known.clear()  # the backward pass holds what it needs
 
 
 @dataclass(frozen=True)
 class _Known:
-    """How `count` elements of a memory, from `offset` on, can be kept at this version of it."""
+    """How `count` elements of a memory, from `offset` on, can be kept at this version of it.
 
-    contents: Bits | Recipe
+    `None` stands for bits that are not packed yet.
+    """
+
+    contents: Bits | Recipe | None
     offset: int
     count: int
     version: int
@@ -101,14 +109,23 @@ class _Keeper(TorchFunctionMode):
             return Itself.of(x)
         storage = StorageWeakRef(x.untyped_storage())
         known = self.known.get(storage)
-        if known is None or not known.covers(x):
-            bits = Bits.of(x.detach().as_strided((x.numel(),), (1,))) if self.bits else None
-            if bits is None:
+        known = known if known is not None and known.covers(x) else None
+        contents = None if known is None else known.contents
+        offset = int(x.storage_offset())
+        if contents is None or known is None:
+            flat = x.detach().as_strided((x.numel(),), (1,))
+            contents = Bits.of(flat, sure=known is not None) if self.bits else None
+            if contents is None:
                 return Itself.of(x)
-            known = _Known(bits, int(x.storage_offset()), x.numel(), x._version)
+            known = _Known(contents, offset, x.numel(), x._version)
             self._remember(storage, known)
-        offset = int(x.storage_offset()) - known.offset
-        return View(known.contents, tuple(x.shape), x.stride(), offset)
+        return View(contents, tuple(x.shape), x.stride(), offset - known.offset)
+
+    def mark(self, spikes: Tensor) -> None:
+        """Note that `spikes` are 0 and 1."""
+        if _dense(spikes):
+            whole = _Known(None, int(spikes.storage_offset()), spikes.numel(), spikes._version)
+            self._remember(StorageWeakRef(spikes.untyped_storage()), whole)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -13,8 +13,6 @@ from torch import Tensor
 
 SAMPLE = 1024  # elements that are looked at before a whole tensor is
 BLOCK = 131072  # elements packed at a time, so that they stay in the processor's cache
-GATHER = sum(2 ** (56 - 7 * j) for j in range(8))
-BLOCK_ON_GPU = 2**24  # few blocks, each of which the processor waits for
 
 
 @dataclass(frozen=True)
@@ -52,24 +50,34 @@ class Bits:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, flat: Tensor) -> Bits | None:
-        """The bits of `flat` `[N]`, or `None` if it holds anything but 0 and 1."""
-        if not _binary(flat[:SAMPLE]):
+    def of(cls, flat: Tensor, sure: bool = False) -> Bits | None:
+        """The bits of `flat` `[N]`; `None` if it holds anything but 0 and 1, or lies elsewhere.
+
+        Args:
+            flat: On a CPU, or on a CUDA device, where nothing is looked at: a look would wait for
+                all that the device was told to do before.
+            sure: Whether it holds nothing but 0 and 1, as is known without a look.
+        """
+        if flat.device.type == "cuda":
+            kernels = _on_cuda() if sure else None
+            return None if kernels is None else cls(kernels.pack(flat), flat.numel(), flat.dtype)
+        if flat.device.type != "cpu" or not (sure or _binary(flat[:SAMPLE])):
             return None
         packed = flat.new_empty(-(-flat.numel() // 8), dtype=torch.uint8)
-        on_cpu = flat.device.type == "cpu"
-        size, pack = (BLOCK, _by_product) if on_cpu else (BLOCK_ON_GPU, _by_multiplication)
-        for start in range(0, flat.numel(), size):
-            block = flat[start : start + size]
-            if not _binary(block):
+        for start in range(0, flat.numel(), BLOCK):
+            block = flat[start : start + BLOCK]
+            if not (sure or _binary(block)):
                 return None
             block = F.pad(block, (0, -block.numel() % 8))
-            packed[start // 8 : (start + size) // 8] = pack(block)
+            packed[start // 8 : (start + BLOCK) // 8] = _packed(block)
         return cls(packed, flat.numel(), flat.dtype)
 
     def restored(self) -> Tensor:
         """The zeros and ones again, `[N]`."""
-        flat = _table(self.packed.device).index_select(0, self.packed.int()).view(-1)
+        if self.packed.device.type == "cuda":
+            flat: Tensor = _on_cuda().unpack(self.packed, self.count, self.dtype)
+            return flat
+        flat = _table().index_select(0, self.packed.int()).view(-1)
         return flat[: self.count].to(self.dtype)
 
 
@@ -108,18 +116,9 @@ def restored(kept: Any) -> Any:
         return kept.restored()
 
 
-def _by_product(flat: Tensor) -> Tensor:
-    """Zeros and ones `[8 n]` as `n` bytes, the first as the lowest bit; fast on CPUs."""
+def _packed(flat: Tensor) -> Tensor:
+    """Zeros and ones `[8 n]` as `n` bytes, the first as the lowest bit, as numbers."""
     return torch.mv(flat.float().view(-1, 8), torch.tensor([2.0**i for i in range(8)]))
-
-
-def _by_multiplication(flat: Tensor) -> Tensor:
-    """The same where a product of tall matrices is slow.
-
-    Eight bytes of 0 or 1 are one number, `sum of b[i] 2^(8 i)`; times `sum of 2^(56 - 7 j)` it has
-    `b[i]` at bit `56 + i`, and no two terms of the product at one bit.
-    """
-    return (flat.to(torch.uint8).view(torch.int64) * GATHER >> 56) & 255
 
 
 def _binary(x: Tensor) -> bool:
@@ -128,7 +127,16 @@ def _binary(x: Tensor) -> bool:
 
 
 @cache
-def _table(device: torch.device) -> Tensor:
+def _table() -> Tensor:
     """The eight bits of every byte as numbers, `[256, 8]`."""
-    bits = torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)
-    return (bits & 1).float()
+    return (torch.arange(256)[:, None] >> torch.arange(8) & 1).float()
+
+
+@cache
+def _on_cuda() -> Any:
+    """What packs and unpacks on a CUDA device, or `None` without Triton."""
+    try:
+        from ..kernels import cuda_bits
+    except ImportError:
+        return None
+    return cuda_bits
