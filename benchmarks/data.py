@@ -23,6 +23,7 @@ from snntorch_stbp.losses import LOSSES
 from snntorch_stbp.train import build
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.data import DataBundle, augment, make_loader, seeded_generator, upload
+from snntorch_stbp.train.optimizer import build_optimizer
 
 from .measure import machine
 
@@ -46,7 +47,7 @@ def measure(config: RunConfig, steps: int, device: torch.device) -> dict[str, fl
     bundle = bundle.kept_on(device) if config.workers == 0 else bundle
     net: nn.Module = build.build_model(config, bundle).to(device)
     net = net.to(memory_format=torch.channels_last).train()
-    optimizer = build.build_optimizer(config, net)
+    optimizer = build_optimizer(config, net)
     change = augment.make(config.augment, bundle.image_size)
     loss_of, source = LOSSES[config.loss], batches(config, bundle)
     seconds: dict[str, list[float]] = {name: [] for name in COLUMNS}

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from snntorch_stbp.train import build, loop
-from snntorch_stbp.train.build import learning_rate
+from snntorch_stbp.train import loop, optimizer
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.data import augment
 from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.metrics import best_row
 from snntorch_stbp.train.objective import Objective
+from snntorch_stbp.train.optimizer import learning_rate
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
 
@@ -43,7 +43,8 @@ def test_the_last_weights_count_where_they_are_asked_for(
     small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose second epoch spoils its weights: asked at the start, or once it is finished."""
-    monkeypatch.setattr(build, "learning_rate", lambda _, progress: 0.005 if progress < 1 else 10.0)
+    rates = (0.005, 10.0)
+    monkeypatch.setattr(optimizer, "learning_rate", lambda _, progress: rates[progress >= 1])
     runs = {}
     for select in ("best", "last"):
         config = make_config(small_digits, select=select, epochs=2)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from snntorch_stbp import zoo
-from snntorch_stbp.train.build import build_optimizer
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.muon import RMS, Muon, orthogonalize
+from snntorch_stbp.train.optimizer import build_optimizer
 from snntorch_stbp.train.run.reporter import Reporter
 
 from .runs import assert_same_state, make_config, stopped_and_continued

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from snntorch_stbp.train.build import build_optimizer
+from snntorch_stbp import zoo
+from snntorch_stbp.neuron import Leaky
+from snntorch_stbp.train.optimizer import build_optimizer, set_learning_rate
 
 from .runs import make_config
 
@@ -31,3 +33,22 @@ def test_optimizers_are_fused_except_where_they_would_unscale_gradients(optimize
     for precision, fused in (("32", True), ("bf16-mixed", True), ("16-mixed", False)):
         config = make_config("digits", optimizer=optimizer, precision=precision)
         assert build_optimizer(config, nn.Linear(2, 2)).param_groups[0]["fused"] is fused
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_neurons_learn_at_a_tenth_of_the_rate(optimizer: str) -> None:
+    config = make_config(
+        "digits", model="resnet18", optimizer=optimizer, learn_beta=True, learn_threshold=True
+    )
+    net = zoo.create("resnet18", image_size=8, learn_beta=True, learn_threshold=True)
+    groups = build_optimizer(config, net).param_groups
+    set_learning_rate(groups, 0.5)
+    rates = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    learned = [p for m in net.modules() if isinstance(m, Leaky) for p in (m.beta, m.threshold)]
+    assert len(learned) == 36
+    assert {rates.pop(id(p)) for p in learned} == {(0.05, 0.0)}
+    assert {rate for rate, _ in rates.values()} == {0.5}
+    assert rates[id(net.conv1.norm.weight)] == (0.5, 0.0)
+    assert groups[0]["lr"] == 0.5  # what the log shows

@@ -12,10 +12,10 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp import losses, zoo
 from snntorch_stbp.errors import UsageError
-from snntorch_stbp.train.build import LOWEST_THRESHOLD, keep_in_range
 from snntorch_stbp.train.evaluate import evaluate, load_trained
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.objective import Objective
+from snntorch_stbp.train.optimizer import LOWEST_THRESHOLD, keep_in_range
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
 

@@ -7,9 +7,10 @@ import torch
 
 from snntorch_stbp import Leaky, surrogate, zoo
 from snntorch_stbp.errors import UsageError
-from snntorch_stbp.train.build import build_data, build_model, learning_rate
+from snntorch_stbp.train.build import build_data, build_model
 from snntorch_stbp.train.catalog import AUGMENTATIONS, DATASETS
 from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.optimizer import learning_rate
 from snntorch_stbp.zoo.recipes import RECIPES
 
 PAIRS = [(model, dataset) for model in zoo.list_models() for dataset in DATASETS]

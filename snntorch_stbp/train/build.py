@@ -1,27 +1,18 @@
-"""From a configuration to the things it names: data, network, optimizer, learning rate."""
+"""From a configuration to the data and the network that it names."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-import torch
 from torch import nn
 
 from .. import surrogate, zoo
 from ..errors import StbpError
-from ..mixed import weight_layers
-from ..neuron import Leaky
 from ..quant import Precision, load_float_state
 from . import data
 from .config import RunConfig
-from .muon import Muon
 from .run import checkpoint
 from .run.rundir import RunDir
-
-LOWEST_THRESHOLD = 0.01
 
 
 def build_data(config: RunConfig) -> data.DataBundle:
@@ -86,66 +77,3 @@ def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
         load_float_state(model, state["model"])
     except ValueError as error:
         raise StbpError(f"cannot start from '{file}': {error}.") from error
-
-
-def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a run; weight decay acts on weights, not on biases, norms or scales.
-
-    With Muon, AdamW moves the weights of the last layer, whose rows are classes.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    muon = config.optimizer == "muon"
-    hidden = {id(m.weight) for m in list(weight_layers(model).values())[:-1]} if muon else set()
-    parts: tuple[list[nn.Parameter], ...] = ([], [], [])
-    for parameter in parameters:
-        parts[2 if id(parameter) in hidden else int(parameter.dim() <= 1)].append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": parts[0], "weight_decay": config.weight_decay},
-        {"params": parts[1], "weight_decay": 0.0},
-        {"params": parts[2], "weight_decay": config.weight_decay, "orthogonal": True},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if muon:
-        dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
-        return Muon(groups, lr=config.lr, dtype=dtype)
-    # One pass over the parameters, which would unscale gradients of float16 after they are clipped.
-    fused = config.precision != "16-mixed"
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-            fused=fused,
-        )
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, fused=fused)
-
-
-@torch.no_grad()
-def keep_in_range(neurons: Iterable[Leaky]) -> None:
-    """Put decays that were learned back into [0, 1], thresholds to `LOWEST_THRESHOLD` or more."""
-    for neuron in neurons:
-        if isinstance(neuron.beta, nn.Parameter):
-            neuron.beta.clamp_(0, 1)
-        if isinstance(neuron.threshold, nn.Parameter):
-            neuron.threshold.clamp_(min=LOWEST_THRESHOLD)
-
-
-def learning_rate(config: RunConfig, progress: float) -> float:
-    """The learning rate after `progress` epochs (fractional): linear warm-up, then the schedule.
-
-    A function of position alone, so that a resumed run needs no scheduler state.
-    """
-    if progress < config.warmup_epochs:
-        return config.lr * (progress + 1e-3) / config.warmup_epochs
-    if config.schedule == "constant":
-        return config.lr
-    span = max(config.epochs - config.warmup_epochs, 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup_epochs) / span))
-
-
-def set_learning_rate(groups: Iterable[dict[str, Any]], value: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in groups:
-        group["lr"] = value

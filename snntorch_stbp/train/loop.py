@@ -22,7 +22,7 @@ from ..lowering import FixedPointAware
 from ..memory import KeptPages
 from ..neuron import Leaky
 from ..time import readout
-from . import build
+from . import build, optimizer
 from .average import WeightAverage
 from .config import RunConfig
 from .data import DataBundle, augment, make_loader, seeded_generator, upload
@@ -110,7 +110,7 @@ class _Trainer:
         last = read_last(run, model) if resuming else None
         # Fabric's wrapper would keep the parameter groups from before a `load_state_dict`: the
         # learning rate and the state go through the optimizer itself.
-        self.optimizer = build.build_optimizer(config, self.model)
+        self.optimizer = optimizer.build_optimizer(config, self.model)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         net: Any = self.model
@@ -186,7 +186,9 @@ class _Trainer:
         generator = seeded_generator(config.seed, state.epoch, state.step)
         x = self.augment(x, generator, rank=fabric.global_rank, world_size=fabric.world_size)
         progress = state.epoch - 1 + state.step / state.steps
-        build.set_learning_rate(self.optimizer.param_groups, build.learning_rate(config, progress))
+        optimizer.set_learning_rate(
+            self.optimizer.param_groups, optimizer.learning_rate(config, progress)
+        )
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         if self.to_capture:
             self.to_capture = False
@@ -196,7 +198,7 @@ class _Trainer:
         if config.clip_grad is not None:
             fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)
         self.wrapped_optimizer.step()
-        build.keep_in_range(self.learning)
+        optimizer.keep_in_range(self.learning)
         if self.average:
             self.average.update()
         return loss.detach(), readout(record.detach())
