@@ -38,7 +38,7 @@ OPTIONS = [
            help="One weight scale per layer, not per output channel."),
     Option(["--weight-range"], section="Precision", type=_choice("weight_range"), metavar="KIND",
            help="Weights are clipped where it costs least (fitted, default), where training moves "
-           "that to (learned), or not at all (max)."),
+           "that to (learned, default of 2 bits with --init-from), or not at all (max)."),
     Option(["--scale"], section="Precision", type=_choice("scale"),
            help="Any scales (float, default) or powers of two."),
     Option(["--dataset"], section="Data", metavar="NAME",

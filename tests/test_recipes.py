@@ -80,6 +80,20 @@ def test_fewer_epochs_have_their_share_of_warm_up_and_light_end():
     assert parts(epochs=5, warmup_epochs=0, refine_epochs=2) == (5, 0, 2)
 
 
+def test_two_bits_that_start_from_another_run_learn_their_ranges():
+    def kind(bits, **given):
+        given = {"init_from": "runs/x"} | given
+        return RunConfig.from_recipe("resnet18", "cifar10", bits=bits, **given).weight_range
+
+    assert kind(2) == "learned"
+    assert kind(2, weight_range="fitted") == "fitted"
+    assert kind(2, weight_range="max") == "max"
+    assert kind(2, recipe="seed") == "max"
+    assert kind(2, frozen_aware=True) == kind(2, fixed_point_aware=True) == "fitted"
+    assert kind(2, init_from=None) == "fitted"
+    assert {kind(bits) for bits in (None, 1, "ternary", 4, 8)} == {"fitted"}
+
+
 def test_the_recipe_of_the_seed_project_is_what_its_main_does():
     config = RunConfig.from_recipe("resnet18", "cifar10", recipe="seed", bits=8)
     assert (config.optimizer, config.lr, config.momentum) == ("sgd", 1e-3, 0.0)

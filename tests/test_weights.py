@@ -15,9 +15,16 @@ from torch import Tensor
 
 from snntorch_stbp import kernels
 from snntorch_stbp.cli import main
+from snntorch_stbp.train.build import build_data, build_model, init_from
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
-from snntorch_stbp.weights import FIRST_LOADING, Ternary, injector, weight_quantizer
+from snntorch_stbp.weights import (
+    FIRST_LOADING,
+    LEARNED_RANGE,
+    Ternary,
+    injector,
+    weight_quantizer,
+)
 
 from .runs import last_state, make_config
 
@@ -148,3 +155,20 @@ def test_a_learned_range_is_trained_and_exported(small_digits: str, tmp_path: Pa
     assert exported.exit_code == 0, exported.output
     refined = make_config(small_digits, bits=4, act_bits=None, epochs=1, init_from=str(run))
     assert fit(refined, out=tmp_path, reporter=Reporter())["status"] == "finished"
+
+
+def test_ranges_learned_for_other_bits_are_not_taken_over(
+    small_digits: str, tmp_path: Path
+) -> None:
+    options = {"weight_range": "learned", "act_bits": None, "epochs": 1}
+    first = make_config(small_digits, bits=4, **options)
+    run = fit(first, out=tmp_path, reporter=Reporter())["run"]
+    for bits in (4, 2):
+        config = make_config(small_digits, bits=bits, init_from=run, **options)
+        net = build_model(config, build_data(config))
+        before = {k: v.clone() for k, v in net.state_dict().items() if k.endswith(LEARNED_RANGE)}
+        init_from(net, run, config)
+        after = net.state_dict()
+        moved = [not torch.equal(value, after[key]) for key, value in before.items()]
+        assert len(moved) == 4
+        assert all(moved) if bits == 4 else not any(moved)

@@ -9,6 +9,7 @@ from torch import nn
 from .. import surrogate, zoo
 from ..errors import StbpError
 from ..quant import Precision, load_float_state
+from ..weights import LEARNED_RANGE
 from . import data
 from .config import RunConfig
 from .run import checkpoint
@@ -67,13 +68,18 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
 def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
     """Fill `model` with the best weights of another run, at whatever precision that run had.
 
+    Ranges that were learned for other bits are left out.
+
     Raises:
         StbpError: If there is no such run, or it is of another model or architecture.
     """
     run = RunDir.open(path)
     file = run.path / "best.pt"
     state = checkpoint.load(file, config.model)
+    weights = state["model"]
+    if (run.config.bits, run.config.layer_bits) != (config.bits, config.layer_bits):
+        weights = {k: v for k, v in weights.items() if not k.endswith(LEARNED_RANGE)}
     try:
-        load_float_state(model, state["model"])
+        load_float_state(model, weights)
     except ValueError as error:
         raise StbpError(f"cannot start from '{file}': {error}.") from error

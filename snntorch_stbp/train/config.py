@@ -31,6 +31,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("32", "bf16-mixed", "16-mixed"),
 }
 
+LEARN_RANGES = (2,)
+"""Bits at which ranges that are learned were seen to pay in training that starts from another run;
+see `docs/accuracy.md`. They start where fitted ones are."""
+
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10_000),
     "epochs": (1, 1_000_000),
@@ -195,7 +199,8 @@ class RunConfig:
     ) -> RunConfig:
         """The recipe of `model` on `dataset`, with `overrides` that are not `None` in its place.
 
-        Of fewer epochs than the recipe's its warm-up and its light end have their share.
+        Of fewer epochs than the recipe's its warm-up and its light end have their share. Weights of
+        few bits (`LEARN_RANGES`) that start from another run learn their ranges.
 
         `recipe` is the name of a method in `zoo.METHODS`, by default `"standard"`.
 
@@ -218,6 +223,10 @@ class RunConfig:
             values["warmup_epochs"] = math.ceil(values["warmup_epochs"] * epochs / whole)
             values["refine_epochs"] = values["refine_epochs"] * epochs // whole
         values.update(given)
+        refines = given.get("frozen_aware") or given.get("fixed_point_aware")
+        if given.get("init_from") and not refines and "weight_range" not in given:
+            learns = bits in LEARN_RANGES and values["weight_range"] == "fitted"
+            values["weight_range"] = "learned" if learns else values["weight_range"]
         for name in ("augment", "teacher"):
             values[name] = _several(values.get(name))
         return cls(model=model, dataset=dataset, **values)
