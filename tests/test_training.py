@@ -71,7 +71,7 @@ import sys
 from pathlib import Path
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
-from snntorch_stbp.train.reporter import Reporter
+from snntorch_stbp.train.run.reporter import Reporter
 fit(RunConfig.from_json(Path(sys.argv[1]).read_text()), out=Path(sys.argv[2]), reporter=Reporter())
 """
 
