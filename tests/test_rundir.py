@@ -116,6 +116,14 @@ def test_what_is_written_in_the_background_is_what_was_saved(
         assert state["history"] == [{"epoch": 1}]
 
 
+def test_what_goes_wrong_in_the_background_is_never_lost(tmp_path: Path) -> None:
+    writer = checkpoint.Writer(background=True)
+    writer.save({tmp_path / "last.pt": {"no value": (value for value in ())}})
+    with pytest.raises(TypeError, match="generator"):
+        writer.wait()
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_error_in_the_background_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

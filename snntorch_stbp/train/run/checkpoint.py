@@ -75,7 +75,7 @@ class Writer:
     def __init__(self, background: bool) -> None:
         self.background = background
         self._thread: Thread | None = None
-        self._error: StbpError | None = None
+        self._error: Exception | None = None
 
     def save(self, files: Mapping[Path, dict[str, Any]]) -> None:
         """Write `files` in order, as `save` does.
@@ -114,7 +114,7 @@ class Writer:
         try:
             for path, state in files.items():
                 save(path, state)
-        except StbpError as error:
+        except Exception as error:  # for the thread that waits
             self._error = error
 
 
