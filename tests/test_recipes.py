@@ -89,7 +89,7 @@ def test_two_bits_that_start_from_another_run_learn_their_ranges():
     assert kind(2, weight_range="fitted") == "fitted"
     assert kind(2, weight_range="max") == "max"
     assert kind(2, recipe="seed") == "max"
-    assert kind(2, frozen_aware=True) == kind(2, fixed_point_aware=True) == "fitted"
+    assert kind(2, frozen_aware=True) == kind(2, fixed_point_aware=True) == "learned"
     assert kind(2, init_from=None) == "fitted"
     assert {kind(bits) for bits in (None, 1, "ternary", 4, 8)} == {"fitted"}
 

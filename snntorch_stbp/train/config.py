@@ -33,7 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 LEARN_RANGES = (2,)
 """Bits at which ranges that are learned were seen to pay in training that starts from another run;
-see `docs/accuracy.md`. They start where fitted ones are."""
+see `docs/accuracy.md`. They start where that run has them, or where fitted ones are."""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10_000),
@@ -223,10 +223,9 @@ class RunConfig:
             values["warmup_epochs"] = math.ceil(values["warmup_epochs"] * epochs / whole)
             values["refine_epochs"] = values["refine_epochs"] * epochs // whole
         values.update(given)
-        refines = given.get("frozen_aware") or given.get("fixed_point_aware")
-        if given.get("init_from") and not refines and "weight_range" not in given:
-            learns = bits in LEARN_RANGES and values["weight_range"] == "fitted"
-            values["weight_range"] = "learned" if learns else values["weight_range"]
+        starts = given.get("init_from") and bits in LEARN_RANGES
+        if starts and "weight_range" not in given and values["weight_range"] == "fitted":
+            values["weight_range"] = "learned"
         for name in ("augment", "teacher"):
             values[name] = _several(values.get(name))
         return cls(model=model, dataset=dataset, **values)
