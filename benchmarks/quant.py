@@ -51,9 +51,11 @@ def through(layer: nn.Module, x: Tensor) -> Callable[[], None]:
     return run
 
 
-def weights_alone(bits: Bits, own: bool, backend: str = "fused") -> Callable[[], None]:
+def weights_alone(
+    bits: Bits, weight_range: str, own: bool, backend: str = "fused"
+) -> Callable[[], None]:
     """The same of nothing but the quantizer of a convolution's weights."""
-    quantizer = weight_quantizer(bits, True, "float")
+    quantizer = weight_quantizer(bits, True, "float", weight_range)
     if not own:
         plain = {1: BinaryQuant, "ternary": TernaryQuant}.get(bits, RescalingIntQuant)
         quantizer = injector("Plain", quantizer, tensor_quant=plain)
@@ -94,16 +96,18 @@ def main() -> None:
         for kind in built[FLOAT]
     }
     print(table(columns, FLOAT, 1e3))
+    kinds = [(bits, "fitted") for bits in options.bits]
+    kinds += [(bits, "learned") for bits in options.bits if bits == 2]  # the default in fine-tuning
     alone = {
-        label(bits): interleave(
+        label(bits) + (", learned range" if kind == "learned" else ""): interleave(
             {
-                BREVITAS: weights_alone(bits, own=False),
-                "torch operations": weights_alone(bits, own=True),
-                "compiled": weights_alone(bits, own=True, backend="compiled"),
+                BREVITAS: weights_alone(bits, kind, own=False),
+                "torch operations": weights_alone(bits, kind, own=True),
+                "compiled": weights_alone(bits, kind, own=True, backend="compiled"),
             },
             options.rounds,
         )
-        for bits in options.bits
+        for bits, kind in kinds
     }
     print(f"\nWeights alone:\n\n{table(alone, BREVITAS, 1e3)}")
 

@@ -28,15 +28,18 @@ class Levels(NamedTuple):
     Args:
         bits: 1, `"ternary"`, or 2 to 8.
         top: Largest integer; `None` at 1 bit and ternary.
-        loading: The largest level's share of the root mean square; `None` where it is the largest
-            weight.
+        loading: The largest level in root mean squares of the weights; `None` where it is the
+            largest weight.
         per_channel: One scale per output channel.
+        learned: Whether `loading` is where a learned one starts. Clipped weights then have no
+            gradient of their own: they pull at the range.
     """
 
     bits: int | Literal["ternary"]
     top: int | None
     loading: float | None
     per_channel: bool
+    learned: bool = False
 
     def blocks(self, w: Tensor) -> Iterator[slice]:
         """Rows of `w` to compute with at a time: on a CPU as many as stay in its cache."""
@@ -46,6 +49,10 @@ class Levels(NamedTuple):
         for start in range(0, len(w), count):
             yield slice(start, start + count)
 
+    def rows(self, rows: slice) -> slice:
+        """Where what belongs to the scales of `rows` lies."""
+        return rows if self.per_channel else slice(None)
+
     def over(self, w: Tensor) -> tuple[int, ...]:
         """The dimensions that share a scale."""
         return tuple(range(1 if self.per_channel else 0, w.dim()))
@@ -54,13 +61,20 @@ class Levels(NamedTuple):
         """The distance of two levels."""
         return statistic if self.top is None else statistic / self.top
 
-    def statistic(self, w: Tensor) -> Tensor:
+    def loadings(self, w: Tensor, log_loading: Tensor | None) -> Tensor:
+        """The loading of each row of `w`, reduced dimensions kept, or the one of all."""
+        shape = [len(w) if self.per_channel else 1, *[1] * (w.dim() - 1)]
+        if log_loading is not None:
+            return log_loading.exp().reshape(shape)
+        return w.new_full(shape, self.loading or 1)
+
+    def statistic(self, w: Tensor, loading: Tensor) -> Tensor:
         """The largest level, or at 1 bit and ternary the scale; reduced dimensions are kept."""
         dims = self.over(w)
         if self.loading is not None:
-            count = w.numel() // (len(w) if self.per_channel else 1)
+            count = w.numel() // loading.numel()
             value = torch.linalg.vector_norm(w, dim=dims, keepdim=True)
-            value.mul_(self.loading / count**0.5)
+            value.mul_(loading / count**0.5)
         else:
             value = w.abs().amax(dims, keepdim=True)
         return value.clamp_(min=SMALLEST_SCALE)
@@ -76,12 +90,12 @@ class Levels(NamedTuple):
         out.mul_(scale)
 
     def through_statistic(
-        self, w: Tensor, statistic: Tensor, d_statistic: Tensor, out: Tensor
+        self, w: Tensor, loading: Tensor, statistic: Tensor, d_statistic: Tensor, out: Tensor
     ) -> None:
         """Fill `out` with the gradient of `w` from that of the statistic."""
         count = w.numel() // statistic.numel()
         if self.loading is not None:
-            torch.mul(w, d_statistic * (self.loading**2 / count) / statistic, out=out)
+            torch.mul(w, d_statistic * (loading.square() / count) / statistic, out=out)
         else:
             largest = w.abs() == statistic
             shares = d_statistic / largest.sum(self.over(w), keepdim=True).clamp_(min=1)
@@ -89,21 +103,29 @@ class Levels(NamedTuple):
 
 
 class Quantize(torch.autograd.Function):
-    """Weights and their scale; gradients run straight through every rounding and clipping."""
+    """Weights and their scale; gradients run straight through every rounding and clipping.
+
+    But of learned ranges not through clipping, as in equation 3 of S. K. Esser et al., "Learned
+    step size quantization", ICLR 2020, arXiv:1902.08153.
+    """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
-        """The quantized weights, shaped as `w`, and the scale `[C, 1, ...]`, or one value."""
+    def forward(
+        ctx: Any, w: Tensor, log_loading: Tensor | None, levels: Levels
+    ) -> tuple[Tensor, Tensor]:
+        """The quantized weights, shaped as `w`, and the scale `[C, 1, ...]`, or one value.
+
+        `log_loading` is the logarithm of learned loadings, `[C]` or one value.
+        """
         ctx.levels, ctx.library = levels, _library(w, levels)
-        quantized = torch.empty_like(w)
+        loading, quantized = levels.loadings(w, log_loading), torch.empty_like(w)
         if ctx.library is None:
-            statistic = _forward(w, quantized, levels)
+            statistic = _forward(w, loading, quantized, levels)
         else:
-            statistic = w.new_empty([len(w), *[1] * (w.dim() - 1)])
-            tensors = (w, quantized, statistic)
-            _call(ctx.library.forward, tensors, levels, SMALLEST_SCALE, levels.top or 0,
-                  TERNARY_THRESHOLD)  # fmt: skip
-        ctx.save_for_backward(w, quantized, statistic)
+            statistic = torch.empty_like(loading)
+            tensors = (w, loading, quantized, statistic)
+            _call(ctx.library.forward, tensors, SMALLEST_SCALE, levels.top or 0, TERNARY_THRESHOLD)
+        ctx.save_for_backward(w, loading, quantized, statistic)
         scale = levels.scale(statistic)
         if not levels.per_channel:  # in Brevitas' shapes
             scale = scale.reshape(() if levels.top else 1)
@@ -111,52 +133,68 @@ class Quantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_quantized: Tensor, d_scale: Tensor) -> tuple[Tensor, None]:
+    def backward(
+        ctx: Any, d_quantized: Tensor, d_scale: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
         """With `y = q s` and `s` a function of `w`, both `q` and the weights it rounds move `y`.
 
-        Straight through the rounding, `dy/ds` is `q - w / s` at 2 bits and more, and `q` below.
+        Straight through the rounding, `dy/ds` is `q - w / s` at 2 bits and more, and `q` below and
+        where a weight is clipped to a learned range.
         """
-        w, quantized, statistic = ctx.saved_tensors
+        w, loading, quantized, statistic = ctx.saved_tensors
         levels: Levels = ctx.levels
-        d_scale, d_w = d_scale.reshape(statistic.shape), torch.empty_like(w)
+        d_w, d_statistic = torch.empty_like(w), torch.empty_like(statistic)
+        if d_quantized.stride() != w.stride() or d_quantized.dtype != w.dtype:
+            d_quantized = torch.empty_like(w).copy_(d_quantized)
+        d_scale = d_scale.reshape(statistic.shape).contiguous()
+        tensors = (w, loading, quantized, statistic, d_quantized, d_scale, d_w, d_statistic)
         if ctx.library is None:
-            _backward(w, quantized, statistic, d_quantized, d_scale, d_w, levels)
+            _backward(*tensors, levels)
         else:
-            if d_quantized.stride() != w.stride() or d_quantized.dtype != w.dtype:
-                d_quantized = torch.empty_like(w).copy_(d_quantized)
-            tensors = (w, quantized, statistic, d_quantized, d_scale.contiguous(), d_w)
-            _call(ctx.library.backward, tensors, levels, levels.top or 0)
-        return d_w, None
+            _call(ctx.library.backward, tensors, levels.top or 0)
+        if not levels.learned:
+            return d_w, None, None
+        shape = (-1,) if levels.per_channel else ()
+        return d_w, (d_statistic * statistic).reshape(shape), None
 
 
-def _forward(w: Tensor, quantized: Tensor, levels: Levels) -> Tensor:
+def _forward(w: Tensor, loading: Tensor, quantized: Tensor, levels: Levels) -> Tensor:
     """Fill `quantized` by torch operations, and return the statistic of each scale."""
     statistics = []
     for rows in levels.blocks(w):
         part = w[rows]
-        statistics.append(levels.statistic(part))
+        statistics.append(levels.statistic(part, loading[levels.rows(rows)]))
         levels.round(part, levels.scale(statistics[-1]), out=quantized[rows])
     return torch.cat(statistics)
 
 
 def _backward(
     w: Tensor,
+    loading: Tensor,
     quantized: Tensor,
     statistic: Tensor,
     d_quantized: Tensor,
     d_scale: Tensor,
     d_w: Tensor,
+    d_statistic: Tensor,
     levels: Levels,
 ) -> None:
-    """Fill `d_w` by torch operations."""
+    """Fill `d_w` and `d_statistic` by torch operations."""
     for rows in levels.blocks(w):
         part, y, given, through = w[rows], quantized[rows], d_quantized[rows], d_w[rows]
-        at = rows if levels.per_channel else slice(None)
+        at = levels.rows(rows)
+        scale = levels.scale(statistic[at])
         torch.sub(y, part, out=through) if levels.bits != 1 else through.copy_(y)
+        if levels.learned:
+            clipped = torch.round(part / scale).abs() > levels.top  # type: ignore[operator]
+            torch.where(clipped, y, through, out=through)
         moved = through.mul_(given).sum(levels.over(part), keepdim=True)
-        d_statistic = levels.scale(moved / levels.scale(statistic[at]) + d_scale[at])
-        levels.through_statistic(part, statistic[at], d_statistic, out=through)
-        through.add_(given) if levels.bits != 1 else through.addcmul_(given, y.abs())
+        d_statistic[at] = levels.scale(moved / scale + d_scale[at])
+        levels.through_statistic(part, loading[at], statistic[at], d_statistic[at], out=through)
+        if levels.learned:
+            through.add_(given.masked_fill(clipped, 0))
+        else:
+            through.add_(given) if levels.bits != 1 else through.addcmul_(given, y.abs())
 
 
 def _library(w: Tensor, levels: Levels) -> ctypes.CDLL | None:
@@ -172,14 +210,13 @@ def _library(w: Tensor, levels: Levels) -> ctypes.CDLL | None:
         ("STORED", native.STORED[w.dtype]),
         ("LEVELS", 0 if levels.top else 2 if levels.bits == "ternary" else 1),
         ("SCALE", 0 if levels.loading else 1),
+        ("LEARNED", int(levels.learned)),
     )
 
 
-def _call(function: Any, tensors: Sequence[Tensor], levels: Levels, *values: float) -> None:
+def _call(function: Any, tensors: Sequence[Tensor], *values: float) -> None:
     w = tensors[0]
     counts = (len(w), w[0].numel(), torch.get_num_threads())
     function(
-        *map(native.pointer, tensors),
-        *map(ctypes.c_int64, counts),
-        *map(ctypes.c_double, (levels.loading or 1, *values)),
+        *map(native.pointer, tensors), *map(ctypes.c_int64, counts), *map(ctypes.c_double, values)
     )

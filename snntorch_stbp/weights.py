@@ -1,9 +1,8 @@
 """Quantizers of weights: which levels and which scale they have.
 
 Brevitas builds a quantizer from a dozen small modules. Its weights, scales and export come from
-them here too, but where scales are floating point and not learned the numbers are computed by
-`levels.Quantize` (under `torch.compile`, which fuses on its own, and with BREVITAS_JIT=1, by
-Brevitas).
+them here too, but where scales are floating point the numbers are computed by `levels.Quantize`
+(under `torch.compile`, which fuses on its own, and with BREVITAS_JIT=1, by Brevitas).
 """
 
 from __future__ import annotations
@@ -90,10 +89,10 @@ def weight_quantizer(
             values |= {"tensor_clamp_impl": TensorClamp}
     else:
         values |= {"scaling_stats_op": StatsOp.MAX}
-    if scale == "float" and not learned and not brevitas.config.JIT_ENABLED:
-        loading = GAUSSIAN_LOADING[bits] if fitted else None
+    if scale == "float" and not brevitas.config.JIT_ENABLED:
+        loading = FIRST_LOADING[bits] if fitted else None
         top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
-        values |= {"levels": Levels(bits, top, loading, per_channel)}
+        values |= {"levels": Levels(bits, top, loading, per_channel, learned)}
         values |= {
             "tensor_quant": {1: _FusedBinary, "ternary": _FusedTernary}.get(bits, _FusedInteger)
         }
@@ -164,8 +163,15 @@ class _Fused:
         """Weights, scale, zero point and bits."""
         if torch.compiler.is_compiling():
             return super().forward(x)  # type: ignore[misc]
-        y, scale = Quantize.apply(x, self.levels)
+        y, scale = Quantize.apply(x, self.log_loading(), self.levels)
         return y, scale, *self.constants(x, scale)
+
+    def log_loading(self) -> Tensor | None:
+        """The learned range, if it is learned."""
+        if not self.levels.learned:
+            return None
+        statistic: LearnedRange = self.scaling_impl.parameter_list_stats.stats.stats_impl  # type: ignore[attr-defined]
+        return statistic.log_loading
 
     def constants(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Zero point and bits."""

@@ -28,19 +28,22 @@ from snntorch_stbp.weights import (
 
 from .runs import last_state, make_config
 
-RANGES = [(b, "fitted") for b in (1, "ternary", 2, 3, 4, 5, 8)] + [(2, "max"), (4, "max")]
+RANGES = [(b, "fitted") for b in (1, "ternary", 2, 3, 4, 5, 8)] + [
+    (b, kind) for kind in ("max", "learned") for b in (2, 4)
+]
 
 
-def computed(quantizer: type, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, scale and gradient of a convolution, its scale being part of the loss."""
+def computed(quantizer: type, weight: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """Weights, scale and gradients of a convolution, its scale being part of the loss."""
     layer = qnn.QuantConv2d(
         weight.shape[1], weight.shape[0], weight.shape[2], bias=False, weight_quant=quantizer
     ).to(weight.dtype)
     layer.weight.data = weight.clone()
     quantized = layer.quant_weight()
     ((quantized.value - target).square().sum() + (quantized.scale * 3).sum()).backward()
-    assert layer.weight.grad is not None
-    return quantized.value.detach(), quantized.scale.detach(), layer.weight.grad
+    gradients = [p.grad for p in layer.parameters()]  # of the weights, and of a learned range
+    assert all(gradient is not None for gradient in gradients)
+    return quantized.value.detach(), quantized.scale.detach(), *gradients  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("backend", ["fused", "compiled"])
@@ -62,7 +65,7 @@ def test_equal_to_brevitas(
         # In float32 both round `q - w / s`, by up to 2^-24 of an integer, and sum what is left.
         tolerance = 1e-5 if dtype == torch.float32 else 1e-13
         assert ours[0].stride() == weight.stride()
-        assert ours[1].shape == expected[1].shape
+        assert len(ours) == (4 if weight_range == "learned" else 3)
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)
 
@@ -116,9 +119,10 @@ def test_learned_ranges_start_at_the_fitted_one(bits: int, per_channel: bool) ->
         torch.testing.assert_close(found[0], fitted[0])
 
 
+@pytest.mark.parametrize("backend", ["fused", "compiled"])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_the_gradient_of_a_learned_range(bits: int, per_channel: bool) -> None:
+def test_the_gradient_of_a_learned_range(bits: int, per_channel: bool, backend: str) -> None:
     """Equation 3 of LSQ, in units of the root mean square: of the range, and of the weights."""
     torch.manual_seed(0)
     quantizer = weight_quantizer(bits, per_channel, "float", "learned")
@@ -127,8 +131,9 @@ def test_the_gradient_of_a_learned_range(bits: int, per_channel: bool) -> None:
     (parameter,) = [p for n, p in layer.named_parameters() if n.endswith("log_loading")]
     assert parameter.shape == ((6,) if per_channel else ())
     given = torch.randn_like(w)
-    quantized = layer.quant_weight()
-    (quantized.value * given).sum().backward()
+    with kernels.backend(backend):
+        quantized = layer.quant_weight()
+        (quantized.value * given).sum().backward()
     top = 2 ** (bits - 1) - 1
     scale = quantized.scale.detach()
     level = (w / scale).round().clamp(-top, top)
