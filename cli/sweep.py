@@ -11,18 +11,19 @@ import click
 from snntorch_stbp.errors import Interrupted, UsageError
 from snntorch_stbp.train import bits_file, catalog
 from snntorch_stbp.train.sweep.plan import plan
-from snntorch_stbp.train.sweep.summary import Row, fronts, summarize, word
+from snntorch_stbp.train.sweep.summary import Row, fronts, save, summarize, word
 
 from .group import Option, command, json_option
 from .output import ClosableReporter, make_reporter
-from .params import BitsType, Listed, Whole
+from .params import BitsType, Listed, Real, Whole
 from .text import Column, percent, print_table, to_json
 from .train_options import OPTIONS as TRAIN
 from .train_options import check_use, given_fields
 
 EXAMPLE = """\
 snntorch-stbp sweep mnistnet --bits 32,8,4,2,ternary,1 --seeds 3 --jobs 2
-snntorch-stbp sweep resnet18 --dataset cifar10 --bits 32,4 --steps 1,2,4"""
+snntorch-stbp sweep resnet18 --dataset cifar10 --bits 32,4 --steps 1,2,4
+snntorch-stbp sweep resnet18 --dataset cifar10 --bits 32,4,2 --qat-epochs 20"""
 
 COLUMNS = (
     Column("bits", right=True),
@@ -41,6 +42,10 @@ OPTIONS = [
            help="Time steps; default: as the recipe."),
     Option(["--seeds"], section="Sweep", type=Whole(1), default=1, show_default=True,
            help="Runs of each, with seeds 0, 1, ..."),
+    Option(["--qat-epochs"], section="Sweep", type=Whole(1),
+           help="Let runs of fewer bits start from that of 32 bits, and take so many epochs."),
+    Option(["--qat-lr"], section="Sweep", type=Real(0, above=True),
+           help="Highest learning rate of these; default: half of what it were."),
     Option(["--jobs"], section="Sweep", type=Whole(1), default=1, show_default=True,
            help="Runs at once, each a process with its part of the cores."),
     Option(["--out"], section="Sweep", metavar="DIR",
@@ -67,7 +72,9 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     given = given_fields({str(option.name): options[str(option.name)] for option in PASSED})
     catalog.check_augmentations(given.get("augment", ()))
     dataset = given.pop("dataset", "digits")
-    configs = plan(model, dataset, bits, options["steps"] or [None], options["seeds"], **given)
+    qat = {name: options[name] for name in ("qat_epochs", "qat_lr")}
+    steps = options["steps"] or [None]
+    configs = plan(model, dataset, bits, steps, options["seeds"], **qat, **given)
     check_use(given, configs)
     name = f"{model}-{catalog.run_name(dataset)}"
     out = Path(options["out"] or Path("sweeps") / name)
@@ -79,7 +86,7 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     from .quiet import hush
 
     hush()
-    from snntorch_stbp.train.sweep.plan import run_all, save
+    from snntorch_stbp.train.sweep.runs import run_all
 
     def notice(text: str) -> None:
         apart = "" if options["jobs"] > 1 else "\n"  # from the lines of the run before

@@ -112,6 +112,48 @@ def test_several_runs_at_once_are_those_one_after_the_other(tmp_path: Path) -> N
     assert float(row["spread"]) == pytest.approx(np.std(own, ddof=1))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None:
+    """`count` seeds, and so many runs at once."""
+    command = (
+        "sweep", "mnistnet_bn", "--bits", "4,32,2", "--epochs", "10", "--qat-epochs", "2",
+        "--augment", "crop,cutout", "--refine-epochs", "5", "--device", "cpu",
+        "--seeds", str(count), "--jobs", str(count), "--out", str(tmp_path),
+    )  # fmt: skip
+    code, output = call(*command)
+    assert code == 0, output
+    runs = list_runs(tmp_path)
+    by_bits = {bits: [run for run in runs if run.config.bits == bits] for bits in (None, 4, 2)}
+    assert [len(same) for same in by_bits.values()] == [count] * 3
+    floats = {run.config.seed: run for run in by_bits[None]}
+    for run in [*by_bits[4], *by_bits[2]]:
+        start, config = floats[run.config.seed], run.config
+        assert config.init_from == str(start.path)
+        assert (config.epochs, config.refine_epochs, config.lr) == (2, 1, start.config.lr / 2)
+        assert config.weight_range == ("learned" if config.bits == 2 else "fitted")
+        assert run.history[0]["val_accuracy"] > start.history[0]["val_accuracy"] + 0.1
+    rows = read(tmp_path / "summary.csv")
+    assert [row["bits"] for row in rows] == ["4", "", "2"]  # in the order that was typed
+
+    code, output = call(*command)
+    assert code == 0, output
+    assert output.count("(done before)") == 3 * count
+    assert len(list_runs(tmp_path)) == 3 * count
+
+
+def test_nothing_starts_from_a_run_that_diverged(tmp_path: Path) -> None:
+    code, output = call(
+        "sweep", "mnistnet_bn", "--bits", "32,4", "--epochs", "1", "--lr", "1e30",
+        "--qat-epochs", "1", "--qat-lr", "0.001", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0, output
+    assert (
+        "2 of 2: mnistnet_bn-digits-w4-T2, seed 0 (left out: the run that it starts from" in output
+    )
+    assert [row["mean"] for row in read(tmp_path / "summary.csv")] == ["", ""]
+    assert [run.status for run in list_runs(tmp_path)] == ["diverged"]
+
+
 def test_what_all_runs_lack_is_said_before_any_is_begun(tmp_path: Path) -> None:
     code, output = call(
         "sweep", "mnistnet_bn", "--dataset", "npz:no.npz", "--jobs", "2", "--out", str(tmp_path)
@@ -192,6 +234,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     (["mnistnet", "--bits", ","], "name at least one value"),
     (["mnistnet", "--steps", "0"], "0"),
     (["mnistnet", "--dataset", "mnits"], "mnits"),
+    (["mnistnet", "--bits", "4,2", "--qat-epochs", "3"], "own runs of 32 bits: add 32 to --bits"),
+    (["mnistnet", "--qat-lr", "0.01"], "--qat-lr needs --qat-epochs"),
 ])  # fmt: skip
 def test_usage_errors(arguments: list[str], message: str) -> None:
     code, output = call("sweep", *arguments)

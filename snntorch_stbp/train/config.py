@@ -66,6 +66,12 @@ def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
+def _shares(warmup: int, refine: int, epochs: int, whole: int) -> tuple[int, int]:
+    """Epochs of warm-up, rounded up, and of the light end, rounded down, in `epochs` of `whole`."""
+    epochs = min(epochs, whole)
+    return -(-warmup * epochs // whole), refine * epochs // whole
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that defines a run. Fields are named as the options of the command line."""
@@ -219,9 +225,10 @@ class RunConfig:
             raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
         given = {k: v for k, v in overrides.items() if v is not None}
         epochs, whole = given.get("epochs"), values["epochs"]
-        if isinstance(epochs, int) and 0 < epochs < whole:
-            values["warmup_epochs"] = math.ceil(values["warmup_epochs"] * epochs / whole)
-            values["refine_epochs"] = values["refine_epochs"] * epochs // whole
+        if isinstance(epochs, int) and epochs > 0:
+            values["warmup_epochs"], values["refine_epochs"] = _shares(
+                values["warmup_epochs"], values["refine_epochs"], epochs, whole
+            )
         values.update(given)
         starts = given.get("init_from") and bits in LEARN_RANGES
         if starts and "weight_range" not in given and values["weight_range"] == "fitted":
@@ -229,6 +236,11 @@ class RunConfig:
         for name in ("augment", "teacher"):
             values[name] = _several(values.get(name))
         return cls(model=model, dataset=dataset, **values)
+
+    def shortened(self, epochs: int) -> RunConfig:
+        """The same in `epochs` epochs, of which warm-up and light end have their share."""
+        warmup, refine = _shares(self.warmup_epochs, self.refine_epochs, epochs, self.epochs)
+        return replace(self, epochs=epochs, warmup_epochs=warmup, refine_epochs=refine)
 
     @property
     def quantized(self) -> bool:

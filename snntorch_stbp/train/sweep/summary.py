@@ -1,10 +1,17 @@
-"""What the runs of a sweep say together: means over seeds, Pareto fronts, a table."""
+"""What the runs of a sweep say together: means over seeds, Pareto fronts, tables, a picture."""
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...files import atomic_write
+from . import tradeoff
 
 
 @dataclass(frozen=True)
@@ -15,11 +22,11 @@ class Point:
         bits: Bits of weights; `None` is fp32.
         steps: Time steps `T`.
         seed: Its seed.
-        accuracy: Test accuracy in [0, 1], or `None` if it diverged.
+        accuracy: Test accuracy in [0, 1], or `None` if it, or what it starts from, diverged.
         size_kb: Size of the parameters at their bits.
         additions, multiplications: Operations per test image, see `report.Operations`.
         seconds: Time it took to train.
-        run: Its folder, relative to the sweep's.
+        run: Its folder, relative to the sweep's; empty if it was not begun.
     """
 
     bits: int | str | None
@@ -119,3 +126,27 @@ def fronts(row: Row) -> str:
 def word(bits: int | str | None) -> str:
     """A bit width as it is typed."""
     return "32" if bits is None else str(bits)
+
+
+def save(points: Sequence[Point], rows: Sequence[Row], out: Path, command: str) -> list[Path]:
+    """Write `sweep.csv` (a line per run), `summary.csv` (per row), `sweep.md` and `sweep.png`."""
+    files = {
+        "sweep.md": markdown(rows, command),
+        "sweep.csv": _csv(Point, points),
+        "summary.csv": _csv(Row, rows),
+    }
+    for name, content in files.items():
+        with atomic_write(out / name) as file:
+            file.write(content.encode())
+    picture = out / "sweep.png"
+    tradeoff.plot([row for row in rows if row.mean is not None], picture)
+    return [*(out / name for name in files), picture]
+
+
+def _csv(kind: type, lines: Sequence[Any]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f.name for f in fields(kind)]
+    writer.writerow(names)
+    writer.writerows([getattr(line, name) for name in names] for line in lines)
+    return text.getvalue()
