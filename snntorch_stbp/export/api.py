@@ -20,8 +20,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import UsageError
@@ -62,7 +61,7 @@ class Exported:
 
 def to_qonnx(
     model: nn.Module,
-    samples: torch.Tensor,
+    samples: Tensor,
     path: str | Path,
     *,
     form: Form = "unrolled",
@@ -101,38 +100,13 @@ def to_qonnx(
         StbpError: If the network cannot be exported, a tool is missing, or the file does not
             compute what the network computes; then no file is left behind.
     """
-    if form not in ("unrolled", "step"):
-        raise UsageError(f"the form of a graph is 'unrolled' or 'step', not '{form}'.")
-    if target not in TARGETS:
-        raise UsageError(f"the target is one of {', '.join(TARGETS)}, not '{target}'.")
+    _check(model, form, target, settings, as_trained)
     path = Path(path)
-    if as_trained and target != "generic":
-        raise UsageError(f"target {target} needs deployment arithmetic: leave out --as-trained.")
-    ready = isinstance(model, FrozenNet | FixedPointNet)
-    if as_trained and (settings is not None or ready):
-        raise UsageError("a graph as trained takes neither a frozen network nor its settings.")
-    files = [path, path.with_suffix(".samples.npz")]
-    files += [path.with_suffix(".step.json")] * (form == "step")
-    files += [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
+    files = _files(path, form, target)
     claim(files, force)
-
-    options: dict[str, Any] = {
-        "form": form,
-        "target": target,
-        "batch": batch,
-        "metadata": {"project": f"snntorch-stbp {__version__}", **(metadata or {})},
-    }
-    compute: Callable[[torch.Tensor], golden.Golden]
-    compare: Callable[..., Agreement]
-    if as_trained:
-        trained = TrainedNet(model)
-        built = build(trained, _one(samples), parts=PARTS, **options)
-        compute, compare = trained.vectors, verify_trained
-    else:
-        net: Any = model if ready else freeze(model, settings)
-        parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
-        built = build(net, _one(samples), parts=parts, **options)
-        compute, compare = partial(golden.compute, net), verify
+    metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
+    options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
+    built, compute, compare = _built(model, _one(samples), settings, as_trained, options)
     axis = 1 if samples.dim() == 5 else 0
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
@@ -155,15 +129,53 @@ def to_qonnx(
     return Exported(path, tuple(files), agreement, wide, len(built.model.graph.node))
 
 
-def _one(samples: torch.Tensor) -> torch.Tensor:
+def _check(
+    model: nn.Module, form: str, target: str, settings: Settings | None, as_trained: bool
+) -> None:
+    """Refuse what cannot be asked for together."""
+    if form not in ("unrolled", "step"):
+        raise UsageError(f"the form of a graph is 'unrolled' or 'step', not '{form}'.")
+    if target not in TARGETS:
+        raise UsageError(f"the target is one of {', '.join(TARGETS)}, not '{target}'.")
+    if as_trained and target != "generic":
+        raise UsageError(f"target {target} needs deployment arithmetic: leave out --as-trained.")
+    if as_trained and (settings is not None or isinstance(model, FrozenNet | FixedPointNet)):
+        raise UsageError("a graph as trained takes neither a frozen network nor its settings.")
+
+
+def _files(path: Path, form: str, target: str) -> list[Path]:
+    """All that is written, the graph first and the golden vectors behind it."""
+    files = [path, path.with_suffix(".samples.npz")]
+    files += [path.with_suffix(".step.json")] * (form == "step")
+    return files + [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
+
+
+def _built(
+    model: nn.Module,
+    sample: Tensor,
+    settings: Settings | None,
+    as_trained: bool,
+    options: dict[str, Any],
+) -> tuple[Built, Callable[[Tensor], golden.Golden], Callable[..., Agreement]]:
+    """The graph, what computes golden vectors for it, and what compares with them."""
+    if as_trained:
+        trained = TrainedNet(model)
+        return build(trained, sample, parts=PARTS, **options), trained.vectors, verify_trained
+    ready = isinstance(model, FrozenNet | FixedPointNet)
+    net: Any = model if ready else freeze(model, settings)
+    parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
+    return build(net, sample, parts=parts, **options), partial(golden.compute, net), verify
+
+
+def _one(samples: Tensor) -> Tensor:
     return samples[:, :1] if samples.dim() == 5 else samples[:1]
 
 
 def _with_onnxruntime(
     path: Path,
     built: Built,
-    compute: Callable[[torch.Tensor], golden.Golden],
-    samples: torch.Tensor,
+    compute: Callable[[Tensor], golden.Golden],
+    samples: Tensor,
     as_trained: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Agreement:
