@@ -235,6 +235,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     (["mnistnet", "--steps", "0"], "0"),
     (["mnistnet", "--dataset", "mnits"], "mnits"),
     (["mnistnet", "--bits", "4,2", "--qat-epochs", "3"], "own runs of 32 bits: add 32 to --bits"),
+    (["mnistnet", "--bits", "32", "--qat-epochs", "3"], "fewer than 32 bits: add some to --bits"),
     (["mnistnet", "--qat-lr", "0.01"], "--qat-lr needs --qat-epochs"),
 ])  # fmt: skip
 def test_usage_errors(arguments: list[str], message: str) -> None:

@@ -49,6 +49,8 @@ def plan(
         raise UsageError(
             "--qat-epochs starts from the sweep's own runs of 32 bits: add 32 to --bits."
         )
+    if qat_epochs and set(bits) == {None}:
+        raise UsageError("--qat-epochs is for runs of fewer than 32 bits: add some to --bits.")
     if qat_lr and not qat_epochs:
         raise UsageError("--qat-lr needs --qat-epochs.")
     absent: dict[str, Any] = {name: None for name, value in given.items() if value is None}
