@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from snntorch_stbp import zoo
 from snntorch_stbp.train import loop
@@ -51,6 +52,40 @@ def test_a_network_that_cannot_be_captured_goes_on() -> None:
     assert capture(net, torch.rand(4, 1, 8, 8), "bf16-mixed")
     assert not net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+class Watching(nn.Module):
+    """Whether each pass ran under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.seen: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(torch.is_autocast_enabled("cpu"))
+        y = x * self.weight
+        y.register_hook(lambda gradient: self.seen.append(torch.is_autocast_enabled("cpu")))
+        return y
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_the_forward_pass_alone_is_captured_in_half_precision(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there are no graphs; and evaluation goes on as it is called."""
+
+    def pretend(net: Watching, inputs: tuple[Tensor], allow_unused_input: bool) -> None:
+        net(*inputs).sum().backward()
+        monkeypatch.setattr(net, "forward", lambda *_: "graphs")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", pretend)
+    net, x = Watching().eval(), torch.ones(2)
+    assert capture(net, x, precision) is None
+    assert net.seen == [precision == "bf16-mixed", False]
+    net(x)
+    assert net.seen[2:] == [False]
+    assert net.train()(x) == "graphs"
 
 
 def test_a_run_says_that_it_was_not_captured(

@@ -42,17 +42,28 @@ def capture(net: nn.Module, x: Tensor, precision: str) -> str | None:
         `None`; or what went wrong, in which case `net` goes on as before.
     """
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    training = net.training
+    training, plain = net.training, net.forward
     dtype = TYPES.get(precision)
-    try:
+
+    def forward(*inputs: Tensor) -> Tensor:
+        # Around the whole capture it would hold for the backward pass, too, which training does
+        # without it (https://github.com/pytorch/pytorch/issues/120930).
         with torch.autocast(x.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
-            # Three passes to warm up, in which kernels are compiled and chosen.
-            torch.cuda.make_graphed_callables(net.train(), (x.clone(),), allow_unused_input=True)
+            record: Tensor = plain(*inputs)
+        return record
+
+    net.forward = forward
+    try:
+        # Three passes to warm up, in which kernels are compiled and chosen.
+        torch.cuda.make_graphed_callables(net.train(), (x.clone(),), allow_unused_input=True)
     except Exception as error:  # whatever a driver or an operation raises
+        net.forward = plain
         return f"{type(error).__name__}: {error}"
     finally:
         net.train(training)
         with torch.no_grad():
             for key, value in net.state_dict().items():
                 value.copy_(before[key])
+    graphs = net.forward
+    net.forward = lambda *inputs: (graphs if net.training else plain)(*inputs)
     return None
