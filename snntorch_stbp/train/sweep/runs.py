@@ -60,25 +60,33 @@ def run_all(
         Interrupted: If SIGINT or SIGTERM asked to stop; what was done is kept.
     """
     runs: dict[int, RunDir | None] = {}
-    for second in (False, True):
-        stage = {n: c for n, c in enumerate(configs) if needs_float(c) == second}
+
+    def label(number: int) -> str:
+        config = configs[number]
+        return f"{number + 1} of {len(configs)}: {config.name}, seed {config.seed}"
+
+    def do(part: dict[int, RunConfig]) -> None:
         todo = []
-        for number, config in stage.items():
-            label = f"{number + 1} of {len(configs)}: {config.name}, seed {config.seed}"
-            if second:
-                start = runs[_float_of(config, configs)]
-                if start is None or start.status == "diverged":
-                    notice(f"{label} (left out: the run that it starts from diverged)")
-                    continue
-                config = stage[number] = from_float(config, start)
+        for number, config in part.items():
             run = _existing(config, out)
             if run is not None and run.status in ("finished", "diverged"):
-                notice(f"{label} (done before)")
+                notice(f"{label(number)} (done before)")
                 continue
-            todo.append(Job(label if run is None else f"{label} (going on)", config, run))
+            todo.append(Job(label(number) + (" (going on)" if run else ""), config, run))
         _do(todo, out, reporter, notice, jobs)
-        runs |= {number: _existing(config, out) for number, config in stage.items()}
-    return [_point(config, runs[number], out) for number, config in enumerate(configs)]
+        runs.update({number: _existing(config, out) for number, config in part.items()})
+
+    do({number: c for number, c in enumerate(configs) if not needs_float(c)})
+    starting = {}
+    for number, config in enumerate(configs):
+        if needs_float(config):
+            start = runs[_float_of(config, configs)]
+            if start is None or start.status == "diverged":
+                notice(f"{label(number)} (left out: the run that it starts from diverged)")
+            else:
+                starting[number] = from_float(config, start)
+    do(starting)
+    return [_point(config, runs.get(number), out) for number, config in enumerate(configs)]
 
 
 def _do(
