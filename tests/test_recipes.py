@@ -73,11 +73,20 @@ def test_fewer_epochs_have_their_share_of_warm_up_and_light_end():
         config = RunConfig.from_recipe("vgg11_bn", "cifar10", **given)
         return config.epochs, config.warmup_epochs, config.refine_epochs
 
-    assert parts() == (200, 5, 20)
-    assert parts(epochs=300) == (300, 5, 20)
-    assert parts(epochs=50) == (50, 2, 5)
+    assert parts() == (200, 1, 20)
+    assert parts(epochs=300) == (300, 1, 20)
+    assert parts(epochs=50) == (50, 1, 5)
     assert parts(epochs=5) == (5, 1, 0)
     assert parts(epochs=5, warmup_epochs=0, refine_epochs=2) == (5, 0, 2)
+
+    config = RunConfig.from_recipe("vgg11_bn", "cifar10", warmup_epochs=5)
+    for epochs, warmup, refine in ((300, 5, 20), (100, 3, 10), (29, 1, 2)):
+        shorter = config.shortened(epochs)
+        assert (shorter.epochs, shorter.warmup_epochs, shorter.refine_epochs) == (
+            epochs,
+            warmup,
+            refine,
+        )
 
 
 def test_two_bits_that_start_from_another_run_learn_their_ranges():

@@ -129,7 +129,7 @@ def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None
     for run in [*by_bits[4], *by_bits[2]]:
         start, config = floats[run.config.seed], run.config
         assert config.init_from == str(start.path)
-        assert (config.epochs, config.refine_epochs, config.lr) == (2, 1, start.config.lr / 2)
+        assert (config.epochs, config.refine_epochs, config.lr) == (2, 1, start.config.lr / 4)
         assert config.weight_range == ("learned" if config.bits == 2 else "fitted")
         assert run.history[0]["val_accuracy"] > start.history[0]["val_accuracy"] + 0.1
     rows = read(tmp_path / "summary.csv")

@@ -76,23 +76,22 @@ class Recipe:
 
 
 CHARACTERS: dict[str, Any] = {"epochs": 8, "augment": ("shift",)}
-# Adam, 1e-3, cosine, batch 128, the loss at every step, crop and flip are those of Deng 2022 (TET,
-# arXiv:2202.11946) and its code; 200 epochs those of STBP-train-and-compression. In place of
-# cutout, which is Deng's, TrivialAugment with a light end and mixup, which taught more
-# (docs/accuracy.md, "On few images" and "By heart").
+# The loss at every step, crop and flip are those of Deng 2022 (TET, arXiv:2202.11946); 200 epochs
+# those of STBP-train-and-compression. In place of Deng's cutout, TrivialAugment with a light end
+# and mixup; in place of Adam, Muon: they taught more (docs/accuracy.md, "On few images" and "By
+# heart"), and ResNet-18 learned several times as fast.
 PHOTOS: dict[str, Any] = {
     "epochs": 200,
+    "optimizer": "muon",
+    "lr": 5e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1,
     "loss": "tet",
     "refine_epochs": 20,
     "augment": ("crop", "flip", "trivial"),
     "mixup": 0.2,
     "label_smoothing": 0.1,
-    "warmup_epochs": 5,
 }
-# With these ResNet-18 learned several times as fast as with AdamW or SGD (docs/accuracy.md).
-MUON: dict[str, Any] = {
-    "optimizer": "muon", "lr": 5e-3, "weight_decay": 0.05, "batch_size": 256, "warmup_epochs": 1,
-}  # fmt: skip
 # What the table of docs/accuracy.md was trained with.
 MNIST: dict[str, Any] = {
     "epochs": 40, "batch_size": 256, "lr": 0.016, "loss": "tet", "augment": ("crop:2",),
@@ -106,6 +105,7 @@ MNIST_STRONG: dict[str, Any] = {
 # flips. Zheng 2021 (arXiv:2011.05280) also trains on DVS Gesture in frames of 32x32.
 EVENTS: dict[str, Any] = {"num_steps": 10, "loss": "tet", "augment": ("shift",)}
 WIDE_WITHOUT_NORM = ("cifarnet_neunorm", "vgg11", "vgg13", "vgg16", "vgg19")
+PHOTO_SETS = ("cifar10", "cifar100", "folder")
 SMALL_IMAGES = ("digits", "mnist", "fashionmnist", "npz")
 
 # (model, family or "*", data set or "*") -> what differs from the rows before; a third entry, the
@@ -115,19 +115,18 @@ RECIPES: dict[tuple[Any, ...], dict[str, Any]] = {
     ("*", "digits"): {"epochs": 8, "batch_size": 64, "lr": 2e-3},
     ("*", "mnist"): CHARACTERS,
     ("*", "fashionmnist"): {"augment": ("shift", "flip")},
-    ("*", "cifar10"): PHOTOS,
-    ("*", "cifar100"): PHOTOS,
+    **{("*", name): PHOTOS for name in PHOTO_SETS},
     ("*", "npz"): CHARACTERS,
-    ("*", "folder"): PHOTOS,
     ("*", "nmnist"): {**EVENTS, "epochs": 30},
     ("*", "dvsgesture"): {**EVENTS, "epochs": 150, "batch_size": 16, "image_size": 32},
     ("*", "cifar10dvs"): {**EVENTS, "epochs": 150, "image_size": 48, "augment": ("shift", "flip")},
-    **{("resnet", name): MUON for name in ("cifar10", "cifar100", "folder")},
+    **{("resnet", name): {"batch_size": 256} for name in PHOTO_SETS},
     # Five halvings need 32 pixels; images of 8x8 or 28x28 are enlarged.
     **{("vgg", name): {"image_size": 32} for name in SMALL_IMAGES},
     **{("resnet34", name): {"image_size": 32} for name in SMALL_IMAGES},
-    # Without tdBN a step of 1e-3 is too large for the small weights of wide layers.
+    # Without tdBN AdamW's step of 1e-3 is too large for the small weights of wide layers.
     **{(name, "*"): {"lr": 3e-4} for name in WIDE_WITHOUT_NORM},
+    **{(net, name): {"lr": PHOTOS["lr"]} for net in WIDE_WITHOUT_NORM for name in PHOTO_SETS},
     **{(name, "digits"): {"epochs": 40, "lr": 5e-3} for name in ("mnistnet", "mnistnet_bn")},
     ("mnistnet_bn", "mnist"): MNIST,
     **{("mnistnet_bn", "mnist", bits): MNIST_STRONG for bits in (None, 4)},
@@ -154,7 +153,7 @@ SEED_PHOTOS: dict[str, Any] = {"augment": ("flip", "crop")}
 
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "standard": {},
-    "seed": {"*": SEED, "cifar10": SEED_PHOTOS, "cifar100": SEED_PHOTOS, "folder": SEED_PHOTOS},
+    "seed": {"*": SEED} | dict.fromkeys(PHOTO_SETS, SEED_PHOTOS),
 }
 """Ways to train by name -> data set or "*" -> what they set in place of the rows above."""
 

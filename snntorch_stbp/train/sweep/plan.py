@@ -13,7 +13,7 @@ from ..run.rundir import RunDir
 OWN_FLOAT_RUN = "the sweep's own run of 32 bits"
 """In place of a folder in `init_from`, until that run has one."""
 
-QAT_LR = 0.5
+QAT_LR = 0.25
 """Quantized training that starts from a trained network has this part of its learning rate."""
 
 
