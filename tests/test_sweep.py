@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
+from snntorch_stbp.train.sweep import tradeoff
 from snntorch_stbp.train.sweep.jobs import Job, run_jobs
 from snntorch_stbp.train.sweep.summary import Point, fronts, markdown, summarize
 
@@ -263,6 +265,25 @@ def test_rows_know_their_spread_and_the_front() -> None:
     assert [fronts(row) for row in rows] == ["size, operations", "", "operations", ""]
     assert rows[1].seeds == 1
     assert "| 1 | 2 | diverged | 0 |" in markdown(rows, "command")
+
+
+@pytest.mark.parametrize("factor", [3, 20, 60, 300, 3000])
+def test_no_labels_of_the_picture_overlap(factor: float) -> None:
+    """Whether costs lie close together or decades apart."""
+    points = [Point(bits, 2, 0, 0.9 + bits / 100, 3e3, 2e6, 0, 1, "run") for bits in (2, 4)]
+    points.append(Point(None, 2, 0, 0.95, 3e3 * factor, 2e6 * factor, 0, 1, "run"))
+    figure = tradeoff.picture(summarize(points))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        labels = [
+            text.get_window_extent()
+            for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+            if low <= place <= high
+        ]
+        assert len(labels) >= 3
+        assert all(left.x1 < right.x0 for left, right in pairwise(labels))
+        assert not axes.get_xticklabels(minor=True)
 
 
 def test_operations_are_those_counted_by_hand() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .summary import Row
 
 WIDE = 10
@@ -16,11 +18,16 @@ WIDE = 10
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Write accuracy against size and against synaptic operations; a Pareto front is a line.
+    """Write the `picture` as a PNG."""
+    with atomic_write(path) as file:
+        picture(rows).savefig(file, format="png", dpi=120)
+
+
+def picture(rows: Sequence[Row]) -> Figure:
+    """Accuracy against size and against synaptic operations; a Pareto front is a line.
 
     Args:
         rows: With a `mean` each.
-        path: Of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,12 +41,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     if len({row.steps for row in rows}) > 1:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    return figure
 
 
 def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     for steps in dict.fromkeys(row.steps for row in rows):
         part = [row for row in rows if row.steps == steps]
@@ -56,9 +62,12 @@ def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
     costs = [getattr(row, field) for row in rows]
     if costs and max(costs) >= WIDE * min(costs) > 0:
         axes.set_xscale("log")
+        few = max(costs) < WIDE**2 * min(costs)  # decades alone would be one or two labels
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if few else (1,), numticks=6))
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter() if field == "additions" else "{x:,.0f}")
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
     axes.margins(x=0.2, y=0.12)
