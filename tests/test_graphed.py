@@ -51,6 +51,7 @@ def test_a_network_that_cannot_be_captured_goes_on() -> None:
     before = {key: value.clone() for key, value in net.state_dict().items()}
     assert capture(net, torch.rand(4, 1, 8, 8), "bf16-mixed")
     assert not net.training
+    assert "forward" not in vars(net)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
