@@ -12,7 +12,17 @@ from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train import bits_file
 
 
-class BitsType(click.ParamType):
+class Shown(click.ParamType):
+    """A type that the help shows as its `metavar`."""
+
+    metavar = ""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What stands in the help."""
+        return self.metavar
+
+
+class BitsType(Shown):
     """A bit width, from `low` to `high`.
 
     Args:
@@ -30,10 +40,7 @@ class BitsType(click.ParamType):
     ) -> None:
         self.low, self.high = low, high
         self.words = ["ternary"] * ternary + ["32"] * floating
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show the widths in the help."""
-        return f"[{'|'.join([f'{self.low}-{self.high}', *self.words])}]"
+        self.metavar = f"[{'|'.join([f'{low}-{high}', *self.words])}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a width; fail with the widths there are."""
@@ -48,14 +55,10 @@ class BitsType(click.ParamType):
         return self.fail(f"'{value}' is no bit width here; use {right}.", param, ctx)
 
 
-class BitsFile(click.ParamType):
+class BitsFile(Shown):
     """A file of bits by layer, read where it is named."""
 
-    name = "bits file"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show the form in the help."""
-        return "FILE"
+    name, metavar = "bits file", "FILE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the file; fail with what is wrong in it."""
@@ -67,17 +70,13 @@ class BitsFile(click.ParamType):
             return self.fail(str(error), param, ctx)
 
 
-class Whole(click.ParamType):
+class Whole(Shown):
     """A whole number of at least `low`."""
 
     name = "integer"
 
     def __init__(self, low: int, metavar: str = "N") -> None:
         self.low, self.metavar = low, metavar
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show a letter in the help."""
-        return self.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the number; fail with the least one allowed."""
@@ -90,7 +89,7 @@ class Whole(click.ParamType):
         return number
 
 
-class Real(click.ParamType):
+class Real(Shown):
     """A finite number between `low` and `high`.
 
     Args:
@@ -99,14 +98,10 @@ class Real(click.ParamType):
         above: Whether `low` itself is too small.
     """
 
-    name = "number"
+    name, metavar = "number", "X"
 
     def __init__(self, low: float, high: float | None = None, *, above: bool = False) -> None:
         self.low, self.high, self.above = low, high, above
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show a letter in the help."""
-        return "X"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the number; fail with the range."""
@@ -125,63 +120,66 @@ class Real(click.ParamType):
         return f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
 
 
-class Names(click.ParamType):
-    """Names separated by commas, or `none` for an empty tuple; checked where they are used."""
-
-    name = "names"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show the form in the help."""
-        return "A,B|none"
+class Split(Shown):
+    """Parts separated by commas, as a tuple."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split at commas."""
+        """Split at commas, and read the parts."""
         if isinstance(value, tuple):
             return value
-        names = tuple(part.strip().lower() for part in str(value).split(",") if part.strip())
+        parts = [part.strip() for part in str(value).split(",")]
+        return self.read([part for part in parts if part], param, ctx)
+
+    def read(
+        self, parts: list[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The values of the parts."""
+        raise NotImplementedError
+
+
+class Names(Split):
+    """Names, or `none` for an empty tuple; checked where they are used."""
+
+    name, metavar = "names", "A,B|none"
+
+    def read(
+        self, parts: list[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """In small letters."""
+        names = tuple(part.lower() for part in parts)
         return () if names == ("none",) else names
 
 
-class Runs(click.ParamType):
-    """Folders of runs, separated by commas; checked where they are used."""
+class Runs(Split):
+    """Folders of runs; checked where they are used."""
 
-    name = "runs"
+    name, metavar = "runs", "RUN[,RUN]"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show the form in the help."""
-        return "RUN[,RUN]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split at commas."""
-        if isinstance(value, tuple):
-            return value
-        runs = tuple(part.strip() for part in str(value).split(",") if part.strip())
-        if not runs:
+    def read(
+        self, parts: list[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """At least one."""
+        if not parts:
             self.fail("name the folder of a run, such as runs/resnet18-digits-w32-T2-1.")
-        return runs
+        return tuple(parts)
 
 
-class Listed(click.ParamType):
-    """Values of one kind separated by commas, each at most once.
+class Listed(Split):
+    """Values of one kind, each at most once.
 
     Args:
         kind: What each of them is.
     """
 
-    name = "list"
+    name, metavar = "list", "A,B,..."
 
     def __init__(self, kind: click.ParamType) -> None:
         self.kind = kind
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show the form in the help."""
-        return "A,B,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split at commas."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+    def read(
+        self, parts: list[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """At least one."""
         if not parts:
             self.fail("name at least one value", param, ctx)
         return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in parts))
