@@ -45,7 +45,7 @@ OPTIONS = [
     Option(["--qat-epochs"], section="Sweep", type=Whole(1),
            help="Let runs of fewer bits start from that of 32 bits, and take so many epochs."),
     Option(["--qat-lr"], section="Sweep", type=Real(0, above=True),
-           help="Highest learning rate of these; default: a quarter of what it were."),
+           help="Highest learning rate of these; default: a quarter of --lr."),
     Option(["--jobs"], section="Sweep", type=Whole(1), default=1, show_default=True,
            help="Runs at once, each a process with its part of the cores."),
     Option(["--out"], section="Sweep", metavar="DIR",

@@ -38,7 +38,7 @@ def plan(
         seeds: Runs of each, with seeds 0, 1, ...
         qat_epochs: Let quantized runs start from the floating-point run of the same steps and seed,
             and take so many epochs, with their share of warm-up and light end.
-        qat_lr: Their learning rate; `None` is `QAT_LR` of what it were otherwise.
+        qat_lr: Their learning rate; `None` is `QAT_LR` times that of the others.
         given: Other fields of all configurations, in place of the recipe's.
 
     Raises:
