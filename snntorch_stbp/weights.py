@@ -33,10 +33,10 @@ from .levels import SMALLEST_SCALE, TERNARY_THRESHOLD, Levels, Quantize
 # distortion", IRE Transactions on Information Theory 6, 1960; recomputed for odd level counts).
 # Above 4 bits the largest weight is representable instead: clipping then costs more than it gains.
 GAUSSIAN_LOADING = {1: 0.7979, "ternary": 1.2240, 2: 1.2240, 3: 1.9523, 4: 2.4739}
-LEARNED_RANGE = "log_loading"
-"""The last part of the name of a range that is learned, in a network's state."""
 # Where learned ranges start.
 FIRST_LOADING = GAUSSIAN_LOADING | {5: 2.8987, 6: 3.2701, 7: 3.6075, 8: 3.9205}
+LEARNED_RANGE = "log_loading"
+"""The last part of the name of a range that is learned, in a network's state."""
 
 
 def injector(name: str, *bases: type, **values: Any) -> type:

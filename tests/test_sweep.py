@@ -1,4 +1,4 @@
-"""Sweeps: what they run, that they resume, what they say; and operations counted by hand."""
+"""Sweeps: what they run, that they resume, what they write."""
 
 from __future__ import annotations
 
@@ -10,29 +10,20 @@ import signal
 import threading
 import time
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from torch import nn
 
-import snntorch_stbp as stbp
 from snntorch_stbp.cli import main
 from snntorch_stbp.errors import Interrupted, StbpError
-from snntorch_stbp.report import operations
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
-from snntorch_stbp.train.sweep import tradeoff
 from snntorch_stbp.train.sweep.jobs import Job, run_jobs
-from snntorch_stbp.train.sweep.summary import Point, fronts, markdown, summarize
-
-from .nets import digits, make
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -243,75 +234,3 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 def test_usage_errors(arguments: list[str], message: str) -> None:
     code, output = call("sweep", *arguments)
     assert (code, message in output) == (2, True), output
-
-
-def point(bits: int, seed: int, accuracy: float | None, additions: float) -> Point:
-    return Point(bits, 2, seed, accuracy, 10.0, additions, 0.0, 1.0, "run")
-
-
-def test_rows_know_their_spread_and_the_front() -> None:
-    rows = summarize(
-        [
-            point(8, 0, 0.9, 100), point(8, 1, 0.8, 100),
-            point(4, 0, 0.8, 200), point(4, 1, None, 0),
-            point(2, 0, 0.7, 50), point(1, 0, None, 0),
-        ]
-    )  # fmt: skip
-    assert [row.bits for row in rows] == [8, 4, 2, 1]
-    assert rows[0].mean == pytest.approx(0.85)
-    assert rows[0].spread == pytest.approx(np.std([0.9, 0.8], ddof=1))
-    assert [row.pareto for row in rows] == [True, False, True, False]
-    assert [row.pareto_size for row in rows] == [True, False, False, False]  # all of one size
-    assert [fronts(row) for row in rows] == ["size, operations", "", "operations", ""]
-    assert rows[1].seeds == 1
-    assert "| 1 | 2 | diverged | 0 |" in markdown(rows, "command")
-
-
-@pytest.mark.parametrize("factor", [3, 20, 60, 300, 3000])
-def test_no_labels_of_the_picture_overlap(factor: float) -> None:
-    """Whether costs lie close together or decades apart."""
-    points = [Point(bits, 2, 0, 0.9 + bits / 100, 3e3, 2e6, 0, 1, "run") for bits in (2, 4)]
-    points.append(Point(None, 2, 0, 0.95, 3e3 * factor, 2e6 * factor, 0, 1, "run"))
-    figure = tradeoff.picture(summarize(points))
-    figure.canvas.draw()
-    for axes in figure.axes:
-        low, high = axes.get_xlim()
-        labels = [
-            text.get_window_extent()
-            for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
-            if low <= place <= high
-        ]
-        assert len(labels) >= 3
-        assert all(left.x1 < right.x0 for left, right in pairwise(labels))
-        assert not axes.get_xticklabels(minor=True)
-
-
-def test_operations_are_those_counted_by_hand() -> None:
-    """A convolution with padding and stride and a linear layer, neuron by neuron."""
-    torch.manual_seed(0)
-    conv, linear = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.Linear(4 * 9, 5)
-    net = nn.Sequential(
-        stbp.TimeDistributed(conv), stbp.Leaky(), stbp.TimeDistributed(nn.Flatten()),
-        stbp.TimeDistributed(linear),
-    )  # fmt: skip
-    frames = (torch.rand(3, 2, 2, 5, 5) > 0.6).float()
-    counted = operations(net, frames)
-    spikes = net[1](net[0](frames))
-    expected = 0
-    for image in frames.flatten(0, 1):
-        for row in range(3):
-            for column in range(3):
-                window = nn.functional.pad(image, (1, 1, 1, 1))
-                window = window[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
-                expected += int(window.sum()) * 2  # each input reaches its group's two outputs
-    expected += int(spikes.sum()) * 5
-    assert counted.additions == pytest.approx(expected / 2)
-    assert counted.multiplications == 0
-    inside = sum(sum(0 <= 2 * r + k - 1 < 5 for k in range(3)) for r in range(3))
-    assert counted.dense == pytest.approx(inside**2 * 4 + 36 * 5)
-
-
-def test_an_image_is_multiplied() -> None:
-    counted = operations(make("mnistnet_bn"), digits(4))
-    assert counted.multiplications > 0
-    assert counted.additions > 0

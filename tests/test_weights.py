@@ -65,6 +65,7 @@ def test_equal_to_brevitas(
         # In float32 both round `q - w / s`, by up to 2^-24 of an integer, and sum what is left.
         tolerance = 1e-5 if dtype == torch.float32 else 1e-13
         assert ours[0].stride() == weight.stride()
+        assert ours[1].shape == expected[1].shape
         assert len(ours) == (4 if weight_range == "learned" else 3)
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)

@@ -1,0 +1,43 @@
+"""Synaptic operations are those counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp.report import operations
+
+from .nets import digits, make
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    """A convolution with padding and stride and a linear layer, neuron by neuron."""
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.Linear(4 * 9, 5)
+    net = nn.Sequential(
+        stbp.TimeDistributed(conv), stbp.Leaky(), stbp.TimeDistributed(nn.Flatten()),
+        stbp.TimeDistributed(linear),
+    )  # fmt: skip
+    frames = (torch.rand(3, 2, 2, 5, 5) > 0.6).float()
+    counted = operations(net, frames)
+    spikes = net[1](net[0](frames))
+    expected = 0
+    for image in frames.flatten(0, 1):
+        for row in range(3):
+            for column in range(3):
+                window = nn.functional.pad(image, (1, 1, 1, 1))
+                window = window[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+                expected += int(window.sum()) * 2  # each input reaches its group's two outputs
+    expected += int(spikes.sum()) * 5
+    assert counted.additions == pytest.approx(expected / 2)
+    assert counted.multiplications == 0
+    inside = sum(sum(0 <= 2 * r + k - 1 < 5 for k in range(3)) for r in range(3))
+    assert counted.dense == pytest.approx(inside**2 * 4 + 36 * 5)
+
+
+def test_an_image_is_multiplied() -> None:
+    counted = operations(make("mnistnet_bn"), digits(4))
+    assert counted.multiplications > 0
+    assert counted.additions > 0
