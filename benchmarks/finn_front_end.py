@@ -45,7 +45,7 @@ from tests.nets import digits, make
 HARDWARE = "finn.custom_op.fpgadataflow"
 
 
-def dense(bits: Any) -> nn.Module:
+def dense(bits: Any, **options: Any) -> nn.Module:
     """64-24-16-10 neurons without normalisation."""
     precision = stbp.Precision(bits)
     layers: list[nn.Module] = [precision.input_quant(), stbp.DirectCoding(2)]
@@ -53,13 +53,15 @@ def dense(bits: Any) -> nn.Module:
         linear = precision.linear(inputs, outputs)
         nn.init.normal_(linear.weight, std=0.25)
         layer = linear if index else nn.Sequential(nn.Flatten(), linear)
-        layers += [stbp.TimeDistributed(layer), stbp.Leaky()]
+        layers += [stbp.TimeDistributed(layer), stbp.Leaky(**options)]
     return nn.Sequential(*layers).eval()
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: dense(4),
     "dense-ternary": lambda: dense("ternary"),
+    "dense-subtract": lambda: dense(4, reset_mechanism="subtract"),
+    "dense-delayed": lambda: dense(4, reset_mechanism="subtract", reset_delay=True),
     "mnistnet": lambda: make("mnistnet", bits=4),
     "mnistnet_bn": lambda: make("mnistnet_bn", bits=4, readout="rate"),
     "mnistnet_bn-binary": lambda: make("mnistnet_bn", bits=1, readout="rate"),

@@ -125,7 +125,7 @@ def _values(
         or not all(v.dim() < 2 and v.numel() in (1, channels) for v in (beta, threshold))
     ):
         return None
-    rule = kernels.Rule(neuron.spike_grad, neuron.reset_mechanism, neuron.detach_reset)
+    rule = kernels.Rule(neuron.spike_grad, neuron.reset_rule, neuron.detach_reset)
     if not normed.covers(y, rule, added is not None, repeats):
         return None
     weight, bias = norm.weight.to(exact) * norm.gain.value, norm.bias.to(exact)

@@ -3,9 +3,10 @@ r"""The iterative leaky integrate-and-fire neuron over whole sequences.
     u[t] = beta * (u[t-1] after reset) + x[t]        o[t] = 1 if u[t] > threshold else 0
 
 with `u[-1] = 0`. After a spike the membrane potential is reset before it leaks: "zero" keeps
-`u (1 - o)`, "subtract" keeps `u - threshold * o`, "none" keeps `u`. The gradient runs through
-time and through the reset (Y. Wu et al., "Direct training for spiking neural networks: faster,
-larger, better", AAAI 2019, equations 3 and 4).
+`u (1 - o)`, "subtract" keeps `u - threshold * o`, "none" keeps `u`. A delayed reset by subtraction
+takes the threshold off what has leaked. The gradient runs through time and through the reset
+(Y. Wu et al., "Direct training for spiking neural networks: faster, larger, better", AAAI 2019,
+equations 3 and 4).
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ watchers: list[Callable[[Tensor], None]] = []
 class Leaky(snn.Leaky):
     """A multi-step `snntorch.Leaky`: spikes `[T, B, ...]` from input currents `[T, B, ...]`.
 
-    It equals `snntorch.Leaky(..., reset_delay=False)` stepped by hand through the sequence, in
-    spikes and in gradients (with `detach_reset=True` and reset to zero, that of snnTorch's default,
-    `reset_delay=True`). Only after reset by subtraction from more than twice the threshold do they
-    part: snnTorch subtracts again in the next step, the formula does not.
+    It equals `snntorch.Leaky` of the same arguments stepped by hand through the sequence, in spikes
+    and in gradients; only the defaults are others. One case parts them: reset by subtraction
+    without delay from more than twice the threshold, where snnTorch subtracts again in the next
+    step, the formula does not.
 
     No state survives a call, and the neuron does not stay in `SpikingNeuron.instances`, so that
     networks that are dropped are freed.
@@ -50,7 +51,11 @@ class Leaky(snn.Leaky):
         learn_beta: Make `beta` a parameter.
         learn_threshold: Make `threshold` a parameter.
         reset_mechanism: `"zero"`, `"subtract"` or `"none"`.
-        detach_reset: Keep the gradient out of the reset path.
+        reset_delay: Reset in the step after the spike, as snnTorch does by default. Reset by
+            subtraction then takes the threshold off the potential after its leak,
+            `u[t] = beta * u[t-1] + x[t] - threshold * o[t-1]`; no other reset is changed by it.
+        detach_reset: Keep the gradient out of the reset path; if `None`, where `reset_delay` is
+            set, as in snnTorch.
         state_quant: Quantizer of the membrane potential, applied at every step before the
             comparison with the threshold (snnTorch's name; a module or any callable).
         current_quant: Quantizer of the input current, applied once to the whole sequence.
@@ -76,7 +81,8 @@ class Leaky(snn.Leaky):
         learn_beta: bool = False,
         learn_threshold: bool = False,
         reset_mechanism: str = "zero",
-        detach_reset: bool = False,
+        reset_delay: bool = False,
+        detach_reset: bool | None = None,
         state_quant: Callable[[Tensor], Tensor] | Literal[False] | None = None,
         current_quant: Callable[[Tensor], Tensor] | None = None,
         output: bool = False,
@@ -95,14 +101,14 @@ class Leaky(snn.Leaky):
                 output=output,
                 graded_spikes_factor=graded_spikes_factor,
                 learn_graded_spikes_factor=learn_graded_spikes_factor,
-                reset_delay=False,
+                reset_delay=reset_delay,
             )
         finally:
             # snnTorch's list would keep every neuron ever made; ours have no state to reset.
             SpikingNeuron.instances.remove(self)
         self._spike_hooks: OrderedDict[int, SpikeHook] = OrderedDict()
         self._seen_factor: tuple[Tensor | None, int, bool] = (None, 0, False)
-        self.detach_reset = detach_reset
+        self.detach_reset = reset_delay if detach_reset is None else detach_reset
         self.state_quant = state_quant or None
         self.current_quant = current_quant
 
@@ -118,12 +124,18 @@ class Leaky(snn.Leaky):
         beta = self._per_step(self.beta.to(dtype), x).clamp(0, 1)
         threshold = self._per_step(self.threshold.to(dtype), x)
         if self.state_quant is None and kernels.covers(x, beta, threshold, self.spike_grad):
-            rule = kernels.Rule(self.spike_grad, self.reset_mechanism, self.detach_reset)
+            rule = kernels.Rule(self.spike_grad, self.reset_rule, self.detach_reset)
             record, potential = kernels.integrate(x, beta, threshold, rule, self.output)
         else:
             record, potential = self._loop(x.to(dtype), beta, threshold)
         record = self._told(self._graded(record).to(input_.dtype))
         return (record, potential) if self.output else record
+
+    @property
+    def reset_rule(self) -> str:
+        """`"zero"`, `"subtract"`, `"none"`, or `"delayed"`: by subtraction after the leak."""
+        delayed = self.reset_delay and self.reset_mechanism == "subtract"
+        return "delayed" if delayed else self.reset_mechanism
 
     def register_spike_hook(self, hook: SpikeHook) -> RemovableHandle:
         """Call `hook(neuron, spikes)` with the spikes `[T, B, ...]` of every pass from now on.
@@ -156,23 +168,25 @@ class Leaky(snn.Leaky):
         """Spikes and membrane potentials, step by step: what the kernels have to equal."""
         spikes, membrane = [], []
         carried: Tensor | None = None
+        late = (threshold < 0).to(x.dtype)  # what a delayed reset takes off: 0 may be above already
         for current in x.unbind(0):
             u = current if carried is None else beta * carried + current
+            if self.reset_rule == "delayed":
+                u = u - late * threshold
             if self.state_quant is not None:
                 u = self.state_quant(u)
             spike = self.spike_grad(u - threshold)
-            carried = self._reset(u, spike, threshold)
+            late = spike.detach() if self.detach_reset else spike
+            carried = self._reset(u, late, threshold)
             spikes.append(spike)
             membrane.append(u)
         return torch.stack(spikes), torch.stack(membrane)
 
     def _reset(self, u: Tensor, spike: Tensor, threshold: Tensor) -> Tensor:
         """The membrane potential that goes on to the next step."""
-        if self.detach_reset:
-            spike = spike.detach()
-        if self.reset_mechanism == "zero":
+        if self.reset_rule == "zero":
             return u - spike * u
-        if self.reset_mechanism == "subtract":
+        if self.reset_rule == "subtract":
             return u - spike * threshold
         return u
 
@@ -204,5 +218,5 @@ class Leaky(snn.Leaky):
             return f"{value.item():.4g}" if value.numel() == 1 else f"{tuple(value.shape)}"
 
         parts = [f"beta={short(self.beta)}", f"threshold={short(self.threshold)}"]
-        parts += [f"reset={self.reset_mechanism}", f"spike_grad={self.spike_grad}"]
+        parts += [f"reset={self.reset_rule}", f"spike_grad={self.spike_grad}"]
         return ", ".join(parts)

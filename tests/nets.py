@@ -26,7 +26,8 @@ def digits(count: int, size: int = 8) -> torch.Tensor:
 
 
 def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
-    """A network of the zoo, its batch normalisation fed with digits."""
+    """A network of the zoo, its batch normalisation fed with digits; `reset` is a `reset_rule`."""
+    reset = options.pop("reset", "zero")
     precision = {k: options.pop(k) for k in ("act_bits", "membrane_bits", "scale") if k in options}
     if name == "resnet":
         net = small_resnet(Precision(bits, **precision))
@@ -37,6 +38,9 @@ def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the average over the batches that follow
+        if isinstance(module, Leaky):
+            for key, value in reset_options(reset).items():
+                setattr(module, key, value)
     with torch.no_grad():
         for _ in range(4):
             net(digits(64, size))
@@ -50,6 +54,13 @@ def small_resnet(precision: Precision) -> nn.Module:
         beta=0.25, threshold=0.4, spike_grad=None, readout="current",
     )  # fmt: skip
     return ResNet(parts, Layout((4, 3, 1), ((4, 1, 1), (8, 1, 2)), 12))
+
+
+def reset_options(rule: str) -> dict[str, Any]:
+    """The arguments of a neuron whose `reset_rule` it is."""
+    if rule == "delayed":
+        return {"reset_mechanism": "subtract", "reset_delay": True}
+    return {"reset_mechanism": rule}
 
 
 def integers(net: FrozenNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -91,8 +102,10 @@ def integers(net: FrozenNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray
                 rounded = (2 * u + (neuron.coarse > 0) + grid) // (2 * grid)
                 u = np.clip(rounded, -levels, levels - 1) * grid
             o = (u > spread(theta, u)).astype(np.int64)
-            kept = {"zero": u * (1 - o), "subtract": u - o * spread(theta, u), "none": u}
-            state = (2 * spread(beta, u) * kept[neuron.reset] + 1 + 2**k) // 2 ** (k + 1)
+            by = o * spread(theta, u)
+            kept = {"zero": u * (1 - o), "subtract": u - by}.get(neuron.reset, u)
+            state = (2 * spread(beta, u) * kept + 1 + 2**k) // 2 ** (k + 1)
+            state = state - by * (neuron.reset == "delayed")
             record.append(o)
         values[stage.stage.name] = record
         if stage.inhibition is not None:

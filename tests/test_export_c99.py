@@ -126,7 +126,7 @@ def odd_network(seed: int) -> IntNetwork:
         (IntPool("sum", (2, 3), (1, 1)), IntPool("max", (2, 2), (1, 1), (2, 1))), padding=(1, 1),
     )  # fmt: skip
     quantized = IntNeuron(
-        draw(-3, 7, 10), 3, True, draw(-20, 90, 1, 10), "subtract", 6, 2
+        draw(-3, 7, 10), 3, True, draw(-20, 90, 1, 10), ("subtract", "delayed")[seed % 2], 6, 2
     )  # fmt: skip
     first = IntStage(
         "a", (convolution,), 1, draw(-50, 50, 10), draw(3, 6, 10), 9, quantized, unit, False

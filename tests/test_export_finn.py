@@ -30,6 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 
 NETS: dict[str, dict[str, Any]] = {
     "dense": {},
+    "dense, subtract": {"reset": "subtract"},
+    "dense, delayed": {"reset": "delayed"},
     "mnistnet": {"bits": 4},
     "mnistnet_bn": {"bits": 1, "membrane_bits": 4, "act_bits": 8, "readout": "rate"},
     "resnet": {"bits": "ternary"},
@@ -41,7 +43,7 @@ NETS: dict[str, dict[str, Any]] = {
 )
 def both(request: pytest.FixtureRequest) -> tuple[FrozenNet, Built]:
     name, form = request.param
-    net = freeze(dense() if name == "dense" else make(name, **NETS[name]))
+    net = freeze(dense(**NETS[name]) if name.startswith("dense") else make(name, **NETS[name]))
     return net, build(net, digits(1), form=form, target="finn")
 
 

@@ -14,7 +14,6 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 
-import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import to_qonnx
 from snntorch_stbp.export.names import Names
@@ -37,17 +36,13 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mnistnet_bn", {"readout": "population", "beta": 0.75}, {}),
     ("mnistnet_bn", {"reset": "none", "num_steps": 3}, {}),
     ("mnistnet", {"reset": "subtract"}, {"form": "simple", "fraction": 5}),
+    ("mnistnet", {"reset": "delayed", "num_steps": 3}, {"form": "simple", "fraction": 5}),
+    ("resnet", {"reset": "delayed", "act_bits": 6, "membrane_bits": 5}, {}),
 ]
 
 
 def lowered(name: str, options: dict[str, Any], settings: dict[str, Any]) -> FixedPointNet:
-    options = dict(options)
-    reset = options.pop("reset", "zero")
-    net = make(name, **options)
-    for module in net.modules():
-        if isinstance(module, stbp.Leaky):
-            module.reset_mechanism = reset
-    return lower(net, **settings)
+    return lower(make(name, **options), **settings)
 
 
 @pytest.mark.parametrize("form", ["unrolled", "step"])

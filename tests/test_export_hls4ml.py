@@ -18,7 +18,7 @@ from snntorch_stbp.export.qonnx.targets import Form
 from snntorch_stbp.export.qonnx.writer import Range
 from snntorch_stbp.frozen import freeze
 
-from .nets import digits, make
+from .nets import digits, make, reset_options
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # hls4ml and what it imports warn of their own affairs
@@ -45,17 +45,17 @@ def through_cpp(
     return sum(values.size for values in spikes.values())
 
 
-def dense() -> nn.Module:
+def dense(reset: str = "zero") -> nn.Module:
     precision = stbp.Precision(4)
     model = nn.Sequential(
         precision.input_quant(),
         stbp.DirectCoding(2),
         stbp.TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(64, 24))),
-        stbp.Leaky(),
+        stbp.Leaky(**reset_options(reset)),
         stbp.TimeDistributed(precision.linear(24, 16)),
-        stbp.Leaky(),
+        stbp.Leaky(**reset_options(reset)),
         stbp.TimeDistributed(precision.linear(16, 10)),
-        stbp.Leaky(),
+        stbp.Leaky(**reset_options(reset)),
     )
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -64,8 +64,9 @@ def dense() -> nn.Module:
 
 
 @pytest.mark.parametrize("form", ["step", "unrolled"])
-def test_a_dense_network(tmp_path: Path, form: Form) -> None:
-    compared = through_cpp(dense(), digits(500), tmp_path, form, "io_parallel")
+@pytest.mark.parametrize("reset", ["zero", "subtract", "delayed"])
+def test_a_dense_network(tmp_path: Path, form: Form, reset: str) -> None:
+    compared = through_cpp(dense(reset), digits(500), tmp_path, form, "io_parallel")
     assert compared == 500 * 2 * (24 + 16 + 10)
 
 

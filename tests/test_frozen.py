@@ -40,13 +40,9 @@ def test_float32_equals_integers(name: str, options: dict[str, Any]) -> None:
     assert np.array_equal(scores.numpy().astype(np.float64), expected)
 
 
-@pytest.mark.parametrize("reset", ["subtract", "none"])
+@pytest.mark.parametrize("reset", ["subtract", "delayed", "none"])
 def test_other_resets_equal_integers(reset: str) -> None:
-    model = make("mnistnet", num_steps=4)
-    for module in model.modules():
-        if isinstance(module, stbp.Leaky):
-            module.reset_mechanism = reset
-    net = freeze(model)
+    net = freeze(make("mnistnet", num_steps=4, reset=reset))
     record: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         net(digits(8), record)

@@ -14,6 +14,8 @@ import snntorch_stbp as stbp
 from snntorch_stbp import kernels, surrogate
 from snntorch_stbp.kernels import cpu
 
+from .nets import reset_options
+
 CURVES = [
     surrogate.rectangular(),
     surrogate.polynomial(2.0),
@@ -21,7 +23,7 @@ CURVES = [
     surrogate.gaussian(0.5),
     surrogate.rectangular(0.7, centre=-0.4),
 ]
-RESETS = ["zero", "subtract", "none"]
+RESETS = ["zero", "subtract", "delayed", "none"]
 
 
 def run(
@@ -104,7 +106,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_the_loop(
     reset: str, spike_grad: surrogate.Surrogate, detach: bool, output: bool
 ) -> None:
-    options = {"reset_mechanism": reset, "detach_reset": detach, "output": output}
+    options = {**reset_options(reset), "detach_reset": detach, "output": output}
     neuron = stbp.Leaky(0.6, 0.4, spike_grad, learn_beta=True, learn_threshold=True, **options)
     grads = compare(neuron.double(), sequence(5, 3, 4, 3, 2))
     assert all(g.abs().sum() > 0 for g in grads)
@@ -124,7 +126,7 @@ def test_equals_the_loop_per_channel(reset: str, shape: tuple[int, ...], last: b
         (torch.rand(5), torch.tensor(0.3)),
     ]:
         neuron = stbp.Leaky(
-            beta, threshold, learn_beta=True, learn_threshold=True, reset_mechanism=reset
+            beta, threshold, learn_beta=True, learn_threshold=True, **reset_options(reset)
         )
         compare(neuron.double(), x)
 
@@ -139,7 +141,7 @@ def test_spikes_and_rectangular_gradients_are_the_loops_bit_for_bit_in_float32()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reset", RESETS)
 def test_half_precision_equals_the_loop(dtype: torch.dtype, reset: str) -> None:
-    neuron = stbp.Leaky(0.9, 0.7, output=True, reset_mechanism=reset)
+    neuron = stbp.Leaky(0.9, 0.7, output=True, **reset_options(reset))
     grads = compare(neuron, sequence(6, 4, 30, dtype=dtype), rtol=1e-2)
     assert grads[0].dtype == dtype
 

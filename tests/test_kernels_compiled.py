@@ -14,6 +14,7 @@ import snntorch_stbp as stbp
 from snntorch_stbp import kernels, surrogate
 from snntorch_stbp.kernels import cpu, native
 
+from .nets import reset_options
 from .test_kernels import CURVES, RESETS, compare, sequence
 
 needs_compiler = pytest.mark.skipif(
@@ -50,11 +51,11 @@ def test_equals_the_loop(spike_grad: surrogate.Surrogate, reset: str, output: bo
     for detach in (False, True):
         neuron = stbp.Leaky(
             0.6, 0.4, spike_grad, learn_beta=True, learn_threshold=True, output=output,
-            detach_reset=detach, reset_mechanism=reset,
+            detach_reset=detach, **reset_options(reset),
         )  # fmt: skip
         compare(neuron.double(), sequence(4, 3, 40), backend="compiled")
     for dtype in (torch.float32, torch.bfloat16):
-        plain = stbp.Leaky(0.3, 0.4, spike_grad, reset_mechanism=reset, output=output)
+        plain = stbp.Leaky(0.3, 0.4, spike_grad, output=output, **reset_options(reset))
         tolerance = 1e-5 if dtype == torch.float32 else 1e-2
         compare(plain, sequence(4, 3, 40, dtype=dtype), tolerance, backend="compiled")
 
@@ -67,7 +68,7 @@ def test_steps_in_stretches_are_steps_in_a_row(steps: int, reset: str) -> None:
     """7 at once, 11 at once, and one after the other: what the state between them carries."""
     neuron = stbp.Leaky(
         0.6, 0.4, surrogate.rectangular(), learn_beta=True, learn_threshold=True, output=True,
-        reset_mechanism=reset,
+        **reset_options(reset),
     )  # fmt: skip
     compare(neuron.double(), sequence(steps, 3, 40), backend="compiled")
 

@@ -17,6 +17,8 @@ import snntorch_stbp as stbp
 from snntorch_stbp import firing, kernels, surrogate
 from snntorch_stbp.sequence import repeat
 
+from .nets import reset_options
+
 
 def test_the_interpreted_kernels_equal_the_cpu() -> None:
     pytest.importorskip("triton")
@@ -120,10 +122,10 @@ def test_gradients_of_steps_ahead_are_asked_for_before_a_store(ahead: int) -> No
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: not tried on a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+@pytest.mark.parametrize("reset", ["zero", "subtract", "delayed", "none"])
 def test_equals_the_loop_on_a_gpu(dtype: torch.dtype, reset: str) -> None:
     neuron = stbp.Leaky(
-        torch.rand(8), 0.4, surrogate.gaussian(0.5), learn_beta=True, reset_mechanism=reset
+        torch.rand(8), 0.4, surrogate.gaussian(0.5), learn_beta=True, **reset_options(reset)
     ).cuda()
     x = torch.randn(6, 4, 8, 9, 9, device="cuda", dtype=dtype)
     results = []

@@ -82,14 +82,11 @@ def test_torch_and_numpy_agree(name: str, bits: Any, options: dict[str, Any]) ->
     {"act_bits": 6, "membrane_bits": 5},
     {"membrane_bits": 4},
     {"membrane_bits": 4, "reset": "subtract"},
+    {"membrane_bits": 4, "reset": "delayed"},
+    {"act_bits": 6, "reset": "delayed"},
 ])  # fmt: skip
 def test_quantized_currents_and_membranes_are_those_of_freezing(options: dict[str, Any]) -> None:
-    options = dict(options)
-    reset = options.pop("reset", "zero")
     net = make("resnet", **options)
-    for module in net.modules():
-        if isinstance(module, stbp.Leaky):
-            module.reset_mechanism = reset
     images = digits(40)
     fixed = lower(net)
     assert fixed.integers.form == "quantized"
@@ -199,13 +196,11 @@ def test_more_calibration_needs_no_fewer_digits_and_keeps_every_spike() -> None:
 
 
 def test_what_has_no_counterpart_in_the_exact_form_is_refused() -> None:
-    net = make("mnistnet")
-    for module in net.modules():
-        if isinstance(module, stbp.Leaky):
-            module.reset_mechanism = "subtract"
-    with pytest.raises(StbpError, match=r"resets by subtraction.*use the simple form"):
-        lower(net)
-    assert lower(net, form="simple", fraction=8).integers.form == "simple"
+    for reset in ("subtract", "delayed"):
+        net = make("mnistnet", reset=reset)
+        with pytest.raises(StbpError, match=r"resets by subtraction.*use the simple form"):
+            lower(net)
+        assert lower(net, form="simple", fraction=8).integers.form == "simple"
     with pytest.raises(StbpError, match=r"0\.3, is no multiple of 2\^-8"):
         lower(make("mnistnet", beta=0.3))
     with pytest.raises(StbpError, match=r"needs \d+ bits, more than the 24 .* fewer time steps"):

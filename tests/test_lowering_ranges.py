@@ -31,7 +31,7 @@ def test_backends_agree_and_stay_in_range_on_adversarial_numbers(data: st.DataOb
         return np.array(values, np.int64).reshape(shape)
 
     top = data.draw(st.sampled_from([1, 7, 127]))
-    reset = data.draw(st.sampled_from(["zero", "subtract", "none"]))
+    reset = data.draw(st.sampled_from(["zero", "subtract", "delayed", "none"]))
     shifts = data.draw(st.booleans())
     neuron = IntNeuron(
         beta=array(0, 4, data.draw(st.sampled_from([1, channels]))),

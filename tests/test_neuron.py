@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import snntorch_stbp as stbp
-from snntorch_stbp import surrogate
+from snntorch_stbp import kernels, surrogate
 
-RESETS = ("zero", "subtract", "none")
+from .nets import reset_options
+
+RESETS = ("zero", "subtract", "delayed", "none")
 
 
 def stepped_snntorch(
@@ -37,8 +39,8 @@ def plain_loop(x: Tensor, beta: float, threshold: float, reset: str) -> tuple[Te
     for index in torch.cartesian_prod(*(torch.arange(n) for n in x.shape[1:])).tolist():
         u = o = 0.0
         for t in range(x.shape[0]):
-            kept = {"zero": u * (1 - o), "subtract": u - threshold * o, "none": u}[reset]
-            u = beta * kept + x[(t, *index)].item()
+            kept = {"zero": u * (1 - o), "subtract": u - threshold * o}.get(reset, u)
+            u = beta * kept + x[(t, *index)].item() - threshold * o * (reset == "delayed")
             o = float(u > threshold)
             spikes[(t, *index)], membrane[(t, *index)] = o, u
     return spikes, membrane
@@ -88,23 +90,39 @@ def test_equals_snntorch_stepped_by_hand_exactly(
 def test_equals_the_formula(steps: int, beta: float, threshold: float, reset: str) -> None:
     x = torch.randn(steps, 2, 3, dtype=torch.float64) + threshold / 2
     beta, threshold = (torch.tensor(v, dtype=torch.float64) for v in (beta, threshold))
-    neuron = stbp.Leaky(beta, threshold, reset_mechanism=reset, output=True)
+    neuron = stbp.Leaky(beta, threshold, output=True, **reset_options(reset))
     spikes, membrane = neuron(x)
     expected = plain_loop(x, beta.item(), threshold.item(), reset)
     assert torch.equal(spikes, expected[0])
     torch.testing.assert_close(membrane, expected[1], rtol=1e-14, atol=1e-14)
 
 
-@given(steps=st.integers(2, 6), beta=st.floats(0.1, 1), seed=st.integers(0, 2**31))
-def test_detached_reset_equals_snntorchs_default(steps: int, beta: float, seed: int) -> None:
-    x = torch.randn(steps, 4, 5, generator=torch.Generator().manual_seed(seed))
+@given(
+    steps=st.integers(2, 6),
+    beta=st.floats(0.1, 1),
+    threshold=st.floats(-1, 2),
+    reset=st.sampled_from(["zero", "subtract", "none"]),
+    backend=st.sampled_from(["loop", "fused", "compiled"]),
+    seed=st.integers(0, 2**31),
+)
+def test_delayed_reset_equals_snntorchs_default(
+    steps: int, beta: float, threshold: float, reset: str, backend: str, seed: int
+) -> None:
+    """Negative thresholds too: 0, the potential before the first step, is above them."""
+    x = torch.randn(steps, 4, 5, generator=torch.Generator().manual_seed(seed)).double() + threshold
+    options = {"learn_beta": True, "learn_threshold": True, "reset_mechanism": reset}
+    options["reset_delay"] = True
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    spikes = stbp.Leaky(beta, 0.4, detach_reset=True)(ours)
-    expected, _ = stepped_snntorch(theirs, beta, 0.4, reset_delay=True)
+    neuron = stbp.Leaky(beta, threshold, **options).double()
+    with kernels.backend(backend):
+        spikes = neuron(ours)
+    expected, other = stepped_snntorch(theirs, beta, threshold, **options)
     spikes.sum().backward()
     expected.sum().backward()
     assert torch.equal(spikes, expected)
     torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(neuron.beta.grad, other.beta.grad)
+    torch.testing.assert_close(neuron.threshold.grad, other.threshold.grad)
 
 
 def test_reset_by_subtraction_equals_snntorch_below_twice_the_threshold() -> None:

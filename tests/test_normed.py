@@ -12,10 +12,13 @@ import snntorch_stbp as stbp
 from snntorch_stbp import kernels, surrogate
 from snntorch_stbp.kernels import native, normed
 
+from .nets import reset_options
+
 RULES = {
     "zero": kernels.Rule(surrogate.rectangular()),
     "detached": kernels.Rule(surrogate.polynomial(0.7), detach_reset=True),
     "subtract": kernels.Rule(surrogate.sigmoid(0.5), "subtract"),
+    "delayed": kernels.Rule(surrogate.sigmoid(0.5), "delayed"),
     "none": kernels.Rule(surrogate.gaussian(0.3), "none"),
 }
 SHAPES = {
@@ -49,7 +52,7 @@ def plain(
     current = (x - mean) / (variance + 1e-5).sqrt() * weight.double().reshape(shape)
     current = current + bias.double().reshape(shape)
     neuron = stbp.Leaky(
-        0.25, 0.5, rule.surrogate, reset_mechanism=rule.reset, detach_reset=rule.detach_reset
+        0.25, 0.5, rule.surrogate, **reset_options(rule.reset), detach_reset=rule.detach_reset
     ).double()
     with kernels.backend("loop"):
         spikes: Tensor = neuron(current if added is None else current + added.double())
@@ -90,7 +93,7 @@ def test_equals_the_plain_loop(dtype: torch.dtype, kind: str, layout: str, rule:
 
 
 @needs_compiler
-@pytest.mark.parametrize("rule", ["zero", "subtract", "none"])
+@pytest.mark.parametrize("rule", ["zero", "subtract", "delayed", "none"])
 @pytest.mark.parametrize("layout", SHAPES)
 @pytest.mark.parametrize("kind", ["alone", "added", "repeated"])
 def test_evaluation_equals_the_formula_in_float64(kind: str, layout: str, rule: str) -> None:
@@ -112,7 +115,7 @@ def test_evaluation_equals_the_formula_in_float64(kind: str, layout: str, rule: 
 
     current = (x.expand(shape) - row(mean)) / row(variance + 1e-5).sqrt() * row(weight) + row(bias)
     current = current if added is None else current + added
-    neuron = stbp.Leaky(0.25, 0.5, RULES[rule].surrogate, reset_mechanism=RULES[rule].reset)
+    neuron = stbp.Leaky(0.25, 0.5, RULES[rule].surrogate, **reset_options(RULES[rule].reset))
     with kernels.backend("loop"):
         assert torch.equal(spikes, neuron.double()(current))
 

@@ -17,6 +17,7 @@ CURVES = [
     surrogate.sigmoid(0.3),
     surrogate.gaussian(0.5),
 ]
+RESETS = ("zero", "subtract", "delayed", "none")
 
 
 def compare(x: torch.Tensor, per_channel: bool, rule: Rule, membrane: bool) -> None:
@@ -115,11 +116,11 @@ if __name__ == "__main__":
         compare_normed(3 * x.unflatten(0, (3, 4)) + 5, kind, Rule(CURVES[0]))
     for kind, curve in itertools.product(("alone", "added", "repeated"), CURVES):
         compare_normed(torch.randn(3, 4, 5, 6, 6, dtype=torch.float64), kind, Rule(curve))
-    for kind, reset in itertools.product(("alone", "added", "repeated"), ("subtract", "none")):
+    for kind, reset in itertools.product(("alone", "added", "repeated"), RESETS[1:]):
         x = torch.randn(3 * 4, 5, 6, 6).to(memory_format=torch.channels_last)
         compare_normed(x.unflatten(0, (3, 4)), kind, Rule(CURVES[0], reset))
     compare_normed(torch.randn(2, 8, 7).bfloat16(), "alone", Rule(CURVES[0]))
-    for curve, reset in itertools.product(CURVES, ("zero", "subtract", "none")):
+    for curve, reset in itertools.product(CURVES, RESETS):
         for detach, per_channel in itertools.product((False, True), repeat=2):
             x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
             compare(x, per_channel, Rule(curve, reset, detach), membrane=detach)

@@ -199,7 +199,7 @@ def _neuron(stage: _Entry, arrays: _Arrays) -> IntNeuron:
         raise StbpError(f"'ages' of {entry.where} is not that of 'threshold' in '{arrays.file}'.")
     return IntNeuron(
         arrays.integers("beta"), entry.whole("leak", 0, MOST_BITS), entry.value("rounds", bool),
-        threshold, entry.one_of("reset", "zero", "subtract", "none"),
+        threshold, entry.one_of("reset", "zero", "subtract", "delayed", "none"),
         entry.optional("membrane_bits", 1, 31), entry.whole("coarse", 0, MOST_BITS),
     )  # fmt: skip
 

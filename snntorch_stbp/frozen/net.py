@@ -5,6 +5,7 @@ r"""A network in deployment arithmetic: between neurons only integers, no roundi
     o[t] = 1 if u[t] > theta else 0                            theta an integer
     v[t] = round(beta * (u[t] after reset) + 2^-(k+1))         beta a multiple of 2^-k
 
+(a delayed reset takes `theta` off what is rounded)
 in units of the stage's step `delta`. All of `x`, `u`, `v` and `theta` are integers, so a spike does
 not depend on how a library compares; and what is rounded lies half a grid step off the grid of
 `beta * u`, so that it is never a tie and does not depend on how a library rounds. With a quantized

@@ -30,7 +30,8 @@ class FrozenNeuron:
         beta: Decay per channel `[C]` or `[1]`, a multiple of `2^-beta_digits`.
         beta_digits: `k`.
         threshold: `theta`, integers `[C]` or `[1]`.
-        reset: Reset mechanism.
+        reset: `"zero"`, `"subtract"`, `"delayed"` (by subtraction after the leak) or `"none"`.
+        leaked: Smallest and largest potential after the leak that can occur.
         state: Smallest and largest `v` that can occur.
         potential: Smallest and largest `u` that can occur.
         membrane_bits: Bits of a quantized `u` on its grid, or `None`.
@@ -43,6 +44,7 @@ class FrozenNeuron:
     beta_digits: int
     threshold: Tensor
     reset: str
+    leaked: tuple[int, int]
     state: tuple[int, int]
     potential: tuple[int, int]
     membrane_bits: int | None
@@ -68,11 +70,11 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
     threshold = threshold + (torch.floor(threshold + 1e-4) - threshold).detach()
     digits = digits_needed(beta.detach())
     frozen = FrozenNeuron(
-        step, act_bits, beta, digits, threshold, neuron.reset_mechanism,
-        (0, 0), (0, 0), membrane_bits, coarse,
+        step, act_bits, beta, digits, threshold, neuron.reset_rule,
+        (0, 0), (0, 0), (0, 0), membrane_bits, coarse,
     )  # fmt: skip
-    state, potential = _ranges(frozen, num_steps)
-    frozen = replace(frozen, state=state, potential=potential)
+    leaked, state, potential = _ranges(frozen, num_steps)
+    frozen = replace(frozen, leaked=leaked, state=state, potential=potential)
     if max(abs(v) for v in frozen.potential) * 2 ** (digits + 1) >= 2**EXACT_BITS:
         raise StbpError(
             f"a membrane potential over {num_steps} steps needs more than {EXACT_BITS} bits: "
@@ -81,11 +83,13 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
     return frozen
 
 
-def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Smallest and largest `v` and `u`, by interval arithmetic over the steps."""
+def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], ...]:
+    """Smallest and largest leaked potential, `v` and `u`, by interval arithmetic over the steps."""
     top, beta = 2 ** (neuron.act_bits - 1), neuron.beta.detach().max().item()
     theta = neuron.threshold.detach()
+    theta_low, theta_high = int(theta.min()), int(theta.max())
     v_low = v_high = 0
+    leaked = (0, 0)
     u_low, u_high = -top, top - 1
     for _ in range(num_steps):
         low, high = v_low - top, v_high + top - 1
@@ -95,11 +99,15 @@ def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], tupl
         u_low, u_high = min(u_low, low), max(u_high, high)
         kept_high = high
         if neuron.reset == "zero":
-            kept_high = min(high, max(0, int(theta.max())))
+            kept_high = min(high, max(0, theta_high))
         elif neuron.reset == "subtract":
-            kept_high = max(min(high, int(theta.max())), high - int(theta.min()))
-        v_low, v_high = math.floor(beta * low), math.ceil(beta * kept_high + 0.5)
-    return (v_low, v_high), (u_low, u_high)
+            kept_high = max(min(high, theta_high), high - theta_low)
+        leaked = v_low, v_high = math.floor(beta * low), math.ceil(beta * kept_high + 0.5)
+        if neuron.reset == "delayed":
+            silent = min(v_high, math.ceil(beta * theta_high + 0.5))
+            v_low = min(v_low, -theta_high)
+            v_high = max(silent, v_high - theta_low)
+    return leaked, (v_low, v_high), (u_low, u_high)
 
 
 def _current_step(neuron: Leaky, settings: Settings) -> tuple[int, Tensor]:
@@ -160,6 +168,8 @@ class Integrate(nn.Module):
             elif neuron.reset == "subtract":
                 kept = u - spike * theta
             v = round_ste(beta * kept + offset)
+            if neuron.reset == "delayed":
+                v = v - spike * theta
             spikes.append(spike)
             membranes.append(u)
         return torch.stack(spikes), torch.stack(membranes)

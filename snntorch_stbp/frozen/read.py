@@ -196,6 +196,12 @@ class _Reader:
             raise StbpError(f"'{name}' returns its membrane (output=True), which export does not.")
         if neuron.graded_spikes_factor.numel() != 1 or neuron.graded_spikes_factor.item() != 1:
             raise StbpError(f"'{name}' has graded spikes; hardware spikes are 0 or 1.")
+        if neuron.reset_rule == "delayed" and neuron.threshold.min() < 0:
+            raise StbpError(
+                f"'{name}' has a threshold of {neuron.threshold.min():.4g} and a delayed reset, "
+                f"which then comes before the first spike; hardware has none: train with positive "
+                f"thresholds."
+            )
         name = self._unique(name)
         self.graph.stages.append(Stage(name, value, neuron))
         return (Branch(name, name),)

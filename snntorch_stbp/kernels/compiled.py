@@ -16,7 +16,7 @@ from torch import Tensor
 from . import cpu, native
 from .rule import Rule
 
-RESETS = {"none": 0, "zero": 1, "subtract": 2}
+RESETS = {"none": 0, "zero": 1, "subtract": 2, "delayed": 3}
 CURVES = {"rectangular": 0, "polynomial": 1, "sigmoid": 2, "gaussian": 3}
 
 

@@ -33,6 +33,8 @@ def forward(
                 u.copy_(x[0, rows])
             else:
                 u.mul_(beta).add_(x[t, rows])
+            if rule.reset == "delayed":
+                _subtract(u, spikes[t - 1, rows] if t > 0 else threshold < 0, threshold)
             torch.gt(u, threshold, out=spike)
             if potential is not None:
                 potential[t, rows] = u
@@ -59,7 +61,9 @@ def backward(
         du[t] = potential[t] + dc[t] dc/du + do[t] h[t]
         dc[t-1] = beta du[t]        dbeta = sum du[t] c[t-1]        dthreshold = -sum do[t] h[t]
 
-    and `-dc[t] o[t]` in `dthreshold` for reset by subtraction.
+    and `-dc[t] o[t]` in `dthreshold` for reset by subtraction. Where that is delayed,
+    `u[t] = beta c[t-1] - threshold o[t-1] + x[t]`, and `du[t+1]` takes the place of `dc[t]` in
+    `do[t]` and in `dthreshold`.
     """
     last = len(x) - 1
     through_reset = rule.reset != "none" and not rule.detach_reset
@@ -81,11 +85,13 @@ def backward(
             d_u.mul_(d_spike)
             if d_threshold is not None:
                 d_threshold -= d_u.sum_to_size(d_threshold.shape)
-                if t < last and rule.reset == "subtract":
+                if t < last and rule.reset in ("subtract", "delayed"):
                     d_threshold -= (d_carried * fired[t]).sum_to_size(d_threshold.shape)
             if t < last:
                 if rule.reset == "zero":
                     d_carried.sub_(torch.mul(d_carried, fired[t], out=u[t + 1]))
+                if rule.reset == "delayed":
+                    d_carried.mul_(beta)
                 d_u.add_(d_carried)
             if potential is not None:
                 d_u.add_(potential[t, rows])
@@ -94,7 +100,12 @@ def backward(
                 if d_beta is not None:
                     before = _reset(u[t - 1].clone(), fired[t - 1], threshold, rule)
                     d_beta += (d_u * before).sum_to_size(d_beta.shape)
-                torch.mul(d_u, beta, out=d_carried)
+                if rule.reset == "delayed":
+                    d_carried.copy_(d_u)
+                else:
+                    torch.mul(d_u, beta, out=d_carried)
+            elif d_threshold is not None and rule.reset == "delayed":
+                d_threshold -= (d_u * (threshold < 0)).sum_to_size(d_threshold.shape)
     return current, d_beta, d_threshold
 
 
@@ -123,6 +134,8 @@ def _membrane(
             u[0].copy_(x[0])
         else:
             torch.mul(carried, beta, out=u[t]).add_(x[t])
+        if rule.reset == "delayed":
+            _subtract(u[t], fired[t - 1] if t > 0 else threshold < 0, threshold)
         torch.gt(u[t], threshold, out=fired[t])
         if t < len(x) - 1:
             _reset(carried.copy_(u[t]), fired[t], threshold, rule)
@@ -133,8 +146,13 @@ def _reset(u: Tensor, spike: Tensor, threshold: Tensor, rule: Rule) -> Tensor:
     if rule.reset == "zero":
         return u.sub_(u * spike)
     if rule.reset == "subtract":
-        return u.sub_(spike.to(u.dtype) * threshold)
+        return _subtract(u, spike, threshold)
     return u
+
+
+def _subtract(u: Tensor, spike: Tensor, threshold: Tensor) -> Tensor:
+    """Subtract the threshold from `u` in place where `spike`."""
+    return u.sub_(spike.to(u.dtype) * threshold)
 
 
 def _rows(x: Tensor) -> int:

@@ -44,6 +44,15 @@ def _kept(u, spike, threshold, RESET: tl.constexpr):
 
 
 @triton.jit
+def _next(beta, kept, current, threshold, RESET: tl.constexpr):
+    """The next membrane potential, of what was kept of the one before."""
+    u = beta * kept + current
+    if RESET == "delayed":
+        u = u - (kept > threshold).to(u.dtype) * threshold
+    return u
+
+
+@triton.jit
 def _current(x, added, scale, shift, mask, NORMED: tl.constexpr, ADDED: tl.constexpr):
     """What lies at `x`, and the input currents of that step: normalised or not, plus others."""
     read = tl.load(x, mask=mask, other=0)
@@ -78,7 +87,9 @@ def lif_forward(
         if t > 0:
             x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
             _, current = _current(x, added, scale, shift, mask, NORMED, ADDED)
-            u = beta * u + current
+            u = _next(beta, u, current, threshold, RESET)
+        elif RESET == "delayed":
+            u = _next(beta, tl.zeros_like(u), u, threshold, RESET)
         spike = (u > threshold).to(beta.dtype)
         tl.store(spikes_ptr + at + t * step, spike.to(spikes_ptr.dtype.element_ty), mask=mask)
         if MEMBRANE:
@@ -111,6 +122,8 @@ def _block_backward(
     if SUMS:
         mean = tl.load(mean_ptr + channel)
     read, u = _current(x_ptr + at, added_ptr + at, scale, shift, mask, NORMED, ADDED)
+    if RESET == "delayed":
+        u = _next(beta, tl.zeros_like(u), u, threshold, RESET)
     reads, us = (read,), (u,)
     d_spikes = ()  # of the last step first
     for i in tl.static_range(AHEAD):
@@ -120,7 +133,7 @@ def _block_backward(
         u = _kept(u, (u > threshold).to(beta.dtype), threshold, RESET)
         x, added = x_ptr + at + t * x_step, added_ptr + at + t * step
         read, current = _current(x, added, scale, shift, mask, NORMED, ADDED)
-        u = beta * u + current
+        u = _next(beta, u, current, threshold, RESET)
         reads, us = reads + (read,), us + (u,)  # noqa: RUF005  (no unpacking in Triton)
     d_carried = tl.zeros([BLOCK], beta.dtype)
     d_beta = tl.zeros([BLOCK], beta.dtype)
@@ -137,12 +150,14 @@ def _block_backward(
         if not DETACH:
             if RESET == "zero":
                 d_spike = d_spike - d_carried * u
-            elif RESET == "subtract":
+            elif RESET == "subtract" or RESET == "delayed":
                 d_spike = d_spike - d_carried * threshold
         through = d_spike * _derivative(u - threshold - CENTRE, CURVE, A, ROOT)
         d_threshold -= through
-        if RESET == "subtract":
+        if RESET == "subtract" or RESET == "delayed":
             d_threshold -= d_carried * spike
+        if RESET == "delayed":
+            d_carried = beta * d_carried
         if RESET == "zero":
             d_carried = d_carried - d_carried * spike
         d_u = d_carried + through
@@ -159,7 +174,9 @@ def _block_backward(
             before = us[t - 1]
             fired = (before > threshold).to(beta.dtype)
             d_beta += d_u * _kept(before, fired, threshold, RESET)
-        d_carried = beta * d_u
+        d_carried = d_u if RESET == "delayed" else beta * d_u
+    if RESET == "delayed":  # what 0 is above was reset before the first step
+        d_threshold -= d_carried * (tl.zeros_like(d_carried) > threshold).to(beta.dtype)
     if LEARN_BETA:
         tl.store(d_beta_ptr + at, d_beta, mask=mask)
     if LEARN_THRESHOLD:

@@ -3,7 +3,7 @@
 
    Of what is compiled decide
      STORED  0 float, 1 double: whichever holds every intermediate exactly
-     RESET   0 none, 1 to zero, 2 by subtraction of the first threshold
+     RESET   0 none, 1 to zero, 2 by subtraction of the first threshold, 3 the same after the leak
 
    A block of neurons is taken through all steps before the next one begins; each of the loops in
    it goes over numbers that are in the cache. */
@@ -83,12 +83,14 @@ int forward(const shape *s, const rule *r, const real *sums, const real *added, 
 #else
         const real *const now = thresholds + smaller(t, r->ages - 1) * lanes;
         EACH spike[i] = u[i] > now[i] ? 1 : 0;
-        EACH v[i] = RESET ? u[i] - spike[i] * thresholds[i] : u[i];
+        EACH v[i] = RESET == 2 ? u[i] - spike[i] * thresholds[i] : u[i];
         (void)threshold;
 #endif
         EACH v[i] *= decay[i];
         if (r->leaks)
           EACH v[i] = FLOOR(v[i] + (real)r->leak_half);
+        if (RESET == 3)
+          EACH v[i] -= spike[i] * thresholds[i];
         put(spikes + t * s->n + start, spike, n, past);
         if (membranes != NULL) put(membranes + t * s->n + start, u, n, past);
       }

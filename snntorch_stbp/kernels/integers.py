@@ -18,7 +18,7 @@ class IntegerRule:
     """How neurons on integers compute, apart from their numbers per channel.
 
     Attributes:
-        reset: `"zero"`, `"subtract"` or `"none"`.
+        reset: `"zero"`, `"subtract"`, `"delayed"` or `"none"`.
         ages: Thresholds of a neuron, by the steps since its last reset.
         rounds: Whether currents are rounded.
         act_top: Currents are clipped to `[-act_top, act_top - 1]`; 0 for not at all.

@@ -68,7 +68,7 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
           real state = states[i];
 #pragma GCC unroll 64
           for (int64_t t = 0; t < STEPS; t++) {
-            const real u = beta[i] * state + load(current[t * s->x_step + i]);
+            const real u = next(beta[i], state, load(current[t * s->x_step + i]), threshold[i]);
             spike[t * lanes + i] = store(u > threshold[i] ? 1 : 0);
 #if MEMBRANE
             out[t * s->n + i] = u;
@@ -124,7 +124,8 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
           real state = before[i];
 #pragma GCC unroll 64
           for (int64_t t = 0; t < STEPS; t++)
-            state = kept(beta[i] * state + load(current[t * s->x_step + i]), threshold[i]);
+            state = kept(next(beta[i], state, load(current[t * s->x_step + i]), threshold[i]),
+                         threshold[i]);
           after[i] = state;
         }
       }
@@ -141,7 +142,7 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
 #pragma GCC unroll 64
           for (int64_t t = 0; t < STEPS; t++) {
             before[t] = state;
-            u[t] = beta[i] * state + load(current[t * s->x_step + i]);
+            u[t] = next(beta[i], state, load(current[t * s->x_step + i]), threshold[i]);
             state = kept(u[t], threshold[i]);
           }
           real d = carried[i];
@@ -153,14 +154,14 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
             const real through = derivative(v, (real)width, (real)root) * d_spike;
 #if LEARNED
             d_threshold[start + i] -= through;
-#if RESET == 2
+#if RESET >= 2
             d_threshold[start + i] -= fired ? d : 0;
 #endif
 #endif
 #if RESET == 1
             d = fired ? 0 : d;
 #endif
-            real d_u = through + d;
+            real d_u = through + THROUGH(d, beta[i]);
 #if MEMBRANE
             d_u += direct[t * s->n + i];
 #endif
@@ -168,9 +169,12 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
 #if LEARNED
             d_beta[start + i] += d_u * before[t];
 #endif
-            d = d_u * beta[i];
+            d = BACK(d_u, beta[i]);
             (void)fired;
           }
+#if LEARNED && RESET == 3 /* what 0 is above was reset before the first step */
+          if (k == 0 && threshold[i] < 0) d_threshold[start + i] -= d;
+#endif
           carried[i] = d;
         }
         for (int64_t t = 0; t < STEPS; t++)

@@ -2,7 +2,7 @@
 
    Of what is compiled decide
      STORED    as in real.h
-     RESET     0 none, 1 to zero, 2 by subtraction of the threshold
+     RESET     0 none, 1 to zero, 2 by subtraction of the threshold, 3 the same after the leak
      DETACH    1: no gradient through the reset
      CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
      STEPS     how many steps a neuron is taken through at once; a divisor of all
@@ -28,6 +28,27 @@ static inline real kept(real u, real threshold) {
 #endif
 }
 
+/* The next potential, of what was kept of the one before. */
+static inline real next(real beta, real state, real current, real threshold) {
+  const real u = beta * state + current;
+#if RESET == 3
+  return state > threshold ? u - threshold : u;
+#else
+  (void)threshold;
+  return u;
+#endif
+}
+
+/* What the gradient at a potential, `d`, is at what was kept of the one before, and what that is at
+   that potential. After a delayed reset it stays `d` until the spike's share is taken of it. */
+#if RESET == 3
+#define BACK(d, beta) (d)
+#define THROUGH(d, beta) ((d) * (beta))
+#else
+#define BACK(d, beta) ((d) * (beta))
+#define THROUGH(d, beta) (d)
+#endif
+
 static inline real derivative(real v, real a, real root) { /* root: of a, gaussian of 2 pi a */
 #if CURVE == 0
   (void)root;
@@ -49,7 +70,7 @@ static inline real of_spike(real given, real d, real u, real threshold) {
   (void)u, (void)threshold;
 #if RESET == 1 && !DETACH
   return given - d * u;
-#elif RESET == 2 && !DETACH
+#elif RESET >= 2 && !DETACH
   return given - d * threshold;
 #else
   (void)d;

@@ -131,7 +131,7 @@ int forward(const shape *s, const stored *x, const stored *added, const real *va
           real state = states[i];
 #pragma GCC unroll 64
           for (int64_t t = 0; t < STEPS; t++) {
-            const real u = beta[i] * state + CURRENT(first + t, i);
+            const real u = next(beta[i], state, CURRENT(first + t, i), threshold[i]);
             spike[t * lanes + i] = store(u > threshold[i] ? 1 : 0);
             state = kept(u, threshold[i]);
           }
@@ -186,7 +186,8 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
           real state = before[i];
 #pragma GCC unroll 64
           for (int64_t t = 0; t < STEPS; t++)
-            state = kept(beta[i] * state + CURRENT((k - 1) * STEPS + t, i), threshold[i]);
+            state = kept(next(beta[i], state, CURRENT((k - 1) * STEPS + t, i), threshold[i]),
+                         threshold[i]);
           after[i] = state;
         }
       }
@@ -198,7 +199,7 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
           real state = states[k * lanes + i], u[STEPS];
 #pragma GCC unroll 64
           for (int64_t t = 0; t < STEPS; t++) {
-            u[t] = beta[i] * state + CURRENT(first + t, i);
+            u[t] = next(beta[i], state, CURRENT(first + t, i), threshold[i]);
             state = kept(u[t], threshold[i]);
           }
           real d_kept = carried[i], sum = alone[i], product = times[i];
@@ -209,10 +210,10 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
 #if RESET == 1
             d_kept = u[t] > threshold[i] ? 0 : d_kept;
 #endif
-            const real d_u = derivative(v, (real)width, (real)root) * d_spike + d_kept;
+            const real d_u = derivative(v, (real)width, (real)root) * d_spike + THROUGH(d_kept, beta[i]);
             sum += d_u;
             product += d_u * (VALUE(first + t, i) * rate[i] + offset[i]);
-            d_kept = d_u * beta[i];
+            d_kept = BACK(d_u, beta[i]);
 #if !REPEATED
             out[t * lanes + i] = store(d_u);
 #endif

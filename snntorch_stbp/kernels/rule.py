@@ -14,7 +14,7 @@ class Rule:
 
     Args:
         surrogate: Spike function.
-        reset: `"zero"`, `"subtract"` or `"none"`.
+        reset: `"zero"`, `"subtract"`, `"delayed"` (by subtraction after the leak) or `"none"`.
         detach_reset: Keep the gradient out of the reset path.
     """
 

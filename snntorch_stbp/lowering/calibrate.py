@@ -105,7 +105,8 @@ class Calibration:
             u = u + step
             o = (u > theta).astype(np.int64)
             spikes.append(o)
-            u = beta * {"zero": u * (1 - o), "subtract": u - o * theta, "none": u}[neuron.reset]
+            kept = {"zero": u * (1 - o), "subtract": u - o * theta}.get(neuron.reset, u)
+            u = beta * kept - o * theta * (neuron.reset == "delayed")
         return np.stack(spikes)
 
 

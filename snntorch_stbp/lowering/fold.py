@@ -42,7 +42,7 @@ def real_neuron(neuron: Leaky) -> RealNeuron:
     """The numbers of `neuron`."""
     beta = neuron.beta.detach().double().reshape(-1).clamp(0, 1).cpu().numpy()
     threshold = neuron.threshold.detach().double().reshape(-1).cpu().numpy()
-    return RealNeuron(beta, threshold, neuron.reset_mechanism)
+    return RealNeuron(beta, threshold, neuron.reset_rule)
 
 
 def whole_digits(beta: Reals) -> int | None:
@@ -67,7 +67,7 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
     assert stage.neuron is not None
     neuron = real_neuron(stage.neuron)
     leak = whole_digits(neuron.beta)
-    if neuron.reset == "subtract":
+    if neuron.reset in ("subtract", "delayed"):
         raise StbpError(
             f"'{stage.name}' resets by subtraction, so its membrane depends on every spike before: "
             f"the exact form needs reset to zero or none; use the simple form "

@@ -9,6 +9,7 @@ All arrays are NumPy `int64`. Of one stage, with `s` the spikes (0 or 1) or pixe
     o    = 1 if u > theta[age] else 0                     age: steps since the last reset
     v'   = (beta * kept + round) >> leak                  kept: u after reset
 
+(a delayed reset takes `theta` off `v'` in place of `u`)
 `>>` is an arithmetic shift. A readout of currents is `y` (rounded, if it shifts), summed over time.
 """
 
@@ -76,7 +77,8 @@ class IntNeuron:
         leak: Bits that the leak shifts out.
         rounds: Whether the leak rounds half up; else what it shifts out is zero.
         threshold: `theta`, `[ages, C]` or `[ages, 1]`; the last row also serves every later age.
-        reset: `"zero"`, `"subtract"` (the first row of `threshold`) or `"none"`.
+        reset: `"zero"`, `"subtract"` (the first row of `threshold`), `"delayed"` (the same, after
+            the leak) or `"none"`.
         membrane_bits: Bits of a quantized `u` on its grid, or `None`.
         coarse: A quantized `u` is a multiple of `2^coarse`.
     """

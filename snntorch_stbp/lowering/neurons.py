@@ -123,6 +123,8 @@ class IntegerNeurons(nn.Module):
                 torch.mul(u, decay, out=v)
             if rule.leaks:
                 v.add_(rule.leak_half).floor_()
+            if neuron.reset == "delayed":
+                v.sub_(o * rows[0])
             if neuron.reset == "zero":
                 v.masked_fill_(fired := o.bool(), 0)
                 age.add_(1).masked_fill_(fired, 0)

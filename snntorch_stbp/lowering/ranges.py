@@ -131,8 +131,10 @@ def membrane_range(
         least, most = v_low + low, v_high + high
         if neuron.membrane_bits is not None:
             grid, levels = 1 << neuron.coarse, 1 << (neuron.membrane_bits - 1)
-            least = np.clip(least, -levels * grid, (levels - 1) * grid)
-            most = np.clip(most + grid // 2, -levels * grid, (levels - 1) * grid)
+            least, most = (
+                np.clip((end + (grid >> 1)) >> neuron.coarse, -levels, levels - 1) * grid
+                for end in (least, most)
+            )
         u_low, u_high = np.minimum(u_low, least), np.maximum(u_high, most)
         least = np.minimum(least, 0)
         if neuron.reset == "zero":
@@ -143,6 +145,10 @@ def membrane_range(
         ends = np.stack(np.broadcast_arrays(neuron.beta * least, neuron.beta * most)) + half
         product = max(product, int(np.abs(ends).max()))
         v_low, v_high = ends[0] >> neuron.leak, ends[1] >> neuron.leak
+        if neuron.reset == "delayed":
+            silent = np.minimum(v_high, (neuron.beta * theta + half) >> neuron.leak)
+            v_low = np.minimum(v_low, -theta)
+            v_high = np.maximum(silent, v_high - theta).clip(min=0)
     return u_low, u_high, product
 
 

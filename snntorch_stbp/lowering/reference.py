@@ -97,8 +97,10 @@ def integrate(neuron: IntNeuron, x: Ints) -> tuple[Ints, Ints]:
             levels, grid = 1 << (neuron.membrane_bits - 1), 1 << neuron.coarse
             u = np.clip((u + (grid >> 1)) >> neuron.coarse, -levels, levels - 1) * grid
         o = (u > table[age, channels]).astype(np.int64)
-        kept = {"zero": u * (1 - o), "subtract": u - o * first, "none": u}[neuron.reset]
+        kept = {"zero": u * (1 - o), "subtract": u - o * first}.get(neuron.reset, u)
         v = (beta * kept + half) >> neuron.leak
+        if neuron.reset == "delayed":
+            v = v - o * first
         age = np.minimum(age + 1, len(table) - 1)
         if neuron.reset == "zero":
             age = age * (1 - o)

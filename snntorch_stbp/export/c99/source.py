@@ -243,18 +243,20 @@ class _Header:
             lines.append(
                 f"{age} = {f'{spike} ? 0 : {older}' if neuron.reset == 'zero' else older};"
             )
+        first = ""
+        if neuron.reset in ("subtract", "delayed"):
+            first = self._item(f"first_{index}", neuron.threshold[0])
         if neuron.reset == "zero":
             lines.append(f"u = {spike} ? 0 : u;")
         elif neuron.reset == "subtract":
-            first = self._item(f"first_{index}", neuron.threshold[0])
             lines.append(f"u = {spike} ? u - {first} : u;")
         beta = self._item(f"beta_{index}", neuron.beta)
         kept = "u" if beta == "1" else f"{beta} * u"
         half = (1 << neuron.leak >> 1) if neuron.rounds else 0
         kept += f" + {half}" if half else ""
-        lines.append(
-            f"{u} = snn_shift({kept}, {neuron.leak});" if neuron.leak else f"{u} = {kept};"
-        )
+        leaked = f"snn_shift({kept}, {neuron.leak})" if neuron.leak else kept
+        late = f" - ({spike} ? {first} : 0)" if neuron.reset == "delayed" else ""
+        lines.append(f"{u} = {leaked}{late};")
         return lines
 
     def _item(self, name: str, value: Ints, row: str = "") -> str:

@@ -99,15 +99,18 @@ class _Neurons(Stepwise):
 
     def _leak(self, u: str, spike: str, t: int) -> str:
         page, writer, neuron = self.page, self.page.writer, self.neuron
-        kept = u
-        if neuron.reset_mechanism != "none":
-            lost = u
-            if neuron.reset_mechanism == "subtract":
-                lost = self._constant("threshold", array(neuron.threshold))
-            fired = writer.binary("Mul", self._label("fired", t), spike, lost)
-            kept = writer.binary("Sub", self._label("reset", t), u, fired)
         beta = self._constant("beta", array(neuron.beta.clamp(0, 1)))
         out = page.name(self.name, "state_out") if page.form == "step" else None
+        if neuron.reset_rule == "none":
+            return writer.binary("Mul", self._label("decay", t), u, beta, out)
+        lost = u
+        if neuron.reset_rule != "zero":
+            lost = self._constant("threshold", array(neuron.threshold))
+        fired = writer.binary("Mul", self._label("fired", t), spike, lost)
+        if neuron.reset_rule == "delayed":
+            decayed = writer.binary("Mul", self._label("decay", t), u, beta)
+            return writer.binary("Sub", self._label("reset", t), decayed, fired, out)
+        kept = writer.binary("Sub", self._label("reset", t), u, fired)
         return writer.binary("Mul", self._label("decay", t), kept, beta, out)
 
 

@@ -59,6 +59,8 @@ class FixedNeurons:
         if page.form == "step":
             state = page.name(self.stage.name, "state_in")
             values = Range(self.reach.low, self.reach.high)
+            if neuron.reset == "delayed":
+                values = Range(min(values.low, -int(neuron.threshold.max())), values.high)
             self.state = writer.input(state, page.shape(self.size), values)
         if self.state is not None:
             u = writer.binary("Add", self._label("membrane", t), u, self.state)
@@ -141,9 +143,10 @@ class FixedNeurons:
             writer.ranges[fired] = Range(min(reach.low, 0), max(reach.high, 1))
             most = min(reach.high, int(theta.max()))
             writer.ranges[kept] = Range(min(reach.low, 0), max(most, 0))
-        elif neuron.reset == "subtract":
+        elif neuron.reset in ("subtract", "delayed"):
             by = self._constant("reset_by", t, theta[0])
             fired = writer.binary("Mul", self._label("fired", t), spike, by)
+        if neuron.reset == "subtract":
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
         digits = 0 if self.lifts else neuron.leak
         if (neuron.beta != 2**digits).any():
@@ -158,7 +161,10 @@ class FixedNeurons:
         state = writer.ranges[kept]
         low, high = state.low >> state.fraction, state.high >> state.fraction
         out = page.name(self.stage.name, "state_out") if page.form == "step" else None
-        self.state = floor(page, self._label("state", t), kept, width(min(low, -1), high), out)
+        bits, delayed = width(min(low, -1), high), neuron.reset == "delayed"
+        self.state = floor(page, self._label("state", t), kept, bits, None if delayed else out)
+        if delayed:
+            self.state = writer.binary("Sub", self._label("reset", t), self.state, fired, out)
 
     def _grow_older(self, spike: str, t: int) -> None:
         """The ages that the next step finds."""

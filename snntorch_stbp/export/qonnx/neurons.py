@@ -117,9 +117,10 @@ class Neurons(Stepwise):
         positive = writer.node("Relu", relu, [over], f"{relu}_out", writer.shapes[u], values)
         return writer.quant(node, positive, f"{node}_out", 1, False)
 
-    def _threshold(self, t: int) -> str:
+    def _threshold(self, t: int, what: str = "threshold") -> str:
+        """The threshold; hls4ml wants a constant of its own for each that reads it."""
         theta = self.page.per_channel(array(self.neuron.threshold), self.size)
-        return self.page.constant(self.name, "threshold", t, theta)
+        return self.page.constant(self.name, what, t, theta)
 
     def _quantized(self, u: str, t: int) -> str:
         page, writer, neuron = self.page, self.page.writer, self.neuron
@@ -141,8 +142,9 @@ class Neurons(Stepwise):
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
             writer.ranges[kept] = Range(writer.ranges[u].low, max(top, 0))
         elif neuron.reset == "subtract":
-            fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t))
+            fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t, "reset_by"))
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
+        delayed = neuron.reset == "delayed"
         digits = neuron.beta_digits
         beta = page.constant(
             self.name, "beta", t, page.per_channel(array(neuron.beta), self.size), fraction=digits
@@ -150,9 +152,14 @@ class Neurons(Stepwise):
         decayed = writer.binary("Mul", self._label("decay", t), kept, beta)
         half = page.constant(self.name, "half_step", t, 2.0 ** -(digits + 1), fraction=digits + 1)
         shifted = writer.binary("Add", self._label("offset", t), decayed, half)
-        bits = Range(*neuron.state).bits if neuron.state[0] < 0 else Range(-1, neuron.state[1]).bits
+        bits = Range(min(neuron.leaked[0], -1), neuron.leaked[1]).bits
         node = self._label("state", t)
         out = page.name(self.name, "state_out") if page.form == "step" else f"{node}_out"
-        quantized = page.quant(node, shifted, out, bits)
-        writer.ranges[quantized] = Range(*neuron.state)
-        return quantized
+        quantized = page.quant(node, shifted, f"{node}_leaked" if delayed else out, bits)
+        writer.ranges[quantized] = Range(*neuron.leaked)
+        if not delayed:
+            return quantized
+        fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t, "reset_by"))
+        state = writer.binary("Sub", self._label("reset", t), quantized, fired, out)
+        writer.ranges[state] = Range(*neuron.state)
+        return state
