@@ -66,7 +66,7 @@ OPTIONS = [
     Option(["--threshold"], section="Neuron", type=Real(0, above=True),
            help="Membrane potential above which a neuron fires."),
     Option(["--surrogate"], section="Neuron", type=_choice("surrogate"), metavar="CURVE",
-           help="rectangular, polynomial, sigmoid or gaussian."),
+           help="rectangular, polynomial, sigmoid, gaussian, fast_sigmoid or atan."),
     Option(["--surrogate-centre"], section="Neuron", type=_choice("surrogate_centre"),
            help="Its middle: the threshold or a membrane potential of zero."),
     Option(["--learn-beta"], section="Neuron", is_flag=True,

@@ -14,6 +14,7 @@ Modules over sequences `[T, B, ...]`, time first:
     PopulationVote, readout          records -> class scores
     Precision                        bits -> Brevitas layers
     mixed                            bits layer by layer
+    convert                          a network of snnTorch, or of torch, over sequences
     surrogate, losses                spike functions; losses on records
     zoo                              networks, a registry and their recipes
     freeze, lower                    a trained network in deployment arithmetic; as integers
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         surrogate,
         zoo,
     )
+    from .conversion import convert
     from .firing import fire
     from .frozen import freeze
     from .lowering import lower
@@ -70,6 +72,7 @@ _HOME = {
     "RateCoding": "time",
     "TimeDistributed": "time",
     "readout": "time",
+    "convert": "conversion",
     "fire": "firing",
     "freeze": "frozen",
     "lower": "lowering",
@@ -95,6 +98,7 @@ __all__ = [
     "TDBatchNorm2d",
     "TDBatchNorm3d",
     "TimeDistributed",
+    "convert",
     "export",
     "fire",
     "freeze",

@@ -139,7 +139,7 @@ class Precision:
     ) -> nn.Conv2d:
         """A convolution at this precision; `boundary` marks the first or the last layer."""
         sizes = (in_channels, out_channels, kernel_size, stride, padding)
-        bits = self._layer_bits(boundary)
+        bits = self.layer_bits(boundary)
         if bits is None:
             return nn.Conv2d(*sizes, bias=bias)
         return qnn.QuantConv2d(*sizes, bias=bias, weight_quant=self._weight_quant(bits))
@@ -148,7 +148,7 @@ class Precision:
         self, in_features: int, out_features: int, bias: bool = True, boundary: bool = False
     ) -> nn.Linear:
         """A fully connected layer at this precision; `boundary` as in `conv2d`."""
-        bits = self._layer_bits(boundary)
+        bits = self.layer_bits(boundary)
         if bits is None:
             return nn.Linear(in_features, out_features, bias=bias)
         return qnn.QuantLinear(
@@ -190,7 +190,8 @@ class Precision:
         """The fields as plain values, for configuration files."""
         return asdict(self)
 
-    def _layer_bits(self, boundary: bool) -> Bits:
+    def layer_bits(self, boundary: bool = False) -> Bits:
+        """Bits of a layer's weights; `boundary` marks the first or the last layer."""
         if boundary and self.boundary_bits is not None and self.weight_bits is not None:
             return self.boundary_bits
         return self.weight_bits

@@ -1,4 +1,4 @@
-r"""The four surrogate gradients of Wu et al. 2018, as `spike_grad` of any snnTorch neuron.
+r"""Surrogate gradients, as `spike_grad` of any snnTorch neuron: Wu 2018's four, and snnTorch's two.
 
 Forward: `o = 1 if v > 0 else 0`, where `v` is the membrane potential minus the threshold.
 Backward: the derivative `do/dv` is replaced by one of four curves of unit area, equations
@@ -9,6 +9,11 @@ spiking neural networks", Frontiers in Neuroscience 12:331, 2018:
     polynomial   h2(v) = (sqrt(a)/2 - a/4 |v|) [|v| < 2/sqrt(a)]
     sigmoid      h3(v) = 1/a e^(v/a) / (1 + e^(v/a))^2
     gaussian     h4(v) = 1/sqrt(2 pi a) e^(-v^2 / (2 a))
+
+or by one of the two that snnTorch's users know best, with the names and arguments they have there:
+
+    fast_sigmoid (slope)  1 / (slope |v| + 1)^2              area 2 / slope (Zenke and Ganguli 2018)
+    atan (alpha)          alpha / 2 / (1 + (pi/2 alpha v)^2) unit area (Fang et al. 2021)
 
 Spikes and gradients keep the type of `v` (snnTorch's own surrogates return float32).
 """
@@ -41,11 +46,21 @@ def _gaussian(v: Tensor, a: float) -> Tensor:
     return torch.exp(-v.square() / (2 * a)) / math.sqrt(2 * math.pi * a)
 
 
+def _fast_sigmoid(v: Tensor, slope: float) -> Tensor:
+    return 1 / (slope * v.abs() + 1).square()
+
+
+def _atan(v: Tensor, alpha: float) -> Tensor:
+    return alpha / 2 / (1 + (math.pi / 2 * alpha * v).square())
+
+
 CURVES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "rectangular": _rectangular,
     "polynomial": _polynomial,
     "sigmoid": _sigmoid,
     "gaussian": _gaussian,
+    "fast_sigmoid": _fast_sigmoid,
+    "atan": _atan,
 }
 
 
@@ -76,7 +91,7 @@ class Surrogate:
     Args:
         curve: One of `CURVES`.
         parameter: The curve's width `a`, positive, in units of the membrane potential (squared
-            for the Gaussian, inverse squared for the polynomial).
+            for the Gaussian, inverse squared for the polynomial; `slope` and `alpha` are inverse).
         centre: Where the curve is centred, on the axis of `v`: 0 is the threshold, minus the
             threshold is a membrane potential of 0.
     """
@@ -126,3 +141,24 @@ def sigmoid(a: float = 1.0) -> Surrogate:
 def gaussian(a: float = 1.0) -> Surrogate:
     """Normal density of variance `a` (Wu 2018, h4)."""
     return Surrogate("gaussian", a)
+
+
+def fast_sigmoid(slope: float = 25.0) -> Surrogate:
+    """As `snntorch.surrogate.fast_sigmoid` (F. Zenke, S. Ganguli, SuperSpike, 2018)."""
+    return Surrogate("fast_sigmoid", slope)
+
+
+def atan(alpha: float = 2.0) -> Surrogate:
+    """As `snntorch.surrogate.atan`, snnTorch's default (W. Fang et al., ICCV 2021)."""
+    return Surrogate("atan", alpha)
+
+
+def equivalent(spike_grad: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The spike function of this module that does what one of snnTorch's does, else the same."""
+    if getattr(spike_grad, "__module__", "") != "snntorch.surrogate":
+        return spike_grad
+    kind = spike_grad.__qualname__.partition(".")[0]
+    if kind not in ("fast_sigmoid", "atan"):
+        return spike_grad
+    (cell,) = spike_grad.__closure__ or ()
+    return Surrogate(kind, float(cell.cell_contents))

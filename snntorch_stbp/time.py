@@ -10,14 +10,17 @@ from .norm import NeuNorm, _TDBatchNorm, normalize, normalize_repeated
 from .sequence import is_repeated, repeat
 
 # Layers that make the same of the same input, and whose result for one sample is all they do.
-_PURE = (nn.modules.conv._ConvNd, nn.Linear)
+_PURE = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.Flatten,
+    nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd,
+)  # fmt: skip
 
 
 class TimeDistributed(nn.Module):
     """A layer without state over `[T, B, ...]`: time is folded into the batch, the layer runs once.
 
-    A convolution or linear layer over a sequence of one image (see `DirectCoding`) computes one
-    step, and the result is presented at every step.
+    A convolution, linear layer, pooling or flattening of a sequence of one image (see
+    `DirectCoding`) computes one step, and the result is presented at every step.
 
     Args:
         layer: Any stateless module (or `nn.Sequential` of them) over a batch `[N, ...]`.

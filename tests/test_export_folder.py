@@ -153,7 +153,7 @@ def _array(key: str, value: Any) -> Callable[[Path], None]:
     (_change("stages", 1, "branches", 0, "source", to="none"), "takes 'none', which is no stage"),
     (_change("stages", 0, "branches", 0, "groups", to=3), "weights .* do not fit"),
     (_change("stages", 1, "branches", 0, "stride", to=[0, 1]), "is 0, not 1 to 65536"),
-    (_change("stages", 1, "neuron", "reset", to="half"), "is 'half', not zero or subtract or delayed or none"),
+    (_change("stages", 1, "neuron", "reset", to="half"), "'half', not zero or subtract or delayed"),
     (_change("stages", 1, "neuron", "ages", to=7), "'ages' of .* is not that of 'threshold'"),
     (_change("stages", 1, "registers", "membrane", "bits", to=3), "not those that were written"),
     (_array("weight0", lambda w: w.astype(object)), "cannot read .*allow_pickle=False"),

@@ -17,6 +17,7 @@ CURVES = {
     "sigmoid": lambda v, a: 1 / a * math.exp(v / a) / (1 + math.exp(v / a)) ** 2,
     "gaussian": lambda v, a: math.exp(-(v**2) / (2 * a)) / math.sqrt(2 * math.pi * a),
 }
+THEIRS = {"fast_sigmoid": [25.0, 3.0], "atan": [2.0, 0.5]}
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -59,6 +60,25 @@ def test_spikes_and_gradients_keep_the_type(name: str, dtype: torch.dtype) -> No
     spikes = getattr(surrogate, name)()(v)
     spikes.sum().backward()
     assert spikes.dtype == v.grad.dtype == dtype
+
+
+@pytest.mark.parametrize(("name", "a"), [(n, a) for n, values in THEIRS.items() for a in values])
+def test_snntorchs_curves_are_snntorchs(name: str, a: float) -> None:
+    theirs = getattr(snn.surrogate, name)(a)
+    ours = getattr(surrogate, name)(a)
+    assert surrogate.equivalent(theirs) == ours
+    gradients = []
+    for function in (ours, theirs):
+        v = torch.linspace(-3, 3, 121, requires_grad=True)
+        function(v).sum().backward()
+        gradients.append(v.grad)
+    torch.testing.assert_close(*gradients)
+    assert getattr(surrogate, name)() == surrogate.equivalent(getattr(snn.surrogate, name)())
+
+
+def test_what_has_no_equivalent_stays() -> None:
+    for theirs in (snn.surrogate.triangular(), torch.relu, surrogate.gaussian()):
+        assert surrogate.equivalent(theirs) is theirs
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -16,6 +16,8 @@ CURVES = [
     surrogate.polynomial(2.0),
     surrogate.sigmoid(0.3),
     surrogate.gaussian(0.5),
+    surrogate.fast_sigmoid(5.0),
+    surrogate.atan(),
 ]
 RESETS = ("zero", "subtract", "delayed", "none")
 

@@ -24,7 +24,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         known = (Leaky, TimeDistributed, _TDBatchNorm, NeuNorm, _Coding, PopulationVote)
         foreign = type(module).__module__.partition(".")[0] in ("torch", "brevitas", "snntorch")
-        return isinstance(module, known) or (foreign and not isinstance(module, nn.Sequential))
+        whole = foreign and not isinstance(module, nn.Sequential | fx.GraphModule)
+        return isinstance(module, known) or whole
 
 
 def read_graph(model: nn.Module) -> Graph:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import surrogate
 from . import cpu, native
 from .rule import Rule
 
 RESETS = {"none": 0, "zero": 1, "subtract": 2, "delayed": 3}
-CURVES = {"rectangular": 0, "polynomial": 1, "sigmoid": 2, "gaussian": 3}
+CURVES = {name: number for number, name in enumerate(surrogate.CURVES)}
 
 
 MOST_AT_ONCE = 20  # steps whose membrane potentials are kept in registers; 32 were too many

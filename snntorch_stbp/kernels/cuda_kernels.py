@@ -20,7 +20,7 @@ if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):  # t
 
 @triton.jit
 def _derivative(v, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr):
-    """The surrogate derivative; `ROOT` is sqrt(A), for the Gaussian sqrt(2 pi A)."""
+    """The surrogate derivative; for `ROOT` see `rule.py`."""
     if CURVE == "rectangular":
         h = tl.where(tl.abs(v) < A / 2, 1.0, 0.0).to(v.dtype) / A
     elif CURVE == "polynomial":
@@ -28,8 +28,12 @@ def _derivative(v, CURVE: tl.constexpr, A: tl.constexpr, ROOT: tl.constexpr):
     elif CURVE == "sigmoid":
         e = tl.exp(-tl.abs(v) / A)
         h = e / ((1 + e) * (1 + e)) / A
-    else:
+    elif CURVE == "gaussian":
         h = tl.exp(-v * v / (2 * A)) / ROOT
+    elif CURVE == "fast_sigmoid":
+        h = 1 / ((A * tl.abs(v) + 1) * (A * tl.abs(v) + 1))
+    else:
+        h = A / 2 / (1 + ROOT * v * (ROOT * v))
     return h
 
 

@@ -4,7 +4,7 @@
      STORED    as in real.h
      RESET     0 none, 1 to zero, 2 by subtraction of the threshold, 3 the same after the leak
      DETACH    1: no gradient through the reset
-     CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian
+     CURVE     0 rectangular, 1 polynomial, 2 sigmoid, 3 gaussian, 4 fast sigmoid, 5 arc tangent
      STEPS     how many steps a neuron is taken through at once; a divisor of all
 
    Products and sums must not be contracted: spikes are those of the plain loop. */
@@ -49,7 +49,7 @@ static inline real next(real beta, real state, real current, real threshold) {
 #define THROUGH(d, beta) (d)
 #endif
 
-static inline real derivative(real v, real a, real root) { /* root: of a, gaussian of 2 pi a */
+static inline real derivative(real v, real a, real root) { /* root: see rule.py */
 #if CURVE == 0
   (void)root;
   return ABS(v) < a / 2 ? 1 / a : 0;
@@ -60,8 +60,14 @@ static inline real derivative(real v, real a, real root) { /* root: of a, gaussi
   const real e = EXP(-ABS(v) / a);
   (void)root;
   return e / ((1 + e) * (1 + e)) / a;
-#else
+#elif CURVE == 3
   return EXP(-v * v / (2 * a)) / root;
+#elif CURVE == 4
+  const real h = a * ABS(v) + 1;
+  (void)root;
+  return 1 / (h * h);
+#else
+  return a / 2 / (1 + root * v * (root * v));
 #endif
 }
 

@@ -24,6 +24,11 @@ class Rule:
 
     @property
     def root(self) -> float:
-        """The square root in the derivative: of the width `a`, for the Gaussian of `2 pi a`."""
+        """What the derivative needs beside the parameter `a`.
+
+        The square root of `a`, for the Gaussian that of `2 pi a`; for the arc tangent `pi / 2 a`.
+        """
         a = self.surrogate.parameter
+        if self.surrogate.curve == "atan":
+            return math.pi / 2 * a
         return math.sqrt(2 * math.pi * a if self.surrogate.curve == "gaussian" else a)

@@ -142,7 +142,9 @@ class Neurons(Stepwise):
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
             writer.ranges[kept] = Range(writer.ranges[u].low, max(top, 0))
         elif neuron.reset == "subtract":
-            fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t, "reset_by"))
+            fired = writer.binary(
+                "Mul", self._label("fired", t), spike, self._threshold(t, "reset_by")
+            )
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
         delayed = neuron.reset == "delayed"
         digits = neuron.beta_digits
