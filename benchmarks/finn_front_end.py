@@ -67,6 +67,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "mnistnet_bn-binary": lambda: make("mnistnet_bn", bits=1, readout="rate"),
     "mnistnet_bn-membrane": lambda: make("mnistnet_bn", bits=2, act_bits=8, membrane_bits=4),
     "resnet": lambda: make("resnet", bits=4),
+    "maxima-of-currents": lambda: make("pooled", bits=4),
 }
 
 
@@ -77,6 +78,7 @@ def stages(model: ModelWrapper) -> Iterator[tuple[str, ModelWrapper]]:
     from finn.transformation.move_reshape import RemoveCNVtoFCFlatten
     from finn.transformation.qonnx.convert_qonnx_to_finn import ConvertQONNXtoFINN
     from finn.transformation.streamline import Streamline
+    from finn.transformation.streamline.reorder import MakeMaxPoolNHWC
     from finn.transformation.streamline.round_thresholds import RoundAndClipThresholds
     from qonnx.transformation.general import GiveUniqueParameterTensors
     from qonnx.transformation.infer_data_layouts import InferDataLayouts
@@ -89,7 +91,7 @@ def stages(model: ModelWrapper) -> Iterator[tuple[str, ModelWrapper]]:
         [ConvertQONNXtoFINN()],
         [Streamline()],
         [LowerConvsToMatMul()],
-        [absorb.AbsorbConsecutiveTransposes(), Streamline(), InferDataLayouts()],
+        [MakeMaxPoolNHWC(), absorb.AbsorbConsecutiveTransposes(), Streamline(), InferDataLayouts()],
         [InferDataTypes(), RoundAndClipThresholds(), InferDataTypes()],
         [to_hw.InferPool()],
         [to_hw.InferConvInpGen()],

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from snntorch_stbp import DirectCoding, Leaky, Precision, TimeDistributed, zoo
+from snntorch_stbp import DirectCoding, Leaky, Precision, TDBatchNorm2d, TimeDistributed, zoo
 from snntorch_stbp.frozen import FrozenNet
 from snntorch_stbp.frozen.inhibition import FrozenInhibition
 from snntorch_stbp.zoo.parts import Parts
@@ -31,6 +31,8 @@ def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
     precision = {k: options.pop(k) for k in ("act_bits", "membrane_bits", "scale") if k in options}
     if name == "resnet":
         net = small_resnet(Precision(bits, **precision))
+    elif name == "pooled":
+        net = pooled_currents(Precision(bits, **precision))
     else:
         net = zoo.create(
             name, in_channels=1, image_size=size, precision=Precision(bits, **precision), **options
@@ -45,6 +47,25 @@ def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
         for _ in range(4):
             net(digits(64, size))
     return net.eval()
+
+
+def pooled_currents(precision: Precision) -> nn.Module:
+    """Maxima of currents in front of neurons, as in snnTorch's tutorials; gains of both signs."""
+    net = nn.Sequential(
+        precision.input_quant(),
+        DirectCoding(3),
+        TimeDistributed(precision.conv2d(1, 6, 3, padding=1, bias=False), TDBatchNorm2d(6)),
+        TimeDistributed(nn.MaxPool2d(2)),
+        Leaky(0.5),
+        TimeDistributed(precision.conv2d(6, 8, 3, padding=1)),
+        TimeDistributed(nn.MaxPool2d(2)),
+        Leaky(0.5),
+        TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(32, 10))),
+    )
+    with torch.no_grad():
+        net[2].norm.weight[::2] *= -1
+        net[5].layer.weight *= 2
+    return net
 
 
 def small_resnet(precision: Precision) -> nn.Module:
@@ -163,6 +184,15 @@ def accumulate(branch: Any, weight: torch.Tensor | None, x: np.ndarray) -> np.nd
         x = x.reshape(len(x), -1)
     if weight is None:
         return x
+    x = product(branch, weight, x)
+    for pool in branch.after:
+        n, c, h, w = x.shape
+        k = pool.kernel_size
+        x = x.reshape(n, c, h // k, k, w // k, k).max((3, 5))
+    return x
+
+
+def product(branch: Any, weight: torch.Tensor, x: np.ndarray) -> np.ndarray:
     w = exact(weight.detach().numpy())
     if w.ndim == 2:
         return x @ w.T

@@ -72,6 +72,15 @@ def test_residual_blocks(tmp_path: Path, target: str) -> None:
         assert to_qonnx(make("resnet"), digits(2), path, form=form, target=target).agreement
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bits", [None, 4, 1])
+def test_maxima_of_currents(tmp_path: Path, target: str, bits: Any) -> None:
+    for form in ("unrolled", "step"):
+        model = make("pooled", bits=bits)
+        result = to_qonnx(model, digits(9), tmp_path / f"{form}.onnx", form=form, target=target)
+        assert result.agreement.spikes == 9 * 3 * (6 * 16 + 8 * 4)
+
+
 def test_event_frames(tmp_path: Path) -> None:
     model = make("nmnistnet_bn", size=12, num_steps=3)
     frames = torch.stack([digits(2, 12).roll(t, -1) for t in range(3)])

@@ -40,6 +40,7 @@ NETS: dict[str, Callable[[], FixedPointNet]] = {
     "float": lambda: lower(make("mnistnet", bits=None)),
     "simple": lambda: lower(make("mnistnet_bn", bits=2), form="simple", samples=digits(20)),
     "population": lambda: lower(make("mnistnet", readout="population")),
+    "maxima of currents": lambda: lower(make("pooled", bits=4)),
 }
 
 
@@ -119,7 +120,7 @@ def odd_network(seed: int) -> IntNetwork:
     one, unit = np.ones(1, np.int64), np.ones(1)
     convolution = IntBranch(
         INPUT, "conv", draw(-3, 3, 10), draw(-60, 60, 10, 1, 3, 2), 7, stride=(2, 1),
-        padding=(1, 2), dilation=(2, 3), groups=2,
+        padding=(1, 2), dilation=(2, 3), groups=2, after=(IntPool("max", (1, 3), (1, 2)),),
     )  # fmt: skip
     pooled = IntBranch(
         INPUT, "pooled", one, draw(-7, 7, 10, 2, 1, 1), 4,
@@ -137,7 +138,7 @@ def odd_network(seed: int) -> IntNetwork:
     follow = IntBranch("a", "c", draw(1, 40, 10), draw(-1, 1, 10, 10, 3, 3), 2, padding=(1, 1))
     zeros = IntNeuron(3 * one, 2, True, draw(0, 90, 4, 10))
     third = IntStage("c", (follow, shortcut), 2, none, none, None, zeros, unit, False)
-    size = 10 * 3 * 10
+    size = 10 * 3 * 4
     linear = IntBranch("c", "d", one, draw(-900, 900, 15, size), 11, flatten=True)
     voting = IntNeuron(one, 0, False, draw(0, 2000, 1, 15))
     last = IntStage("d", (linear,), 0, none[:1], none[:1], None, voting, unit, False)

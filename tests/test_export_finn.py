@@ -33,6 +33,7 @@ NETS: dict[str, dict[str, Any]] = {
     "dense, subtract": {"reset": "subtract"},
     "dense, delayed": {"reset": "delayed"},
     "mnistnet": {"bits": 4},
+    "pooled": {"bits": 4},
     "mnistnet_bn": {"bits": 1, "membrane_bits": 4, "act_bits": 8, "readout": "rate"},
     "resnet": {"bits": "ternary"},
 }
@@ -122,7 +123,7 @@ def test_thresholds_absorb_no_addition_but_of_constants(built: Built) -> None:
 def test_every_image_has_a_layout(built: Built) -> None:
     model = inferred(built)
     inner = {n.output[0] for n in nodes(built, "Transpose") if n.name.endswith("_nchw")}
-    inner |= {n.output[0] for n in nodes(built, "Conv")}
+    inner |= {n.output[0] for n in nodes(built, "Conv", "MaxPool")}
     for name in model.get_all_tensor_names():
         shape = model.get_tensor_shape(name)
         if len(shape) == 4 and model.get_initializer(name) is None and "/weight/" not in name:

@@ -31,6 +31,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mnistnet_bn", {"bits": 2}, {"form": "simple", "fraction": 0}),
     ("resnet", {"bits": "ternary"}, {}),
     ("resnet", {"bits": 1}, {}),
+    ("pooled", {"bits": 4}, {}),
+    ("pooled", {"bits": "ternary", "act_bits": 6}, {}),
     ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),
     ("resnet", {"membrane_bits": 5}, {}),
     ("mnistnet_bn", {"readout": "population", "beta": 0.75}, {}),

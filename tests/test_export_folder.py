@@ -29,6 +29,7 @@ NETS: dict[str, Callable[[], FixedPointNet]] = {
     "float": lambda: lower(make("mnistnet", bits=None)),
     "simple": lambda: lower(make("mnistnet_bn", bits=2), form="simple", samples=digits(20)),
     "population": lambda: lower(make("mnistnet", readout="population")),
+    "maxima of currents": lambda: lower(make("pooled", bits=4)),
 }
 
 

@@ -74,7 +74,12 @@ def test_a_dense_network(tmp_path: Path, form: Form, reset: str) -> None:
 @pytest.mark.parametrize("form", ["step", "unrolled"])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mnistnet", {"bits": 4}), ("mnistnet_bn", {"bits": "ternary"}), ("resnet", {"bits": 1})],
+    [
+        ("mnistnet", {"bits": 4}),
+        ("mnistnet_bn", {"bits": "ternary"}),
+        ("resnet", {"bits": 1}),
+        ("pooled", {"bits": 4}),
+    ],
 )
 def test_convolutional_networks(
     tmp_path: Path, name: str, options: dict[str, Any], form: Form

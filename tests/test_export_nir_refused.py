@@ -62,6 +62,10 @@ def positions() -> nn.Module:
             "NIR has no max pooling, as in front of 'neuron': use a network with average pooling",
         ),
         (
+            lambda: make("pooled", bits=4),
+            "NIR has no max pooling, as behind '2': use a network with average pooling of spikes",
+        ),
+        (
             lambda: with_layer("down", nn.Conv2d(4, 4, 3, 2, 1, groups=2)),
             r"the convolution 'down' has groups or a kernel that is not square, whose shapes nir",
         ),

@@ -23,6 +23,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mnistnet_bn", {"bits": 1, "membrane_bits": 4, "num_steps": 4}),
     ("mnistnet_bn", {"bits": "ternary", "act_bits": 8, "beta": 0.9, "num_steps": 5}),
     ("resnet", {"bits": 2}),
+    ("pooled", {"bits": 4}),
+    ("pooled", {"bits": None}),
+    ("pooled", {"bits": 1}),
 ]
 
 
@@ -172,6 +175,22 @@ class Branching(nn.Module):
             "only quantizers made by Precision",
         ),
         (wrap(snn.Synaptic(0.5, 0.5)), "Synaptic has no counterpart"),
+        (
+            wrap(stbp.TimeDistributed(nn.Conv2d(1, 2, 3)), nn.AvgPool2d(2), stbp.Leaky()),
+            "'2' averages the currents of '1'; export knows .* put it behind the neuron",
+        ),
+        (
+            wrap(
+                stbp.TimeDistributed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2))),
+                stbp.TDBatchNorm2d(2),
+                stbp.Leaky(),
+            ),
+            "the normalisation '2' must follow a convolution or linear layer directly",
+        ),
+        (
+            wrap(stbp.Leaky(threshold=-1.0, reset_mechanism="subtract", reset_delay=True)),
+            "'1' has a threshold of -1 and a delayed reset, .* train with positive thresholds",
+        ),
     ],
 )
 def test_what_has_no_counterpart_is_refused(model: nn.Module, message: str) -> None:

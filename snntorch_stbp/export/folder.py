@@ -20,13 +20,13 @@ import torch
 from .. import __version__
 from ..files import atomic_write
 from ..lowering import FixedPointNet
-from ..lowering.layers import IntBranch, IntNeuron, IntStage
+from ..lowering.layers import IntBranch, IntNeuron, IntPool, IntStage
 from ..lowering.ranges import Span, StageRange, ranges
 from . import golden
 from .array import Array
 from .bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
 from .folder_reader import FORMAT, VERSION, load_folder
-from .shapes import Sizes, sizes
+from .shapes import Size, Sizes, sizes
 
 __all__ = ["load_folder", "to_folder"]
 
@@ -115,8 +115,7 @@ def _stage(
             for key, value in arrays.items()
         },
         "branches": [
-            _branch(branch, shapes.pooled[stage.name, n], shapes.sums[stage.name, n])
-            for n, branch in enumerate(stage.branches)
+            _branch(branch, shapes, (stage.name, n)) for n, branch in enumerate(stage.branches)
         ],
         "up": stage.up,
         "act_bits": stage.act_bits,
@@ -126,31 +125,34 @@ def _stage(
     }
 
 
-def _branch(
-    branch: IntBranch, pooled: tuple[tuple[int, ...], ...], sums: tuple[int, ...]
-) -> dict[str, Any]:
+def _branch(branch: IntBranch, shapes: Sizes, key: tuple[str, int]) -> dict[str, Any]:
     return {
         "source": branch.source,
         "name": branch.name,
         "weighted": branch.weight is not None,
         "weight_bits": branch.weight_bits,
-        "pools": [
-            {
-                "kind": pool.kind,
-                "size": list(pool.size),
-                "stride": list(pool.stride),
-                "dilation": list(pool.dilation),
-                "shape": list(size),
-            }
-            for pool, size in zip(branch.pools, pooled, strict=True)
-        ],
+        "pools": _pools(branch.pools, shapes.pooled[key]),
         "flatten": branch.flatten,
         "stride": list(branch.stride),
         "padding": list(branch.padding),
         "dilation": list(branch.dilation),
         "groups": branch.groups,
-        "shape": list(sums),
+        "shape": list(shapes.sums[key]),
+        "after": _pools(branch.after, shapes.after[key]),
     }
+
+
+def _pools(pools: tuple[IntPool, ...], shapes: tuple[Size, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": pool.kind,
+            "size": list(pool.size),
+            "stride": list(pool.stride),
+            "dilation": list(pool.dilation),
+            "shape": list(size),
+        }
+        for pool, size in zip(pools, shapes, strict=True)
+    ]
 
 
 def _neuron(neuron: IntNeuron) -> dict[str, Any]:

@@ -175,20 +175,24 @@ def _stage(entry: _Entry, folder: Path) -> IntStage:
 
 def _branch(entry: _Entry, number: int, arrays: _Arrays) -> IntBranch:
     weighted = entry.value("weighted", bool)
-    pools = tuple(
-        IntPool(
-            pool.one_of("kind", "sum", "max"), pool.pair("size", 1), pool.pair("stride", 1),
-            pool.pair("dilation", 1),
-        )
-        for pool in entry.entries("pools")
-    )  # fmt: skip
+    after = _pools(entry, "after", "max") if "after" in entry.members else ()
     return IntBranch(
         entry.value("source", str), entry.value("name", str),
         arrays.integers(f"multiplier{number}"),
         arrays.integers(f"weight{number}") if weighted else None,
-        entry.whole("weight_bits", 1, 32), pools, entry.value("flatten", bool),
-        entry.pair("stride", 1), entry.pair("padding", 0), entry.pair("dilation", 1),
-        entry.whole("groups", 1, 1 << 16),
+        entry.whole("weight_bits", 1, 32), _pools(entry, "pools", "sum", "max"),
+        entry.value("flatten", bool), entry.pair("stride", 1), entry.pair("padding", 0),
+        entry.pair("dilation", 1), entry.whole("groups", 1, 1 << 16), after,
+    )  # fmt: skip
+
+
+def _pools(entry: _Entry, key: str, *kinds: str) -> tuple[IntPool, ...]:
+    return tuple(
+        IntPool(
+            pool.one_of("kind", *kinds), pool.pair("size", 1), pool.pair("stride", 1),
+            pool.pair("dilation", 1),
+        )
+        for pool in entry.entries(key)
     )  # fmt: skip
 
 

@@ -20,11 +20,13 @@ class Sizes:
         values: Of the input and of every stage, by name.
         pooled: Behind each pooling of a branch, by stage name and number of the branch.
         sums: Of the sums of each branch, likewise.
+        after: Behind each pooling of these sums, likewise.
     """
 
     values: dict[str, Size]
     pooled: dict[tuple[str, int], tuple[Size, ...]]
     sums: dict[tuple[str, int], Size]
+    after: dict[tuple[str, int], tuple[Size, ...]]
 
 
 def sizes(net: IntNetwork, image: Size) -> Sizes:
@@ -35,7 +37,7 @@ def sizes(net: IntNetwork, image: Size) -> Sizes:
     """
     if net.num_steps < 1 or not net.stages:
         raise StbpError("a network of integers needs at least one stage and one time step.")
-    result = Sizes({INPUT: image}, {}, {})
+    result = Sizes({INPUT: image}, {}, {}, {})
     for stage in net.stages:
         if stage.name in result.values:
             raise StbpError(f"two stages are called '{stage.name}'.")
@@ -59,10 +61,12 @@ def _stage(stage: IntStage, result: Sizes) -> Size:
         if branch.source not in result.values:
             raise StbpError(f"{where} takes '{branch.source}', which is no stage before it.")
         pooled, sums = _branch(branch, result.values[branch.source], where)
-        if size is not None and sums != size:
-            raise StbpError(f"{where} gives {list(sums)} sums, the one before it {list(size)}.")
-        size = sums
-        result.pooled[stage.name, number], result.sums[stage.name, number] = pooled, sums
+        after = _pooled(branch.after, sums, where)
+        last = after[-1] if after else sums
+        if size is not None and last != size:
+            raise StbpError(f"{where} gives {list(last)} sums, the one before it {list(size)}.")
+        size, key = last, (stage.name, number)
+        result.pooled[key], result.sums[key], result.after[key] = pooled, sums, after
     assert size is not None
     channels = {"bias": stage.bias, "shift": stage.shift, "unit": stage.unit}
     channels |= {f"multiplier{n}": branch.multiplier for n, branch in enumerate(stage.branches)}
@@ -79,15 +83,13 @@ def _stage(stage: IntStage, result: Sizes) -> Size:
 
 
 def _branch(branch: IntBranch, size: Size, where: str) -> tuple[tuple[Size, ...], Size]:
-    pooled: list[Size] = []
-    for pool in branch.pools:
-        size = _pool(pool, size, where)
-        pooled.append(size)
+    pooled = _pooled(branch.pools, size, where)
+    size = pooled[-1] if pooled else size
     if branch.flatten:
         size = (prod(size),)
     weight = branch.weight
     if weight is None:
-        return tuple(pooled), size
+        return pooled, size
     shape, groups = weight.shape, branch.groups
     wanted = 4 if len(size) == 3 else 2
     if (
@@ -99,16 +101,21 @@ def _branch(branch: IntBranch, size: Size, where: str) -> tuple[tuple[Size, ...]
     ):
         raise StbpError(f"the weights {list(shape)} of {where} do not fit {list(size)} values.")
     if wanted == 2:
-        return tuple(pooled), (shape[0],)
+        return pooled, (shape[0],)
     padded = tuple(n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True))
     spatial = _windows(padded, shape[2:], branch.stride, branch.dilation, where)
-    return tuple(pooled), (shape[0], *spatial)
+    return pooled, (shape[0], *spatial)
 
 
-def _pool(pool: IntPool, size: Size, where: str) -> Size:
-    if len(size) != 3:
-        raise StbpError(f"{where} pools {list(size)} values, which have no height and width.")
-    return size[0], *_windows(size[1:], pool.size, pool.stride, pool.dilation, where)
+def _pooled(pools: tuple[IntPool, ...], size: Size, where: str) -> tuple[Size, ...]:
+    """The sizes behind poolings that follow each other."""
+    sizes: list[Size] = []
+    for pool in pools:
+        if len(size) != 3:
+            raise StbpError(f"{where} pools {list(size)} values, which have no height and width.")
+        size = (size[0], *_windows(size[1:], pool.size, pool.stride, pool.dilation, where))
+        sizes.append(size)
+    return tuple(sizes)
 
 
 def _windows(size: Size, window: Size, stride: Size, dilation: Size, where: str) -> Size:

@@ -221,11 +221,13 @@ def _fold(branch: Branch, step: Tensor | float, source: Source) -> _Folded:
     bias = shift if layer.bias is None else shift + gain * layer.bias
     if branch.inhibits:
         bias = 0 * bias  # it is that of the branch of spikes
-    bits = weight_bits(layer)
+    bits, weight = weight_bits(layer), quantized_weight(layer)
     scale = layer.quant_weight().scale if bits < 32 else None  # type: ignore[operator]
-    return _Folded(
-        quantized_weight(layer), scale, bits, gain * unit / step, bias / step, inputs, branch.name
-    )
+    if branch.after:  # the largest current is to be that of the largest sum
+        signs = torch.where(gain < 0, -1.0, 1.0)
+        weight = weight * signs.reshape(-1, *[1] * (weight.dim() - 1))
+        gain = gain * signs
+    return _Folded(weight, scale, bits, gain * unit / step, bias / step, inputs, branch.name)
 
 
 def weight_sum(layer: nn.Conv2d | nn.Linear) -> float:

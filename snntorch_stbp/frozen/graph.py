@@ -2,8 +2,9 @@
 
 A network built from the modules of this package is a sequence of stages. A stage is a layer of
 neurons with the branches whose sum is its input current; a branch takes the spikes of an earlier
-stage (or the input) through pooling, one layer with weights, and a normalisation, each of them
-optional. The last stage may have no neurons: its current is the record.
+stage (or the input) through pooling, one layer with weights, a normalisation, and maxima over
+windows of the currents that come of it, each of them optional. The last stage may have no neurons:
+its current is the record.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Branch:
         flatten: Whether features are flattened in front of the layer.
         layer: Convolution or linear layer, or `None` for a shortcut.
         norm: Batch normalisation behind the layer, or `None`.
+        after: Maximum poolings of the currents behind layer and normalisation.
         quantizer: Quantizer of what enters the layer, or `None`; deployment arithmetic does
             without it, since its sums of pooled spikes are exact.
     """
@@ -45,6 +47,7 @@ class Branch:
     flatten: bool = False
     layer: Layer | None = None
     norm: nn.modules.batchnorm._BatchNorm | None = None
+    after: tuple[nn.MaxPool2d, ...] = ()
     quantizer: qnn.QuantIdentity | None = None
 
     @property

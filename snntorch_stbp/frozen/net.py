@@ -240,6 +240,8 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
         x = F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
     elif weight is not None:
         x = F.linear(x, weight)
+    for pool in branch.after:
+        x = F.max_pool2d(x, pair(pool.kernel_size), pair(pool.stride), dilation=pool.dilation)
     return x.unflatten(0, spikes.shape[:2])
 
 

@@ -121,6 +121,8 @@ class _Reader:
         if isinstance(layer, nn.Flatten):
             return self._flatten(value)
         branches = self._operand(name, layer, value)
+        if isinstance(layer, Pool) and branches[0].layer is not None:
+            return (self._pooled(name, layer, self._single(name, layer, value)),)
         if branches[0].layer is not None:
             raise StbpError(
                 f"'{name}' ({type(layer).__name__}) follows '{branches[0].name}' without a neuron "
@@ -151,12 +153,23 @@ class _Reader:
                 f"cannot export '{name}': {type(norm).__name__} depends on other neurons at run "
                 f"time; only batch normalisation folds into a multiplier and a bias."
             )
-        if branch.layer is None or branch.norm is not None or norm.running_mean is None:
+        direct = branch.layer is not None and branch.norm is None and not branch.after
+        if not direct or norm.running_mean is None:
             raise StbpError(
                 f"the normalisation '{name}' must follow a convolution or linear layer directly, "
                 f"and have running statistics."
             )
         return tuple(replace(b, norm=norm) for b in branches)
+
+    def _pooled(self, name: str, pool: Pool, branch: Branch) -> Branch:
+        """A branch behind whose layer currents are pooled."""
+        _check_pool(name, pool)
+        if isinstance(pool, nn.AvgPool2d):
+            raise StbpError(
+                f"'{name}' averages the currents of '{branch.name}'; export knows maxima of "
+                f"currents, and averages of spikes: put it behind the neuron."
+            )
+        return replace(branch, after=(*branch.after, pool))
 
     def _neunorm(self, name: str, norm: NeuNorm, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
         """The spikes of a stage, and beside them what is subtracted."""

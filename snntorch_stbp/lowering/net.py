@@ -238,4 +238,6 @@ def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Ten
         x = F.conv2d(x, weight, None, branch.stride, branch.padding, branch.dilation, branch.groups)
     elif weight is not None:
         x = F.linear(x, weight)
+    for pool in branch.after:
+        x = F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)
     return x.unflatten(0, spikes.shape[:2])

@@ -64,6 +64,8 @@ def accumulate(branch: IntBranch, x: Ints) -> Ints:
         x = x.reshape(len(x), -1)
     if branch.weight is not None:
         x = _linear(branch.weight, x) if branch.weight.ndim == 2 else _convolve(branch, x)
+    for pool in branch.after:
+        x = _pool(pool, x)
     return x.reshape(*lead, *x.shape[1:])
 
 

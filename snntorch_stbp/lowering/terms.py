@@ -111,6 +111,7 @@ def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
     return replace(
         result, stride=pair(layer.stride), padding=pair(layer.padding),  # type: ignore[arg-type]
         dilation=pair(layer.dilation), groups=layer.groups,
+        after=tuple(int_pool(p) for p in branch.after),
     )  # fmt: skip
 
 

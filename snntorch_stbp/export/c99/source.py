@@ -8,6 +8,7 @@ beside this one; what is written here is a function per stage, the tables, and t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from math import prod
 
@@ -73,13 +74,15 @@ class _Header:
         self.kinds: set[str] = set()
         self.neurons = [s for s in net.stages if s.neuron is not None]
 
-    def _pooled(self) -> list[tuple[IntStage, int, int, Size]]:
-        return [
-            (stage, number, pool, size)
-            for stage in self.net.stages
-            for number in range(len(stage.branches))
-            for pool, size in enumerate(self.shapes.pooled[stage.name, number])
-        ]
+    def _pooled(self, sizes: Mapping[tuple[str, int], tuple[Size, ...]]) -> dict[str, int]:
+        """Scratch memory for what is pooled, two buffers for each branch of a stage, by turns."""
+        most: dict[str, int] = {}
+        for stage in self.net.stages:
+            for number in range(len(stage.branches)):
+                for pool, size in enumerate(sizes[stage.name, number]):
+                    key = f"{number}_{pool % 2}"
+                    most[key] = max(most.get(key, 0), prod(size))
+        return dict(sorted(most.items()))
 
     def sizes_text(self, frames: bool) -> str:
         """Macros, and the type of what layers take."""
@@ -104,8 +107,12 @@ class _Header:
     def functions(self) -> list[str]:
         """The shared functions that this network uses."""
         result = [template("runtime.h")]
-        if self._pooled():
-            result.append(template("pool.h"))
+        if self._pooled(self.shapes.pooled):
+            words = {"NAME": "pool", "TYPE": "snn_value", "WHAT": "Sums or maxima"}
+            result.append(template("pool.h", **words))
+        if self._pooled(self.shapes.after):
+            words = {"NAME": "pool_sums", "TYPE": "int32_t", "WHAT": "Maxima of sums"}
+            result.append(template("pool.h", **words))
         for kind in sorted(self.kinds):
             words = {"KIND": kind, "TYPE": KINDS[kind]}
             result.append(template("nibbles.h" if kind == "nibbles" else "whole.h", **words))
@@ -133,15 +140,13 @@ class _Header:
             for number, branch in enumerate(stage.branches)
             if branch.weight is not None
         ]
-        pooled: dict[tuple[int, int], int] = {}
-        for _, number, pool, size in self._pooled():
-            key = number, pool % 2
-            pooled[key] = max(pooled.get(key, 0), prod(size))
         for number in sorted({number for number, _ in weighted}):
             most = max(size for n, size in weighted if n == number)
             lines.append(f"    int32_t sum_{number}[{most}]; /* scratch */\n")
-        for (number, pool), count in sorted(pooled.items()):
-            lines.append(f"    snn_value pooled_{number}_{pool}[{count}]; /* scratch */\n")
+        for key, count in self._pooled(self.shapes.pooled).items():
+            lines.append(f"    snn_value pooled_{key}[{count}]; /* scratch */\n")
+        for key, count in self._pooled(self.shapes.after).items():
+            lines.append(f"    int32_t most_{key}[{count}]; /* scratch */\n")
         return "".join([*lines, "} snn_state;\n"])
 
     def stage(self, index: int) -> str:
@@ -202,10 +207,19 @@ class _Header:
         else:
             shape, rows = f"snn_shape_{index}_{number}", f"snn_weights_{index}_{number}"
             data = weights(rows, layer_rows(branch, size))
+            taken = x
             self.kinds.add(data.kind)
             self.data += [layer_shape(shape, branch, size, self.shapes.sums[key]), data.text]
-            lines.append(_call(data, shape, rows, x, f"s->sum_{number}"))
-            term = f"s->sum_{number}[i]"
+            x, size = f"s->sum_{number}", self.shapes.sums[key]
+            lines.append(_call(data, shape, rows, taken, x))
+            for n, (pool, pooled) in enumerate(
+                zip(branch.after, self.shapes.after[key], strict=True)
+            ):
+                name, to = f"snn_after_{index}_{number}_{n}", f"s->most_{number}_{n % 2}"
+                self.data.append(pool_shape(name, pool, size, pooled))
+                lines.append(f"    snn_pool_sums(&{name}, 1, {x}, {to});\n")
+                x, size = to, pooled
+            term = f"{x}[i]"
         factor = self._item(f"multiplier_{index}_{number}", branch.multiplier)
         return (
             term if factor == "1" else f"{factor} * {'(int32_t)' * (branch.weight is None)}{term}"

@@ -114,10 +114,11 @@ def _check(stage: Stage) -> None:
     for branch in stage.branches:
         if branch.quantizer is not None:
             raise StbpError(_rounds(f"what enters '{branch.name}'", "act_bits"))
-        if any(isinstance(pool, nn.MaxPool2d) for pool in branch.pools):
+        if branch.after or any(isinstance(pool, nn.MaxPool2d) for pool in branch.pools):
+            side = "behind" if branch.after else "in front of"
             raise StbpError(
-                f"NIR has no max pooling, as in front of '{branch.name}': use a network with "
-                f"average pooling."
+                f"NIR has no max pooling, as {side} '{branch.name}': use a network with average "
+                f"pooling of spikes."
             )
         layer = branch.layer
         if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or len(set(layer.kernel_size)) > 1):

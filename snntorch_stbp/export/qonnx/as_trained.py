@@ -29,6 +29,7 @@ from ..trained import TrainedNet, TrainedStage
 from .frozen import Parts
 from .neurons import Stepwise
 from .page import Page, array
+from .sums import windows
 from .writer import QONNX
 
 
@@ -132,27 +133,33 @@ def _branch(page: Page, branch: Branch, index: int, stage: str, x: str, t: int) 
         x = writer.node("Flatten", flat, [x], f"{flat}_out", shape, None, axis=1)
     if branch.layer is None:
         return x
-    x = _layer(page, branch.layer, branch.name, page.sizes[stage], x, t)
-    return x if branch.norm is None else _norm(page, branch.norm, branch.name, x, t)
+    x = _layer(page, branch.layer, branch.name, x, t)
+    if branch.norm is not None:
+        x = _norm(page, branch.norm, branch.name, x, t)
+    for number, pool in enumerate(branch.after):
+        x = _pool(page, pool, page.name(stage, f"pool{index}_after{number}", where), x)
+    return x
 
 
-def _layer(
-    page: Page, layer: nn.Conv2d | nn.Linear, name: str, size: tuple[int, ...], x: str, t: int
-) -> str:
+def _layer(page: Page, layer: nn.Conv2d | nn.Linear, name: str, x: str, t: int) -> str:
     writer, node = page.writer, page.name(name, f"t{t}")
     weight = _weight(page, layer, name, t)
     bias = None
     if layer.bias is not None:
         bias = writer.parameter(page.name(name, "bias"), array(layer.bias))
     if isinstance(layer, nn.Conv2d):
-        padding = pair(layer.padding)  # type: ignore[arg-type]
+        padding, dilation = pair(layer.padding), pair(layer.dilation)  # type: ignore[arg-type]
+        batch, _, *image = writer.shapes[x]
+        padded = [n + 2 * p for n, p in zip(image, padding, strict=True)]
+        out = windows(padded, layer.kernel_size, layer.stride, dilation)
         return writer.node(
             "Conv", node, [x, weight, *([] if bias is None else [bias])], f"{node}_out",
-            page.shape(size), None, kernel_shape=list(layer.kernel_size),
+            (batch, layer.out_channels, *out), None, kernel_shape=list(layer.kernel_size),
             strides=list(layer.stride), pads=[*padding, *padding], dilations=list(layer.dilation),
             group=layer.groups,
         )  # fmt: skip
-    y = writer.node("MatMul", node, [x, weight], f"{node}_out", page.shape(size), None)
+    shape = (writer.shapes[x][0], layer.out_features)
+    y = writer.node("MatMul", node, [x, weight], f"{node}_out", shape, None)
     return (
         y if bias is None else writer.binary("Add", page.name(name, "add_bias", f"t{t}"), y, bias)
     )

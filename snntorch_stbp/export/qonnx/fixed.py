@@ -32,7 +32,7 @@ from ..array import Array
 from .fixed_neurons import FixedNeurons, floor, lifts
 from .frozen import Parts, integer_image
 from .page import Page
-from .sums import accumulated, convolution, pool_sum
+from .sums import accumulated, convolved, pool_sum, pooled_sums
 
 
 def _image(page: Page, net: FixedPointNet, name: str) -> str:
@@ -116,10 +116,9 @@ def _sum(page: Page, branch: IntBranch, index: int, stage: str, x: str, t: int) 
     node, weight = page.name(branch.name, where), branch.weight
     values = accumulated(weight, writer.ranges[x])
     if weight.ndim == 4:
-        return convolution(
-            page, node, x, _weights(page, branch, weight, t), weight.shape[2:], branch.stride,
-            branch.padding, branch.dilation, branch.groups, page.sizes[stage], values,
-        )  # fmt: skip
+        w = _weights(page, branch, weight, t)
+        summed, size = convolved(page, node, x, w, branch, weight.shape, size, values)
+        return pooled_sums(page, branch, index, stage, summed, size, t)
     if flattens and page.target.layout != "nchw":
         weight = weight.reshape(-1, *size).transpose(0, 2, 3, 1).reshape(len(weight), -1)
     w = _weights(page, branch, weight.T, t)

@@ -90,7 +90,7 @@ class Page:
                 self.writer.layouts[name] = layout
         if self.target.layout == "nhwc_transposed":
             for node in self.writer.nodes:
-                if node.op_type == "Conv":
+                if node.op_type in ("Conv", "MaxPool"):
                     for name in (node.input[0], node.output[0]):
                         self.writer.layouts[name] = "NCHW"
 

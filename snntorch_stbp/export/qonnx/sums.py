@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ...errors import StbpError
 from ...frozen.fold import FrozenBranch
-from ...frozen.graph import Branch, inhibition, pair
-from ...lowering.layers import IntPool
-from ...lowering.terms import int_pool
+from ...frozen.graph import Branch, inhibition
+from ...lowering.layers import IntBranch, IntPool
+from ...lowering.terms import geometry, int_pool
 from ..array import Array
 from .page import Page, array
 from .writer import CHANNELS_LAST, QONNX, Range
@@ -36,12 +36,12 @@ def branch_sum(
     values = accumulated(weight, writer.ranges[x])
     node = page.name(branch.name, where)
     if isinstance(branch.layer, nn.Conv2d):
-        layer = branch.layer
-        return convolution(
-            page, node, x, _weights(page, branch, frozen, weight, t), weight.shape[2:],
-            pair(layer.stride), pair(layer.padding), pair(layer.dilation),  # type: ignore[arg-type]
-            layer.groups, page.sizes[stage], values,
+        integer = geometry(branch, np.ones(1, np.int64))
+        summed, size = convolved(
+            page, node, x, _weights(page, branch, frozen, weight, t), integer, weight.shape, size,
+            values,
         )  # fmt: skip
+        return pooled_sums(page, integer, index, stage, summed, size, t)
     if branch.flatten and len(size) == 3 and page.target.layout != "nchw":
         weight = weight.reshape(-1, *size).transpose(0, 2, 3, 1).reshape(len(weight), -1)
     w = _weights(page, branch, frozen, weight.T, t)
@@ -70,6 +70,38 @@ def _weights(page: Page, branch: Branch, frozen: FrozenBranch, weight: Array, t:
     return writer.quant(name, shared, f"{name}_out", bits, True, narrow=True)
 
 
+def convolved(
+    page: Page, node: str, x: str, weight: str, branch: IntBranch, shape: tuple[int, ...],
+    size: tuple[int, ...], values: Range,
+) -> tuple[str, tuple[int, ...]]:  # fmt: skip
+    """The convolution of a branch with weights `[C, I, kh, kw]`, and the features behind it."""
+    padded = [n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True)]
+    out = (shape[0], *windows(padded, shape[2:], branch.stride, branch.dilation))
+    y = convolution(
+        page, node, x, weight, shape[2:], branch.stride, branch.padding, branch.dilation,
+        branch.groups, out, values,
+    )  # fmt: skip
+    return y, out
+
+
+def pooled_sums(
+    page: Page, branch: IntBranch, index: int, stage: str, x: str, size: tuple[int, ...], t: int
+) -> str:
+    """The maxima that the currents of a branch go through, of its sums."""
+    for number, pool in enumerate(branch.after):
+        label = page.name(stage, f"pool{index}_after{number}", f"t{t}")
+        x, size = pool_sum(page, pool, label, x, size)
+    return x
+
+
+def windows(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Windows along each dimension."""
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    return [(n - r) // s + 1 for n, r, s in zip(size, reach, stride, strict=True)]
+
+
 def convolution(
     page: Page, node: str, x: str, weight: str, kernel: tuple[int, ...], stride: tuple[int, int],
     padding: tuple[int, int], dilation: tuple[int, int], groups: int, size: tuple[int, ...],
@@ -90,12 +122,23 @@ def convolution(
             "Conv", node, [x, weight], f"{node}_out", page.shape(size), values, domain,
             **attributes,
         )  # fmt: skip
+    return _transposed(page, "Conv", node, [x, weight], size, values, attributes)
+
+
+def _transposed(
+    page: Page, operator: str, node: str, inputs: list[str], size: tuple[int, ...], values: Range,
+    attributes: dict[str, Any],
+) -> str:  # fmt: skip
+    """A node of ONNX, channels first, between transpositions of its first input and its output."""
+    writer, (x, *others) = page.writer, inputs
     b, h, w, c = writer.shapes[x]
     first = writer.node(
         "Transpose", f"{node}_nchw", [x], f"{node}_nchw_out", (b, c, h, w), writer.ranges[x],
         perm=[0, 3, 1, 2],
     )  # fmt: skip
-    y = writer.node("Conv", node, [first, weight], f"{node}_out", (b, *size), values, **attributes)
+    y = writer.node(
+        operator, node, [first, *others], f"{node}_out", (b, *size), values, **attributes
+    )
     return writer.node(
         "Transpose", f"{node}_nhwc", [y], f"{node}_nhwc_out", page.shape(size), values,
         perm=[0, 2, 3, 1],
@@ -106,9 +149,7 @@ def pool_sum(
     page: Page, pool: IntPool, node: str, x: str, size: tuple[int, ...]
 ) -> tuple[str, tuple[int, ...]]:
     """A sum, by a depthwise convolution of ones, or a maximum; and the features behind it."""
-    reach = [(k - 1) * d + 1 for k, d in zip(pool.size, pool.dilation, strict=True)]
-    spatial = zip(size[1:], reach, pool.stride, strict=True)
-    out = (size[0], *((n - r) // s + 1 for n, r, s in spatial))
+    out = (size[0], *windows(size[1:], pool.size, pool.stride, pool.dilation))
     writer, values = page.writer, page.writer.ranges[x]
     if pool.kind == "sum":
         ones = np.ones((size[0], 1, *pool.size))
@@ -120,14 +161,18 @@ def pool_sum(
             page, node, x, w, pool.size, pool.stride, (0, 0), (1, 1), size[0], out, total
         )
         return y, out
+    attributes: dict[str, Any] = {
+        "kernel_shape": list(pool.size),
+        "strides": list(pool.stride),
+        "pads": [0, 0, 0, 0],
+        "dilations": list(pool.dilation),
+    }
     if page.target.layout == "nhwc_transposed":
-        raise StbpError("maximum pooling is written for the targets generic and hls4ml only.")
+        return _transposed(page, "MaxPool", node, [x], out, values, attributes), out
     domain = CHANNELS_LAST if page.target.layout == "nhwc" else ""
     y = writer.node(
-        "MaxPool", node, [x], f"{node}_out", page.shape(out), values, domain,
-        kernel_shape=list(pool.size), strides=list(pool.stride), pads=[0, 0, 0, 0],
-        dilations=list(pool.dilation),
-    )  # fmt: skip
+        "MaxPool", node, [x], f"{node}_out", page.shape(out), values, domain, **attributes
+    )
     return y, out
 
 
