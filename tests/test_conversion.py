@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import brevitas.nn as qnn
 import pytest
 import snntorch as snn
 import snntorch.functional as SF
@@ -62,8 +63,9 @@ class Frames(nn.Module):
     def forward(self, data: Tensor, gain: float = 1.0) -> Tensor:
         mem1 = torch.zeros(data.size(1), 6, 6, 6, device=data.device)
         mem2, record = self.lif2.init_leaky(), []
-        for step in range(data.size(0)):
-            spk, mem1 = self.lif1(self.bn(self.conv1(data[step])), mem1)
+        for step, frame in enumerate(data):
+            assert step < data.size(0) == len(data)
+            spk, mem1 = self.lif1(self.bn(self.conv1(frame)), mem1)
             spk = F.dropout(F.avg_pool2d(spk, 2), 0.1, self.training)
             spk, mem2 = self.lif2(self.fc(spk.view(spk.size(0), -1)), mem2)
             record.append(spk)
@@ -189,6 +191,22 @@ def test_bits_and_training() -> None:
     assert SF.accuracy_rate(net.eval()(x[1500:]), y[1500:]) > 0.8
 
 
+def test_layers_of_brevitas_keep_their_quantizers(tmp_path: Path) -> None:
+    """What users of both glue together by hand: Brevitas' layers between snnTorch's neurons."""
+    neuron = {"beta": 0.9, "init_hidden": True}
+    model = nn.Sequential(
+        nn.Flatten(), qnn.QuantLinear(64, 40, bias=True, weight_bit_width=4), snn.Leaky(**neuron),
+        qnn.QuantLinear(40, 10, bias=True, weight_bit_width=3), snn.Leaky(**neuron, output=True),
+    )  # fmt: skip
+    x = digits(8)
+    net = convert(brighter(model), x, num_steps=5).eval()
+    assert torch.equal(net(x), stepped(model, x, 5))
+    assert net(x).sum() > 0
+    frozen = freeze(net)
+    assert [branch.bits for stage in frozen.stages for branch in stage.current.branches] == [4, 3]
+    assert to_qonnx(net, x, tmp_path / "net.onnx").agreement.samples == 8
+
+
 def test_a_dense_network_is_exported(tmp_path: Path) -> None:
     model = brighter(Dense(num_steps=3))
     net = convert(model, digits(8), precision=stbp.Precision(4)).eval()
@@ -311,6 +329,10 @@ def last_step(m: Any, x: Tensor) -> Tensor:
     return spk
 
 
+def forgetful(m: Any, x: Tensor) -> Tensor:
+    return torch.stack([m.lif(m.fc(x), torch.zeros(4, 10))[0] for _ in range(3)])
+
+
 def summed(m: Any, x: Tensor) -> Tensor:
     mem, total = m.lif.reset_mem(), 0
     for _ in range(3):
@@ -322,11 +344,13 @@ def summed(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("model", "message"), [
     (Refused(recurrent), "'lif' gets at step 2 what was computed at step 1: .* recurrent"),
     (Refused(changing), "'lif' is called twice with different inputs"),
+    (Refused(forgetful), "'lif' is given a membrane potential at step 2 that is not its own"),
+    (stbp.zoo.create("mnistnet", in_channels=1, image_size=8), "of this package, which takes seq"),
     (Refused(last_step), "returns one time step of several: .* returns the record"),
     (Refused(summed), "belongs to different time steps: return the record"),
     (Refused(lambda m, x: m.lif(torch.sigmoid(m.fc(x)))[0]), "cannot convert the operation 'sigm"),
     (Refused(lambda m, x: m.lif(m.fc(x) if x.sum() > 0 else x)[0]), "cannot follow the forward"),
-    (Refused(lambda m, x: m.lif(m.fc(x), m.fc(x))[0]), "a membrane potential that is not its own"),
+    (Refused(lambda m, x: m.lif(m.fc(x), m.fc(x))[0]), "potential at step 1 that is not its own"),
     (Refused(lambda m, x: m.fc(x)), "Refused has neither neurons of snnTorch nor ReLUs"),
     (Refused(lambda m, x: m.lif(m.fc(x))[1]), "returns neither spikes nor currents"),
     (

@@ -17,12 +17,16 @@ from torch import Tensor, fx, nn
 from ..errors import StbpError, UsageError
 from ..mixed import layer_at, replace_layer, weight_layers
 from ..neuron import Leaky
+from ..norm import NeuNorm, _TDBatchNorm
 from ..quant import Precision
+from ..time import TimeDistributed, _Coding
 from .build import Settings, build
 from .trace import trace
 from .unroll import Network, unroll
 
 __all__ = ["convert"]
+
+OVER_SEQUENCES = (Leaky, TimeDistributed, _Coding, _TDBatchNorm, NeuNorm)
 
 
 def convert(
@@ -80,6 +84,12 @@ def convert(
         StbpError: If the network cannot be converted, with the reason, or the result fires
             other spikes.
     """
+    ours = [m for m in model.modules() if isinstance(m, OVER_SEQUENCES)]
+    if ours:
+        raise StbpError(
+            f"{type(model).__name__} has a {type(ours[0]).__name__} of this package, which takes "
+            f"sequences already: convert what is left by hand."
+        )
     held = {id(b): b.detach().clone() for b in model.buffers() if not b.is_leaf}
     source = copy.deepcopy(model, held).eval()
     example = example.detach()

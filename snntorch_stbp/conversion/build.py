@@ -183,19 +183,12 @@ class _Builder:
     def _leaky(self, op: Op) -> Leaky:
         """The neuron of this package that computes what a neuron of snnTorch does."""
         neuron: Any = op.module
-        if type(neuron) not in (snn.Leaky, Leaky) or getattr(neuron, "inhibition", False):
-            what = (
-                "a Leaky with inhibition"
-                if isinstance(neuron, snn.Leaky)
-                else type(neuron).__name__
-            )
+        if type(neuron) is not snn.Leaky or neuron.inhibition:
+            leaky = isinstance(neuron, snn.Leaky)
+            what = "a Leaky with inhibition" if leaky else type(neuron).__name__
             raise StbpError(
                 f"'{op.name}' is {what}, which has no counterpart here: known is snntorch.Leaky, "
                 f"with every reset, learned or not."
-            )
-        if isinstance(neuron, Leaky):
-            raise StbpError(
-                f"'{op.name}' is a Leaky of this package already, which takes whole sequences."
             )
         made = Leaky(
             neuron.beta.detach().clone(),

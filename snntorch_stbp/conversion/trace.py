@@ -7,6 +7,8 @@ The input is symbolic, but its shape, type and device are those of an example: a
 from __future__ import annotations
 
 import inspect
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,6 +47,9 @@ class _Input(fx.Proxy):
 
     def __len__(self) -> int:
         return len(self.example)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return (operator.getitem(self, index) for index in range(len(self.example)))
 
 
 class _OneInput(nn.Module):

@@ -147,13 +147,13 @@ class _Reader:
         step = self.calls.get(name, 0)
         self.calls[name] = step + 1
         given = node.args[1] if len(node.args) > 1 else node.kwargs.get("mem")
-        state = self.values.get(given) if isinstance(given, fx.Node) else None
-        if (isinstance(state, _State) and state != _State(name, step - 1)) or isinstance(
-            state, _Value
-        ):
-            raise StbpError(
-                f"'{name}' is given a membrane potential that is not its own of the step before."
-            )
+        if isinstance(given, fx.Node):  # else the neuron holds its state itself
+            own = _State(name, step - 1) if step else None  # which starts from a constant
+            if self.values.get(given) != own:
+                raise StbpError(
+                    f"'{name}' is given a membrane potential at step {step + 1} that is not its "
+                    f"own of the step before."
+                )
         if current.step not in (None, step):
             raise StbpError(
                 f"'{name}' gets at step {step + 1} what was computed at step {current.step + 1}: a "
