@@ -21,6 +21,8 @@ def test_the_page_is_a_script(
     first, second = re.findall(r"([\d.]+)% of the last 297 digits", printed)
     assert float(first) > 85
     assert float(second) > 90
+    (integers,) = re.findall(r"([\d.]+)% as integers", printed)
+    assert abs(float(integers) - float(first)) < 2
     assert "samples=100" in printed
     assert {"net.onnx", "net.samples.npz", "net.step.json", "net.hls4ml.json", "net-c99"} == {
         path.name for path in tmp_path.iterdir()

@@ -24,6 +24,7 @@ from snntorch_stbp.export.names import Names
 from snntorch_stbp.export.qonnx.frozen import build
 from snntorch_stbp.export.qonnx.targets import TARGETS
 from snntorch_stbp.export.qonnx.writer import Range
+from snntorch_stbp.export.reading.inspect import read
 from snntorch_stbp.export.verify import qonnx_executor, verify
 from snntorch_stbp.frozen import freeze
 
@@ -79,6 +80,17 @@ def test_maxima_of_currents(tmp_path: Path, target: str, bits: Any) -> None:
         model = make("pooled", bits=bits)
         result = to_qonnx(model, digits(9), tmp_path / f"{form}.onnx", form=form, target=target)
         assert result.agreement.spikes == 9 * 3 * (6 * 16 + 8 * 4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_state_behind_a_delayed_reset_is_stated(tmp_path: Path, target: str) -> None:
+    """Its last operator is a subtraction, whose type no reader infers with channels last."""
+    model = make("mnistnet", reset="delayed")
+    path = to_qonnx(model, digits(1), tmp_path / "net.onnx", target=target).path
+    expected = [s.neuron.state for s in freeze(model).stages if s.neuron is not None]
+    assert [n.state for n in read(path).neurons if n.state] == [
+        Range(*state).datatype for state in expected
+    ]
 
 
 def test_event_frames(tmp_path: Path) -> None:

@@ -58,10 +58,7 @@ class FixedNeurons:
             u = writer.binary("Mul", self._label("scale_up", t), u, factor)
         if page.form == "step":
             state = page.name(self.stage.name, "state_in")
-            values = Range(self.reach.low, self.reach.high)
-            if neuron.reset == "delayed":
-                values = Range(min(values.low, -int(neuron.threshold.max())), values.high)
-            self.state = writer.input(state, page.shape(self.size), values)
+            self.state = writer.input(state, page.shape(self.size), self._states())
         if self.state is not None:
             u = writer.binary("Add", self._label("membrane", t), u, self.state)
             coarser = self.stage.up - up
@@ -75,6 +72,20 @@ class FixedNeurons:
             self._leak(u, spike, t)
             self._grow_older(spike, t)
         return spike
+
+    def _states(self) -> Range:
+        """What the next step may find."""
+        neuron, low, high = self.neuron, self.reach.low, self.reach.high
+        if neuron.reset != "delayed":
+            return Range(low, high)
+        half, theta = (1 << neuron.leak >> 1) if neuron.rounds else 0, neuron.threshold[0]
+        least, silent, most = (
+            (neuron.beta * u + half) >> neuron.leak for u in (low, theta.clip(max=high), high)
+        )
+        return Range(
+            int(np.minimum(least, -theta).min().clip(max=0)),
+            int(np.maximum(silent, most - theta).max().clip(min=0)),
+        )
 
     def _label(self, what: str, t: int) -> str:
         return self.page.name(self.stage.name, what, f"t{t}")
@@ -165,6 +176,7 @@ class FixedNeurons:
         self.state = floor(page, self._label("state", t), kept, bits, None if delayed else out)
         if delayed:
             self.state = writer.binary("Sub", self._label("reset", t), self.state, fired, out)
+            writer.state(self.state, self._states())
 
     def _grow_older(self, spike: str, t: int) -> None:
         """The ages that the next step finds."""

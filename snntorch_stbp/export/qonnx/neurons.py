@@ -163,5 +163,5 @@ class Neurons(Stepwise):
             return quantized
         fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t, "reset_by"))
         state = writer.binary("Sub", self._label("reset", t), quantized, fired, out)
-        writer.ranges[state] = Range(*neuron.state)
+        writer.state(state, Range(*neuron.state))
         return state

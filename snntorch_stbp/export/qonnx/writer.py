@@ -155,6 +155,10 @@ class Writer:
         shape = np.broadcast_shapes(self.shapes[a], self.shapes[b])
         return self.node(operator, name, [a, b], output or f"{name}_out", shape, values)
 
+    def state(self, name: str, values: Range) -> None:
+        """Say the range of a tensor, in the file, too, since its operator does not."""
+        self.ranges[name], self.types[name] = values, values.datatype
+
     def quant(
         self,
         name: str,

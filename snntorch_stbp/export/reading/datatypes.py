@@ -73,6 +73,9 @@ class _Types:
                 self.sums[key] = self._accumulator(node)
             if self.sums[key] is not None:
                 return self.sums[key]
+        stated = graph.stated.get(output, "FLOAT32")
+        if stated != "FLOAT32":
+            return stated
         return _annotated(graph, output) if graph.inferred else None
 
     def _quantized(self, node: NodeProto) -> str | None:

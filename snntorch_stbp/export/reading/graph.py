@@ -71,6 +71,7 @@ class Graph:
         inferred: Whether qonnx's data types can be trusted.
         nodes: Nodes, each after those that it takes data from.
         initializers: Stored constants by name.
+        stated: Data types by tensor, as the file states them.
         producers: Tensor -> the node that computes it.
         constants: Tensors that no input reaches.
     """
@@ -78,6 +79,12 @@ class Graph:
     def __init__(self, proto: onnx.ModelProto, names: Names | None) -> None:
         self.names = names
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.stated = {
+            entry.tensor_name: pair.value
+            for entry in proto.graph.quantization_annotation
+            for pair in entry.quant_parameter_tensor_names
+            if pair.key == "finn_datatype"
+        }
         self.model = ModelWrapper(proto)
         self.inferred = self._infer({node.domain for node in proto.graph.node})
         self.nodes = _sorted(self.model.graph, set(self.initializers))
