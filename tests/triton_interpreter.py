@@ -122,7 +122,8 @@ if __name__ == "__main__":
         x = torch.randn(3 * 4, 5, 6, 6).to(memory_format=torch.channels_last)
         compare_normed(x.unflatten(0, (3, 4)), kind, Rule(CURVES[0], reset))
     compare_normed(torch.randn(2, 8, 7).bfloat16(), "alone", Rule(CURVES[0]))
-    for curve, reset in itertools.product(CURVES, RESETS):
+    kinds = [(CURVES[i % len(CURVES)], reset) for i, reset in enumerate(RESETS)]
+    for curve, reset in {*kinds, *itertools.product(CURVES, RESETS[:1])}:
         for detach, per_channel in itertools.product((False, True), repeat=2):
             x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
             compare(x, per_channel, Rule(curve, reset, detach), membrane=detach)
