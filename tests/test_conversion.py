@@ -384,6 +384,19 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
         convert(Dense(), digits(4) * scale, **arguments)
 
 
+def test_a_step_that_forgets_the_one_before_is_refused() -> None:
+    """The module of snnTorch's tutorial 6, whose forward pass makes new states."""
+
+    def one_step(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = m.lif(m.fc(x), m.lif.init_leaky())
+        return result
+
+    model = brighter(Refused(one_step))
+    with pytest.raises(UsageError, match="'lif' starts from a new membrane potential at each call"):
+        convert(model, digits(4), num_steps=2)
+    assert torch.equal(convert(model, digits(4), num_steps=1)(digits(4))[0], model(digits(4))[0])
+
+
 def test_num_steps_is_asked_for() -> None:
     with pytest.raises(UsageError, match="say num_steps: the network has no loop"):
         convert(Step(), digits(4))

@@ -113,6 +113,12 @@ def convert(
 def _steps(network: Network, num_steps: int | None) -> int:
     if network.steps is None and num_steps is None:
         raise UsageError("say num_steps: the network has no loop over time steps.")
+    if network.steps is None and network.fresh and (num_steps or 1) > 1:
+        raise UsageError(
+            f"'{network.fresh}' starts from a new membrane potential at each call, and a call "
+            f"is one step: put the loop over the steps into the forward pass, or let neurons hold "
+            f"their states (init_hidden=True)."
+        )
     if network.steps is not None and num_steps not in (None, network.steps):
         raise UsageError(
             f"num_steps is {num_steps}, but the network's own loop has {network.steps} steps."

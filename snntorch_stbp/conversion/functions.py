@@ -26,8 +26,12 @@ def _pool(kind: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 _MODULES: dict[Any, Callable[..., nn.Module]] = {
+    F.max_pool1d: _pool(nn.MaxPool1d),
     F.max_pool2d: _pool(nn.MaxPool2d),
+    F.max_pool3d: _pool(nn.MaxPool3d),
+    F.avg_pool1d: _pool(nn.AvgPool1d),
     F.avg_pool2d: _pool(nn.AvgPool2d),
+    F.avg_pool3d: _pool(nn.AvgPool3d),
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
     F.dropout: lambda p=0.5, training=True, inplace=False: nn.Dropout(p),
 }

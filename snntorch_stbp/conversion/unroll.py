@@ -47,12 +47,14 @@ class Network:
         output: Place of the record in `ops`.
         steps: Steps of the loop that was followed, or `None` where the forward pass has none.
         frames: Whether the input is a sequence, of which each step takes its frame.
+        fresh: A neuron that the forward pass gives a new membrane potential, if any.
     """
 
     ops: list[Op] = field(default_factory=list)
     output: int = 0
     steps: int | None = None
     frames: bool = False
+    fresh: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class _Reader:
         self.calls[name] = step + 1
         given = node.args[1] if len(node.args) > 1 else node.kwargs.get("mem")
         if isinstance(given, fx.Node):  # else the neuron holds its state itself
+            self.network.fresh = name
             own = _State(name, step - 1) if step else None  # which starts from a constant
             if self.values.get(given) != own:
                 raise StbpError(
