@@ -375,6 +375,7 @@ def test_inhibition_has_no_counterpart() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
+    ({"num_steps": 0}, "runs for at least 1 time step, not 0"),
     ({"num_steps": 4}, "num_steps is 4, but the network's own loop has 6 steps"),
     ({"precision": stbp.Precision(4), "scale": 2}, r"values from 0 to 2, but .* lies in \[0, 1\]"),
 ])  # fmt: skip

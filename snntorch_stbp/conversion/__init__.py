@@ -111,6 +111,8 @@ def convert(
 
 
 def _steps(network: Network, num_steps: int | None) -> int:
+    if num_steps is not None and num_steps < 1:
+        raise UsageError(f"a network runs for at least 1 time step, not {num_steps}.")
     if network.steps is None and num_steps is None:
         raise UsageError("say num_steps: the network has no loop over time steps.")
     if network.steps is None and network.fresh and (num_steps or 1) > 1:
