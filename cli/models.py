@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from snntorch_stbp import zoo
-from snntorch_stbp.errors import UsageError
+from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.catalog import DATASETS
 
 from .group import command, json_option
@@ -75,7 +75,7 @@ def _describe(name: str, bits: int | str | None) -> dict[str, Any]:
     info = zoo.info(name)
     reference = next((key for key in DATASETS if name.startswith(key)), "cifar10")
     channels, size = DATASETS[reference].channels or 3, DATASETS[reference].size or (32, 32)
-    parameters, layers = _count(name, channels, size)
+    parameters, layers = _count(info, channels, size)
     return {
         "name": name,
         "parameters": parameters,
@@ -88,14 +88,24 @@ def _describe(name: str, bits: int | str | None) -> dict[str, Any]:
     }
 
 
-def _count(name: str, channels: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Build the network; count its parameters and its layers with weights."""
+def _count(
+    info: zoo.ModelInfo, channels: int, size: tuple[int, int]
+) -> tuple[int, int] | tuple[None, None]:
+    """Build the network; count its parameters and its layers with weights.
+
+    One of another package may want images of another size: then it is not counted.
+    """
     from .quiet import hush
 
     hush()
     from torch import nn
 
-    net = zoo.create(name, in_channels=channels, image_size=size)
+    try:
+        net = zoo.create(info.name, in_channels=channels, image_size=size)
+    except StbpError:
+        if info.builder is None:
+            raise
+        return None, None
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     return sum(p.numel() for p in net.parameters() if p.requires_grad), len(layers)
 
@@ -104,8 +114,8 @@ def _model_cells(row: dict[str, Any]) -> list[str]:
     paper, _, reference = row["paper"].partition(", ")
     return [
         row["name"],
-        f"{row['parameters']:,}",
-        str(row["layers"]),
+        "-" if row["parameters"] is None else f"{row['parameters']:,}",
+        "-" if row["layers"] is None else str(row["layers"]),
         "x".join(map(str, row["input"])),
         str(row["min_size"]),
         paper,
@@ -117,8 +127,11 @@ def _model_cells(row: dict[str, Any]) -> list[str]:
 def _print_one(row: dict[str, Any]) -> None:
     size, least = "x".join(map(str, row["input"])), row["min_size"]
     click.secho(f"{row['name']}: {row['description']}", bold=True)
-    click.echo(row["paper"])
-    click.echo(f"{row['parameters']:,} parameters in {row['layers']} layers (10 classes, {size})")
+    if row["paper"]:
+        click.echo(row["paper"])
+    if row["parameters"] is not None:
+        counts = f"{row['parameters']:,} parameters in {row['layers']} layers"
+        click.echo(f"{counts} (10 classes, {size})")
     click.echo(f"images of at least {least}x{least} pixels\n")
     cells = []
     for dataset, recipe in row["recipes"].items():

@@ -1,19 +1,28 @@
-"""The table of models, and `create`, which builds one of them (torch is imported only there)."""
+"""The table of models, and `create`, which builds one of them (torch is imported only there).
+
+Other packages add models by entry points, `NAME = "module:builder"` in the group `ENTRY_POINTS`;
+scripts by `register`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from snntorch_stbp.errors import UsageError, suggest
+from snntorch_stbp.errors import StbpError, UsageError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
 
     from snntorch_stbp.quant import Bits, Precision
 
+    from .parts import Parts
+
+ENTRY_POINTS = "snntorch_stbp.models"
 READOUTS = ("current", "rate", "population")
 INITS = ("threshold", "torch")
 
@@ -29,10 +38,12 @@ class ModelInfo:
 
     Args:
         name: Name for `create`.
-        family: Module of this package that builds it: `convnets`, `resnet` or `vgg`.
+        family: Module of this package that builds it: `convnets`, `resnet` or `vgg`; of a model
+            from elsewhere its own name.
         paper: Where the structure or its training comes from.
         min_size: Smallest height and width of an image, in pixels.
         description: One line.
+        builder: Builds a model from elsewhere at the settings of a run.
     """
 
     name: str
@@ -40,6 +51,7 @@ class ModelInfo:
     paper: str
     min_size: int
     description: str
+    builder: Callable[[Parts], nn.Module] | None = None
 
 
 MODELS = {
@@ -63,9 +75,45 @@ MODELS = {
 }
 
 
+_REGISTERED: dict[str, ModelInfo] = {}
+
+
+def register(
+    name: str,
+    builder: Callable[[Parts], nn.Module],
+    *,
+    description: str = "",
+    paper: str = "",
+    min_size: int = 1,
+) -> None:
+    """Add a model to those that `create` and the command line know, in this process.
+
+    Args:
+        name: Its name.
+        builder: Takes the settings of a run, `Parts`, which also makes layers at these settings,
+            and returns a module that maps images `[B, C, H, W]` or frames `[T, B, C, H, W]` to a
+            record `[T, B, K]`.
+        description: One line.
+        paper: Where it comes from.
+        min_size: Smallest height and width of an image, in pixels.
+
+    Raises:
+        UsageError: If there is a model of that name.
+    """
+    if name in list_models():
+        raise UsageError(f"There is a model '{name}' already: choose another name.")
+    _REGISTERED[name] = ModelInfo(name, name, paper, min_size, description, builder)
+
+
 def list_models() -> list[str]:
-    """Names of all models."""
-    return list(MODELS)
+    """Names of all models: the zoo's own, and those that other packages or scripts added."""
+    return list(dict.fromkeys([*MODELS, *_offered(), *_REGISTERED]))
+
+
+@cache
+def _offered() -> dict[str, EntryPoint]:
+    """The models of installed packages; nothing is imported."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def info(name: str) -> ModelInfo:
@@ -74,11 +122,17 @@ def info(name: str) -> ModelInfo:
     Raises:
         UsageError: If there is no such model; the message names the closest one.
     """
-    try:
-        return MODELS[name]
-    except KeyError:
-        hint = suggest(name, MODELS) or f" Choose one of {', '.join(MODELS)}."
-        raise UsageError(f"There is no model '{name}'.{hint}") from None
+    for known in (MODELS, _REGISTERED):
+        if name in known:
+            return known[name]
+    if name in _offered():
+        point = _offered()[name]
+        return ModelInfo(
+            name, name, "", 1, f"from {point.module}", lambda parts: point.load()(parts)
+        )
+    names = list_models()
+    hint = suggest(name, names) or f" Choose one of {', '.join(names)}."
+    raise UsageError(f"There is no model '{name}'.{hint}")
 
 
 def create(
@@ -124,6 +178,7 @@ def create(
 
     Raises:
         UsageError: For an unknown model, readout, init or layer, or a number that is too small.
+        StbpError: If a model from elsewhere cannot be built.
     """
     model = info(name)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -154,9 +209,31 @@ def create(
         learn_beta=learn_beta,
         learn_threshold=learn_threshold,
     )
-    net: nn.Module = import_module(f".{model.family}", __package__).build(name, parts)
+    if model.builder is not None:
+        net = _built(model, parts)
+    else:
+        net = import_module(f".{model.family}", __package__).build(name, parts)
     if layer_bits:
         parts.assign_bits(net, layer_bits)
+    return net
+
+
+def _built(model: ModelInfo, parts: Parts) -> nn.Module:
+    """What the builder of a model from elsewhere makes."""
+    from torch import nn
+
+    assert model.builder is not None
+    try:
+        net = model.builder(parts)
+    except StbpError:
+        raise
+    except Exception as error:  # whatever other people's code raises
+        what = f"{type(error).__name__}: {error}"
+        raise StbpError(f"the model '{model.name}' cannot be built: {what}") from error
+    if not isinstance(net, nn.Module):
+        raise StbpError(
+            f"the builder of the model '{model.name}' returned a {type(net).__name__}, no module."
+        )
     return net
 
 
