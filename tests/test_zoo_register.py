@@ -40,10 +40,7 @@ def converted(parts):
         nn.Linear(64, parts.num_classes), snn.Leaky(**neuron, output=True),
     )
     example = torch.zeros(2, parts.in_channels, height, width)
-    return stbp.convert(
-        model, example, num_steps=parts.num_steps, precision=parts.precision,
-        spike_grad=parts.spike_grad,
-    )
+    return stbp.convert(model, example, num_steps=parts.num_steps, precision=parts.precision)
 
 def broken(parts):
     raise ValueError("three channels only")
