@@ -66,7 +66,15 @@ def ptx(function: Any, constants: dict[str, object], **kinds: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "changes"), [("lif_forward", {}), ("lif_backward", {}), ("lif_backward", SUMS)]
+    ("kernel", "changes"),
+    [
+        ("lif_forward", {}),
+        ("lif_forward", {"RESET": "delayed"}),
+        ("lif_backward", {}),
+        ("lif_backward", SUMS),
+        ("lif_backward", {"RESET": "delayed", "CURVE": "atan"}),
+        ("lif_backward", {**SUMS, "RESET": "delayed", "CURVE": "fast_sigmoid"}),
+    ],
 )
 def test_the_kernels_compile_without_contraction_and_without_a_gpu(
     kernel: str, changes: dict[str, object]
