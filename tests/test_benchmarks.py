@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import runpy
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from .nets import digits
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,11 @@ import pytest
         ("quant", "--bits 4,ternary,1 --rounds 1", ["| convolution |", "Brevitas' modules"]),
         ("pooling", "--rounds 1", ["| mnistnet, channels last |", "| compiled |"]),
         ("data", "--datasets digits npz:absent.npz --steps 2", ["| digits | 64 |"]),
+        (
+            "converted",
+            "--steps 2 --batch 2 --rounds 1",
+            ["| | dense | convolutional |", "| converted, 4 bits |"],
+        ),
         (
             "neuron",
             "--steps 2 --shape 2,4,8,8 --rounds 1",
@@ -44,3 +53,17 @@ def test_runs(
     for part in wanted:
         assert part in output
     assert ("skipped npz:absent.npz" in errors) == (name == "data")
+
+
+def test_what_remains_of_a_trained_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = (digits(60, 28)[:, 0] * 255).byte().numpy()
+    labels = np.arange(60, dtype=np.uint8) % 10
+    np.savez(tmp_path / "tiny.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    arguments = ["--data", str(tmp_path / "tiny.npz"), "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.trained", *arguments])
+    runpy.run_module("benchmarks.trained", run_name="__main__")
+    output = capsys.readouterr().out
+    assert "0 of 60 records differ, converted" in output
+    assert "spikes of 50 images equal in onnxruntime" in output
