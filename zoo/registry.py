@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from snntorch_stbp.errors import StbpError, UsageError, suggest
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from torch import nn
 
     from snntorch_stbp.quant import Bits, Precision
@@ -112,7 +113,9 @@ def list_models() -> list[str]:
 
 @cache
 def _offered() -> dict[str, EntryPoint]:
-    """The models of installed packages; nothing is imported."""
+    """The models of installed packages; nothing of theirs is imported."""
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
