@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import snntorch_stbp as stbp
+from snntorch_stbp.sequence import is_repeated
 
 
 class Counting(nn.Module):
@@ -84,6 +85,18 @@ def test_refuses_what_is_no_sequence() -> None:
         ValueError, match=r"takes a sequence \[T, B, \.\.\.\], not the shape \(3,\)"
     ):
         stbp.TimeDistributed(nn.Identity())(torch.zeros(3))
+
+
+@pytest.mark.parametrize("layer", [nn.Flatten(), nn.MaxPool2d(2), stbp.AvgPool2d(2)])
+def test_what_an_image_passes_first_is_computed_once(layer: nn.Module) -> None:
+    """A linear layer behind it then sees one step, too."""
+    seen: list[int] = []
+    layer.register_forward_pre_hook(lambda m, given: seen.append(len(given[0])))
+    image = torch.rand(3, 2, 4, 4)
+    y = stbp.TimeDistributed(layer)(stbp.DirectCoding(5)(image))
+    assert seen == [3]
+    assert is_repeated(y)
+    assert torch.equal(y, torch.stack([layer(image)] * 5))
 
 
 def test_direct_coding_repeats_images_and_passes_sequences() -> None:
