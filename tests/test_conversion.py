@@ -155,6 +155,17 @@ def test_a_frame_at_each_step() -> None:
     assert convert(model.train(), frames).training
 
 
+def test_a_network_of_one_step_takes_frames() -> None:
+    """As snnTorch's tutorial 7 steps it through events."""
+    model = brighter(convolutional())
+    frames = torch.stack([digits(10).roll(t, -1) for t in range(4)])
+    net = convert(model, frames[0], num_steps=4)
+    utils.reset(model)
+    expected = torch.stack([model(frame)[0] for frame in frames])
+    assert torch.equal(net(frames), expected)
+    assert expected.sum() > 0
+
+
 def test_a_trained_network_with_hidden_state_is_copied_and_stays_as_it_is() -> None:
     model, x = brighter(Step()), digits(8)
     stepped(model, x, 3).sum().backward()  # its membranes have a history now
