@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from sklearn.datasets import load_digits
-from snntorch import surrogate, utils
+from snntorch import spikegen, surrogate, utils
 from torch import Tensor, nn
 
 import snntorch_stbp as stbp
@@ -355,6 +355,10 @@ def summed(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("model", "message"), [
     (Refused(recurrent), "'lif' gets at step 2 what was computed at step 1: .* recurrent"),
     (Refused(changing), "'lif' is called twice with different inputs"),
+    (
+        Refused(lambda m, x: m.lif(m.fc(spikegen.rate(x, num_steps=3)[0]))[0]),
+        "cannot follow .* not depend on values of tensors, and spikes are coded outside.$",
+    ),
     (Refused(forgetful), "'lif' is given a membrane potential at step 2 that is not its own"),
     (stbp.zoo.create("mnistnet", in_channels=1, image_size=8), "of this package, which takes seq"),
     (Refused(last_step), "returns one time step of several: .* returns the record"),

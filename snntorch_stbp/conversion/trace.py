@@ -97,8 +97,9 @@ def trace(model: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, nn.Mod
     try:
         graph = _Tracer(example).trace(root)
     except Exception as error:  # whatever the forward pass of a user's network raises
+        what = str(error).partition(". ")[0]  # what follows is advice on tracing
         raise StbpError(
-            f"cannot follow the forward pass of {type(model).__name__}: {error}; what it does must "
-            f"not depend on values of tensors."
+            f"cannot follow the forward pass of {type(model).__name__}: {what}; what it does must "
+            f"not depend on values of tensors, and spikes are coded outside."
         ) from error
     return graph, dict(root.named_modules())
