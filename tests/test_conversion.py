@@ -297,6 +297,11 @@ def test_layers_without_normalisation_are_scaled_to_the_threshold() -> None:
     assert torch.equal(getattr(net, "6").layer.weight, last)
 
 
+def test_adaptive_pooling_that_keeps_a_side() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d((None, 2)), nn.Conv2d(1, 3, 1), nn.ReLU())
+    assert convert(model, digits(4), num_steps=2)(digits(4)).shape == (2, 4, 3, 8, 2)
+
+
 def test_torchvisions_resnet18_trains_as_a_spiking_network() -> None:
     net = convert(
         torchvision.models.resnet18(num_classes=10), torch.rand(4, 3, 32, 32), num_steps=2

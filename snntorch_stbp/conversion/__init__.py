@@ -106,26 +106,28 @@ def convert(
     if any(op.kind == "neuron" for op in network.ops):
         _compare(source, net, example, network)
     if precision is not None:
-        _quantize(net, precision)
+        _quantize(net, precision, example.device)
     return net.train(model.training)
 
 
 def _steps(network: Network, num_steps: int | None) -> int:
     if num_steps is not None and num_steps < 1:
         raise UsageError(f"a network runs for at least 1 time step, not {num_steps}.")
-    if network.steps is None and num_steps is None:
+    if network.steps is not None:
+        if num_steps not in (None, network.steps):
+            raise UsageError(
+                f"num_steps is {num_steps}, but the network's own loop has {network.steps} steps."
+            )
+        return network.steps
+    if num_steps is None:
         raise UsageError("say num_steps: the network has no loop over time steps.")
-    if network.steps is None and network.fresh and (num_steps or 1) > 1:
+    if network.fresh is not None and num_steps > 1:
         raise UsageError(
             f"'{network.fresh}' starts from a new membrane potential at each call, and a call "
             f"is one step: put the loop over the steps into the forward pass, or let neurons hold "
             f"their states (init_hidden=True)."
         )
-    if network.steps is not None and num_steps not in (None, network.steps):
-        raise UsageError(
-            f"num_steps is {num_steps}, but the network's own loop has {network.steps} steps."
-        )
-    return network.steps or num_steps or 1
+    return num_steps
 
 
 def _check_input(example: Tensor, precision: Precision | None) -> None:
@@ -180,7 +182,7 @@ def _first(value: Any) -> Tensor:
     return result
 
 
-def _quantize(net: nn.Module, precision: Precision) -> None:
+def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> None:
     """Give layers, neurons and the input their bits, in place."""
     weights = [m for m in net.modules() if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
     layers = weight_layers(net)
@@ -199,5 +201,5 @@ def _quantize(net: nn.Module, precision: Precision) -> None:
             like = precision.neuron(threshold=float(module.threshold.max()))
             for name in ("current_quant", "state_quant"):
                 if getattr(like, name) is not None:
-                    setattr(module, name, getattr(like, name).to(module.threshold.device))
-    net.get_submodule("encoder")[0] = precision.input_quant()  # type: ignore[operator]
+                    setattr(module, name, getattr(like, name).to(device))
+    net.get_submodule("encoder")[0] = precision.input_quant().to(device)  # type: ignore[operator]

@@ -130,8 +130,9 @@ class _Builder:
     def _equivalent(self, module: nn.Module, x: Tensor) -> nn.Module:
         """A module of the same results that this package computes faster, or can export."""
         if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
-            size = _pair(module.output_size)
-            given = x.shape[-2:]
+            wanted, given = module.output_size, x.shape[-2:]
+            pair = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+            size = [n if k is None else k for n, k in zip(given, pair, strict=True)]
             if any(n % k for n, k in zip(given, size, strict=True)):
                 return module  # windows that are not all alike
             window = (given[0] // size[0], given[1] // size[1])
@@ -272,7 +273,3 @@ def _is_normed(node: fx.Node, root: nn.Module) -> bool:
         return False
     module = root.get_submodule(str(node.target))
     return isinstance(module, TimeDistributed) and isinstance(module.norm, _TDBatchNorm)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)

@@ -103,7 +103,7 @@ def _branch(branch: IntBranch, size: Size, where: str) -> tuple[tuple[Size, ...]
     if wanted == 2:
         return pooled, (shape[0],)
     padded = tuple(n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True))
-    spatial = _windows(padded, shape[2:], branch.stride, branch.dilation, where)
+    spatial = windows(padded, shape[2:], branch.stride, branch.dilation, where)
     return pooled, (shape[0], *spatial)
 
 
@@ -113,12 +113,17 @@ def _pooled(pools: tuple[IntPool, ...], size: Size, where: str) -> tuple[Size, .
     for pool in pools:
         if len(size) != 3:
             raise StbpError(f"{where} pools {list(size)} values, which have no height and width.")
-        size = (size[0], *_windows(size[1:], pool.size, pool.stride, pool.dilation, where))
+        size = (size[0], *windows(size[1:], pool.size, pool.stride, pool.dilation, where))
         sizes.append(size)
     return tuple(sizes)
 
 
-def _windows(size: Size, window: Size, stride: Size, dilation: Size, where: str) -> Size:
+def windows(size: Size, window: Size, stride: Size, dilation: Size, where: str) -> Size:
+    """Windows along each dimension.
+
+    Raises:
+        StbpError: If there is none; `where` says of what.
+    """
     counts = tuple(
         (n - (k - 1) * d - 1) // s + 1
         for n, k, s, d in zip(size, window, stride, dilation, strict=True)

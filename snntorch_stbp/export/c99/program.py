@@ -28,7 +28,8 @@ from ..bundle import Bundle, agree, check_free, check_samples, image_size, new_f
 from ..golden import Golden
 from ..shapes import sizes
 from ..verify import Agreement
-from .source import header, template
+from .source import header
+from .text import template
 
 FLAGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O3")
 """How the program is compiled."""

@@ -7,18 +7,20 @@ beside this one; what is written here is a function per stage, the tables, and t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from math import prod
 
 import numpy as np
 
 from ...errors import StbpError
-from ...lowering.layers import INPUT, IntBranch, IntNetwork, IntNeuron, Ints, IntStage
+from ...lowering.layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntPool, Ints, IntStage
 from ...lowering.ranges import INT32, ranges
 from ..shapes import Size, Sizes, sizes
 from .data import KINDS, Weights, array, layer_rows, layer_shape, pool_shape, weights
+from .text import comment, plain, template
+
+POOLINGS = {"pooled": "snn_pool", "after": "snn_pool_sums"}
+"""The function that pools values in front of a layer, or its sums."""
 
 
 def header(net: IntNetwork, image: Size, frames: bool, metadata: dict[str, str]) -> str:
@@ -41,27 +43,14 @@ def header(net: IntNetwork, image: Size, frames: bool, metadata: dict[str, str])
     writer = _Header(net, sizes(net, image))
     stages = [writer.stage(index) for index in range(len(net.stages))]
     return "".join(
-        [_comment(net, metadata), writer.sizes_text(frames), *writer.functions(), *writer.data,
+        [comment(net, metadata), writer.sizes_text(frames), *writer.functions(), *writer.data,
          writer.state(), *stages, writer.interface()]
     )  # fmt: skip
-
-
-def template(name: str, **words: str) -> str:
-    """A file beside this one, `@WORD@` replaced."""
-    text = files(__package__).joinpath(name).read_text("utf-8")
-    for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
-    return text
 
 
 def channels_last(size: Size) -> tuple[int, int, int]:
     """`(C, H, W)` of a size, which may be `(K,)`."""
     return (size[0], *size[1:]) if len(size) == 3 else (size[0], 1, 1)
-
-
-def plain(text: str) -> str:
-    """Text that is safe in comments and strings."""
-    return re.sub(r"[^A-Za-z0-9_.,:;=()+ -]", "_", text)
 
 
 class _Header:
@@ -146,7 +135,7 @@ class _Header:
         for key, count in self._pooled(self.shapes.pooled).items():
             lines.append(f"    snn_value pooled_{key}[{count}]; /* scratch */\n")
         for key, count in self._pooled(self.shapes.after).items():
-            lines.append(f"    int32_t most_{key}[{count}]; /* scratch */\n")
+            lines.append(f"    int32_t after_{key}[{count}]; /* scratch */\n")
         return "".join([*lines, "} snn_state;\n"])
 
     def stage(self, index: int) -> str:
@@ -194,12 +183,19 @@ class _Header:
         source = branch.source
         x = "image" if source == INPUT else f"s->spikes_{self.index[source]}"
         size = self.shapes.values[source]
-        for n, (pool, pooled) in enumerate(zip(branch.pools, self.shapes.pooled[key], strict=True)):
-            name = f"snn_pool_{index}_{number}_{n}"
-            self.data.append(pool_shape(name, pool, size, pooled))
-            to = f"s->pooled_{number}_{n % 2}"
-            lines.append(f"    snn_pool(&{name}, {int(pool.kind == 'max')}, {x}, {to});\n")
-            x, size = to, pooled
+
+        def pooled(x: str, size: Size, pools: tuple[IntPool, ...], where: str) -> tuple[str, Size]:
+            """Appends poolings of `x`; returns what they leave, and its size."""
+            sizes = (self.shapes.pooled if where == "pooled" else self.shapes.after)[key]
+            for n, (pool, behind) in enumerate(zip(pools, sizes, strict=True)):
+                name, to = f"snn_{where}_{index}_{number}_{n}", f"s->{where}_{number}_{n % 2}"
+                self.data.append(pool_shape(name, pool, size, behind))
+                function, most = POOLINGS[where], int(pool.kind == "max")
+                lines.append(f"    {function}(&{name}, {most}, {x}, {to});\n")
+                x, size = to, behind
+            return x, size
+
+        x, size = pooled(x, size, branch.pools, "pooled")
         if branch.weight is None:
             if branch.flatten and prod(size[1:]) > 1:
                 raise StbpError(f"'{stage.name}' flattens features without weights, which C lacks.")
@@ -207,19 +203,11 @@ class _Header:
         else:
             shape, rows = f"snn_shape_{index}_{number}", f"snn_weights_{index}_{number}"
             data = weights(rows, layer_rows(branch, size))
-            taken = x
             self.kinds.add(data.kind)
             self.data += [layer_shape(shape, branch, size, self.shapes.sums[key]), data.text]
-            x, size = f"s->sum_{number}", self.shapes.sums[key]
-            lines.append(_call(data, shape, rows, taken, x))
-            for n, (pool, pooled) in enumerate(
-                zip(branch.after, self.shapes.after[key], strict=True)
-            ):
-                name, to = f"snn_after_{index}_{number}_{n}", f"s->most_{number}_{n % 2}"
-                self.data.append(pool_shape(name, pool, size, pooled))
-                lines.append(f"    snn_pool_sums(&{name}, 1, {x}, {to});\n")
-                x, size = to, pooled
-            term = f"{x}[i]"
+            lines.append(_call(data, shape, rows, x, f"s->sum_{number}"))
+            sums, _ = pooled(f"s->sum_{number}", self.shapes.sums[key], branch.after, "after")
+            term = f"{sums}[i]"
         factor = self._item(f"multiplier_{index}_{number}", branch.multiplier)
         return (
             term if factor == "1" else f"{factor} * {'(int32_t)' * (branch.weight is None)}{term}"
@@ -305,9 +293,3 @@ def highest(branch: IntBranch, input_bits: int) -> int:
 
 def _call(data: Weights, shape: str, rows: str, x: str, sums: str) -> str:
     return f"    snn_convolve_{data.kind}(&{shape}, {rows}[0], {data.stride}, {x}, {sums});\n"
-
-
-def _comment(net: IntNetwork, metadata: dict[str, str]) -> str:
-    words = {"form": net.form, "input": f"{net.input_bits} bits, one unit is {net.input_scale!r}"}
-    lines = [f"   {plain(key)}: {plain(value)}\n" for key, value in {**metadata, **words}.items()]
-    return template("head.h", WORDS="".join(lines).rstrip())

@@ -25,11 +25,11 @@ from ...neuron import Leaky
 from ...norm import _Gain
 from ...rounded import quantized_weight, weight_bits
 from ..array import Array
+from ..shapes import windows
 from ..trained import TrainedNet, TrainedStage
 from .frozen import Parts
 from .neurons import Stepwise
 from .page import Page, array
-from .sums import windows
 from .writer import QONNX
 
 
@@ -150,8 +150,8 @@ def _layer(page: Page, layer: nn.Conv2d | nn.Linear, name: str, x: str, t: int) 
     if isinstance(layer, nn.Conv2d):
         padding, dilation = pair(layer.padding), pair(layer.dilation)  # type: ignore[arg-type]
         batch, _, *image = writer.shapes[x]
-        padded = [n + 2 * p for n, p in zip(image, padding, strict=True)]
-        out = windows(padded, layer.kernel_size, layer.stride, dilation)
+        padded = tuple(n + 2 * p for n, p in zip(image, padding, strict=True))
+        out = windows(padded, layer.kernel_size, pair(layer.stride), dilation, node)
         return writer.node(
             "Conv", node, [x, weight, *([] if bias is None else [bias])], f"{node}_out",
             (batch, layer.out_channels, *out), None, kernel_shape=list(layer.kernel_size),

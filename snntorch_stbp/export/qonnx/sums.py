@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from ...frozen.graph import Branch, inhibition
 from ...lowering.layers import IntBranch, IntPool
 from ...lowering.terms import geometry, int_pool
 from ..array import Array
+from ..shapes import windows
 from .page import Page, array
 from .writer import CHANNELS_LAST, QONNX, Range
 
@@ -75,8 +75,8 @@ def convolved(
     size: tuple[int, ...], values: Range,
 ) -> tuple[str, tuple[int, ...]]:  # fmt: skip
     """The convolution of a branch with weights `[C, I, kh, kw]`, and the features behind it."""
-    padded = [n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True)]
-    out = (shape[0], *windows(padded, shape[2:], branch.stride, branch.dilation))
+    padded = tuple(n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True))
+    out = (shape[0], *windows(padded, shape[2:], branch.stride, branch.dilation, node))
     y = convolution(
         page, node, x, weight, shape[2:], branch.stride, branch.padding, branch.dilation,
         branch.groups, out, values,
@@ -92,14 +92,6 @@ def pooled_sums(
         label = page.name(stage, f"pool{index}_after{number}", f"t{t}")
         x, size = pool_sum(page, pool, label, x, size)
     return x
-
-
-def windows(
-    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> list[int]:
-    """Windows along each dimension."""
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    return [(n - r) // s + 1 for n, r, s in zip(size, reach, stride, strict=True)]
 
 
 def convolution(
@@ -149,7 +141,7 @@ def pool_sum(
     page: Page, pool: IntPool, node: str, x: str, size: tuple[int, ...]
 ) -> tuple[str, tuple[int, ...]]:
     """A sum, by a depthwise convolution of ones, or a maximum; and the features behind it."""
-    out = (size[0], *windows(size[1:], pool.size, pool.stride, pool.dilation))
+    out = (size[0], *windows(size[1:], pool.size, pool.stride, pool.dilation, node))
     writer, values = page.writer, page.writer.ranges[x]
     if pool.kind == "sum":
         ones = np.ones((size[0], 1, *pool.size))

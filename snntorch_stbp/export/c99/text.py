@@ -1,0 +1,28 @@
+"""The files beside this one as text, and words that are safe in C."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from ...lowering.layers import IntNetwork
+
+
+def template(name: str, **words: str) -> str:
+    """A file beside this one, `@WORD@` replaced."""
+    text = files(__package__).joinpath(name).read_text("utf-8")
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    return text
+
+
+def plain(text: str) -> str:
+    """Text that is safe in comments and strings."""
+    return re.sub(r"[^A-Za-z0-9_.,:;=()+ -]", "_", text)
+
+
+def comment(net: IntNetwork, metadata: dict[str, str]) -> str:
+    """The comment at the head of a header: how to use it, and what is said of the network."""
+    words = {"form": net.form, "input": f"{net.input_bits} bits, one unit is {net.input_scale!r}"}
+    lines = [f"   {plain(key)}: {plain(value)}\n" for key, value in {**metadata, **words}.items()]
+    return template("head.h", WORDS="".join(lines).rstrip())
