@@ -10,7 +10,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .export_text import MISSING, WIDER, counts, facts, print_agreements
+from .export_text import MISSING, WIDER, command_line, counts, facts, print_agreements
 from .group import command, json_option
 from .params import BitsType, Whole
 from .text import counter, to_json
@@ -105,7 +105,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             **facts(folder, trained.config),
             **(fixed.net.integers.settings if fixed else {}),
             "arithmetic": arithmetic,  # `verify` reads it
-            "command": _command(run, options),
+            "command": command_line(run, options),
         },
     )  # fmt: skip
     if as_json:
@@ -172,6 +172,17 @@ def _kind(options: dict[str, Any]) -> str:
     if options["act_bits"] is not None and (as_trained or fixed_point):
         other = "--as-trained" if as_trained else "--fixed-point"
         raise UsageError(f"--act-bits changes deployment arithmetic: {other} goes without it.")
+    if fixed_point and options["target"] == "hls4ml":
+        raise UsageError(
+            "hls4ml reads no thresholds of integers: --fixed-point is for --target generic or finn."
+        )
+    if fixed_point and options["target"] == "finn":
+        for name, value in (("form", "step"), ("arithmetic", "simple")):
+            if options[name] == value:
+                raise UsageError(
+                    f"FINN has no floor, which --{name} {value} of integers needs: leave it out, "
+                    f"or take --target generic."
+                )
     if as_trained:
         return "as-trained"
     return "fixed-point" if fixed_point else str(options["target"])
@@ -183,15 +194,3 @@ def _print(exported: Any, kind: str) -> None:
     for file in exported.files[1:]:
         click.echo(f"{'beside it':<10}{file}")
     print_agreements(exported.agreement, exported.onnxruntime)
-
-
-def _command(run: str, options: dict[str, Any]) -> str:
-    """The command that writes this graph again."""
-    text = f"snntorch-stbp export {run} --form {options['form']} --target {options['target']}"
-    bits = options["act_bits"]
-    text += "" if bits is None else f" --act-bits {bits}"
-    if options["arithmetic"] is not None:
-        text += f" --arithmetic {options['arithmetic']}"
-    return (
-        text + " --as-trained" * options["as_trained"] + " --fixed-point" * options["fixed_point"]
-    )

@@ -19,7 +19,7 @@ from snntorch_stbp.train.evaluate import Trained, lowered
 from snntorch_stbp.train.measure import compare
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .export_text import counts, facts
+from .export_text import command_line, counts, facts
 from .text import Column, counter, percent, print_table, to_json
 
 OBSERVED = 100
@@ -128,14 +128,13 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, options["verify"])
     fixed = measured(trained, options["arithmetic"] or "exact")
-    command = f"snntorch-stbp export {run} --fixed-point --format {kind}"
     said = facts(folder, trained.config)
     if kind == "c":
         del said["train"]  # JSON, which is no reading in a comment
     write = to_c99 if kind == "c" else to_folder
     bundle = write(
         fixed.net, samples, path, force=options["force"],
-        metadata={**said, "command": command},
+        metadata={**said, "command": command_line(run, options)},
     )  # fmt: skip
     if as_json:
         result = {

@@ -9,7 +9,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .export_text import MISSING, counts, facts, verdict
+from .export_text import MISSING, command_line, counts, facts, verdict
 from .text import counter, to_json
 
 NEUTRAL = {
@@ -49,12 +49,11 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
 
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, options["verify"])
-    command = f"snntorch-stbp export {run} --format nir"
     exported = to_nir(
         trained.model,
         samples,
         options["output"] or folder.path / "export" / "trained.nir",
-        metadata={**facts(folder, trained.config), "command": command},
+        metadata={**facts(folder, trained.config), "command": command_line(run, options)},
         force=options["force"],
         progress=None if as_json else counter("comparing sample"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,6 +14,19 @@ MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
 
 WIDER = 16
 """So many times the samples of QONNX's executor, which is slow, are run with onnxruntime."""
+
+DEFAULTS = {
+    "format": "qonnx",
+    "form": "unrolled",
+    "target": "generic",
+    "as_trained": False,
+    "fixed_point": False,
+    "arithmetic": None,
+    "act_bits": None,
+    "batch": 1,
+    "checkpoint": "best",
+}
+"""Options of `export` that decide about what is written, and their defaults."""
 
 
 def facts(folder: RunDir, config: Any) -> dict[str, str]:
@@ -27,6 +41,16 @@ def facts(folder: RunDir, config: Any) -> dict[str, str]:
         "test_accuracy": str((folder.result or {}).get("test_accuracy")),
         "train": json.dumps(config.to_json()),
     }
+
+
+def command_line(run: str, options: Mapping[str, Any]) -> str:
+    """The command that writes the same file again: the options that decide about it."""
+    words = ["snntorch-stbp export", run]
+    for name, default in DEFAULTS.items():
+        value = options[name]
+        if value != default:
+            words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    return " ".join(words)
 
 
 def counts(agreement: Any) -> dict[str, float]:

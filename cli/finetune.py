@@ -68,7 +68,11 @@ def finetune(run: str, fixed_point: bool, frozen: bool, **options: Any) -> None:
 
 
 def _config(folder: RunDir, fixed_point: bool, options: dict[str, Any]) -> RunConfig:
-    """The run's configuration with what a refinement changes."""
+    """The run's configuration with what a refinement changes.
+
+    The trained network's own neurons and blocks are not what runs: nothing watches its spikes, and
+    what would be computed again block by block is kept in less memory.
+    """
     config = folder.config
     return replace(
         config,
@@ -78,5 +82,8 @@ def _config(folder: RunDir, fixed_point: bool, options: dict[str, Any]) -> RunCo
         epochs=options["epochs"],
         lr=options["lr"] or config.lr / SLOWER,
         warmup_epochs=0,
+        spike_rate_target=None,
+        save_memory=config.save_memory or config.checkpoint_activations,
+        checkpoint_activations=False,
         data_dir=options["data_dir"] or config.data_dir,
     )

@@ -61,7 +61,7 @@ def run(tmp_path):
         ),
         (
             ["train", "mnistnet", "--bits", "ternary", "--weight-range", "learned"],
-            "weight_range learned is for weights of 2 to 8 bits, not for ternary: use fitted.",
+            "--weight-range learned is for weights of 2 to 8 bits, not for ternary: use fitted.",
         ),
         (
             ["sweep", "resnet18", "--augment", "rotate:much"],
@@ -71,7 +71,7 @@ def run(tmp_path):
         (["train", "resnet18", "--quiet", "--json"], "--quiet and --json exclude each other"),
         (
             ["train", "resnet18", "--recipe", "seed", "--bits", "1"],
-            "weight_range max is for weights of 2 to 8 bits, not for 1: use fitted.",
+            "--weight-range max is for weights of 2 to 8 bits, not for 1: use fitted.",
         ),
         (["sweep", "resnet18", "--recipe", "sed"], "'sed' is not one of 'standard', 'seed'"),
         (
@@ -95,7 +95,7 @@ def run(tmp_path):
         ),
         (
             ["train", "resnet18", "--spike-rate-target", "0.1", "--compile"],
-            "spike-rate-target watches the network's own neurons: leave it or --compile out.",
+            "--spike-rate-target watches the network's own neurons: leave it or --compile out.",
         ),
         (
             ["train", "resnet18", "--augment", "crop:2,flip", "--refine-epochs", "2"],
@@ -106,11 +106,11 @@ def run(tmp_path):
         (["train", "resnet18", "--no-nesterov"], "--no-nesterov is for --optimizer sgd, not for"),
         (
             ["train", "resnet18", "--save-memory", "--compile"],
-            "save-memory does not reach into a compiled network: leave it or --compile out.",
+            "--save-memory does not reach into a compiled network: leave it or --compile out.",
         ),
         (
             ["train", "resnet18", "--checkpoint-activations", "--compile"],
-            "checkpoint-activations does not reach into a compiled network",
+            "--checkpoint-activations does not reach into a compiled network",
         ),
         (
             ["train", "resnet18", "--checkpoint-activations", "--frozen-aware", "--init-from", "x"],

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from qonnx.core.modelwrapper import ModelWrapper
@@ -47,6 +48,21 @@ def test_a_run_is_exported_and_verified(run: str) -> None:
     code, output = call("export", run)
     assert code == 2
     assert "exists already; replace it with --force" in output
+
+
+def test_a_file_says_the_command_that_writes_it_again(run: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    options = ("--form", "step", "--fixed-point", "--arithmetic", "simple", "--batch", "2")
+    code, output = call("export", run, *options, "--verify", "1", "--output", str(path))
+    assert code == 0, output
+    said = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    words = said["command"].split()
+    assert words[:3] == ["snntorch-stbp", "export", run]
+    assert sorted(words[3:]) == sorted(options)
+    first = path.read_bytes()
+    code, output = call(*words[1:], "--verify", "1", "--output", str(path), "--force")
+    assert code == 0, output
+    assert path.read_bytes() == first
 
 
 def test_json_says_what_was_compared(run: str, tmp_path: Path) -> None:

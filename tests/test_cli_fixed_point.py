@@ -130,6 +130,15 @@ def test_refining_reports_the_accuracy_of_the_integers(run: str, tmp_path: Path)
     assert config["init_from"] == run
 
 
+def test_what_watched_the_trained_network_does_not_stop_its_refinement(tmp_path: Path) -> None:
+    trained = fit(
+        RunConfig.from_recipe("mnistnet", "digits", bits=4, epochs=1, spike_rate_target=0.1),
+        out=tmp_path, reporter=Reporter(),
+    )  # fmt: skip
+    code, output = call("finetune", str(trained["run"]), "--frozen", "--out", str(tmp_path))
+    assert code == 0, output
+
+
 @pytest.mark.parametrize(("kind", "files"), [
     ("folder", {"network.json", "samples.npz"}),
     ("c", {"network.h", "selftest.c", "samples.bin"}),
@@ -163,7 +172,13 @@ def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[s
     (["finetune", "RUN", "--frozen", "--quiet", "--json"], "exclude each other; give one"),
     (["train", "mnistnet", "--fixed-point-aware"], "name its run with --init-from"),
     (["train", "mnistnet", "--fixed-point-aware", "--frozen-aware", "--init-from", "RUN"],
-     "exclude each other; choose one"),
+     "exclude each other; give one"),
+    (["export", "RUN", "--fixed-point", "--target", "hls4ml"],
+     "hls4ml reads no thresholds of integers: --fixed-point is for --target generic or finn"),
+    (["export", "RUN", "--fixed-point", "--target", "finn", "--form", "step"],
+     "FINN has no floor, which --form step of integers needs: leave it out"),
+    (["export", "RUN", "--fixed-point", "--target", "finn", "--arithmetic", "simple"],
+     "FINN has no floor, which --arithmetic simple of integers needs: leave it out"),
     (["verify", "none.onnx", "--run", "RUN"], "there is no file 'none.onnx'"),
 ])  # fmt: skip
 def test_usage_errors(run: str, arguments: list[str], message: str) -> None:

@@ -143,6 +143,6 @@ def test_configurations_from_before_are_uniform() -> None:
     values = json.loads(RunConfig.from_recipe("mnistnet", "digits", membrane_bits=12).to_json())
     del values["membrane_grid"]
     assert RunConfig.from_json(json.dumps(values)).membrane_grid == "uniform"
-    with pytest.raises(UsageError, match="membrane_grid is one of uniform, threshold"):
+    with pytest.raises(UsageError, match="--membrane-grid is one of uniform, threshold"):
         RunConfig.from_recipe("mnistnet", "digits", membrane_grid="x")
     assert make("mnistnet", membrane_bits=4)(digits(2)).shape == (2, 2, 10)

@@ -189,7 +189,7 @@ def test_damaged_foreign_and_dangerous_checkpoints_are_refused(tmp_path: Path) -
         ({"optimizer": "adamx"}, "optimizer is one of .*not 'adamx'. Did you mean 'adam'"),
         ({"precision": "8"}, "precision is one of 32, bf16-mixed, 16-mixed, not '8'"),
         ({"learning": 1}, "unknown option 'learning'"),
-        ({"act_bits": 1}, "act_bits lies between 2 and 16, not 1"),
+        ({"act_bits": 1}, "--act-bits lies between 2 and 16, not 1"),
     ],
 )
 def test_impossible_configurations_are_refused(options: dict[str, object], message: str) -> None:

@@ -68,6 +68,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+def _option(field: str) -> str:
+    """A field as the command line spells it."""
+    return "--" + field.replace("_", "-")
+
+
 def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Any number of names, also where one or none is given by itself."""
     return (value,) if isinstance(value, str) else tuple(value or ())
@@ -152,26 +157,26 @@ class RunConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise UsageError(
-                    f"{name} is one of {', '.join(choices)}, not '{value}'."
+                    f"{_option(name)} is one of {', '.join(choices)}, not '{value}'."
                     + suggest(str(value), choices)
                 )
         catalog.check_augmentations(self.augment)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} lies between {low:g} and {high:g}, not {value}.")
+                raise UsageError(f"{_option(name)} lies between {low:g} and {high:g}, not {value}.")
         for name in ("lr", "threshold", "temperature", "spike_rate_weight"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} is a positive number, not {value}.")
+                raise UsageError(f"{_option(name)} is a positive number, not {value}.")
         if self.bits not in (None, "ternary") and self.bits not in range(1, 9):
             raise UsageError(
-                f"bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
+                f"--bits is 32 (fp32), 1 to 8, or 'ternary', not {self.bits!r}: "
                 f"1 is binary, 2 to 8 are integers."
             )
         if self.weight_range != "fitted" and self.bits in (1, "ternary"):
             raise UsageError(
-                f"weight_range {self.weight_range} is for weights of 2 to 8 bits, not for "
+                f"--weight-range {self.weight_range} is for weights of 2 to 8 bits, not for "
                 f"{self.bits}: use fitted."
             )
         bits_file.check(self.layer_bits)
@@ -183,27 +188,26 @@ class RunConfig:
         for name in ("frozen_aware", "fixed_point_aware"):
             if getattr(self, name) and self.init_from is None:
                 raise UsageError(
-                    f"{name.replace('_', '-')} training refines a trained network: name its run "
-                    f"with --init-from."
+                    f"{_option(name)} refines a trained network: name its run with --init-from."
                 )
         if self.frozen_aware and self.fixed_point_aware:
-            raise UsageError("frozen-aware and fixed-point-aware exclude each other; choose one.")
+            raise UsageError("--frozen-aware and --fixed-point-aware exclude each other; give one.")
         for name in ("save_memory", "checkpoint_activations"):
             if getattr(self, name) and self.compile:
                 raise UsageError(
-                    f"{name.replace('_', '-')} does not reach into a compiled network: leave it or "
+                    f"{_option(name)} does not reach into a compiled network: leave it or "
                     f"--compile out."
                 )
         for name in ("compile", "checkpoint_activations", "frozen_aware", "fixed_point_aware"):
             if self.spike_rate_target is not None and getattr(self, name):
                 raise UsageError(
-                    f"spike-rate-target watches the network's own neurons: leave it or "
-                    f"--{name.replace('_', '-')} out."
+                    f"--spike-rate-target watches the network's own neurons: leave it or "
+                    f"{_option(name)} out."
                 )
         if self.checkpoint_activations and (self.frozen_aware or self.fixed_point_aware):
             raise UsageError(
-                "checkpoint-activations is for the trained network's own blocks, not for training "
-                "in the arithmetic of an export: use --save-memory."
+                "--checkpoint-activations is for the trained network's own blocks, not for "
+                "training in the arithmetic of an export: use --save-memory."
             )
 
     @classmethod
