@@ -131,18 +131,24 @@ class Precision:
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
         bias: bool = True,
         boundary: bool = False,
+        *,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
     ) -> nn.Conv2d:
-        """A convolution at this precision; `boundary` marks the first or the last layer."""
-        sizes = (in_channels, out_channels, kernel_size, stride, padding)
+        """A convolution at this precision; `boundary` marks the first or the last layer.
+
+        The other arguments are those of `nn.Conv2d`.
+        """
+        layer, options = nn.Conv2d, dict[str, Any](bias=bias, dilation=dilation, groups=groups)
         bits = self.layer_bits(boundary)
-        if bits is None:
-            return nn.Conv2d(*sizes, bias=bias)
-        return qnn.QuantConv2d(*sizes, bias=bias, weight_quant=self._weight_quant(bits))
+        if bits is not None:
+            layer, options["weight_quant"] = qnn.QuantConv2d, self._weight_quant(bits)
+        return layer(in_channels, out_channels, kernel_size, stride, padding, **options)
 
     def linear(
         self, in_features: int, out_features: int, bias: bool = True, boundary: bool = False

@@ -130,13 +130,19 @@ def test_refining_reports_the_accuracy_of_the_integers(run: str, tmp_path: Path)
     assert config["init_from"] == run
 
 
-def test_what_watched_the_trained_network_does_not_stop_its_refinement(tmp_path: Path) -> None:
-    trained = fit(
-        RunConfig.from_recipe("mnistnet", "digits", bits=4, epochs=1, spike_rate_target=0.1),
-        out=tmp_path, reporter=Reporter(),
+@pytest.mark.parametrize("arithmetic", ["--frozen", "--fixed-point"])
+def test_what_the_trained_network_alone_knows_does_not_stop_refining(
+    tmp_path: Path, arithmetic: str
+) -> None:
+    config = RunConfig.from_recipe(
+        "mnistnet", "digits", bits=4, epochs=1,
+        spike_rate_target=0.1, precision="bf16-mixed",
     )  # fmt: skip
-    code, output = call("finetune", str(trained["run"]), "--frozen", "--out", str(tmp_path))
+    trained = str(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    code, output = call("finetune", trained, arithmetic, "--out", str(tmp_path), "--quiet")
     assert code == 0, output
+    result = json.loads((Path(output.splitlines()[-1]) / "result.json").read_text())
+    assert result["test_accuracy"] > 0.5
 
 
 @pytest.mark.parametrize(("kind", "files"), [

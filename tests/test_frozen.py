@@ -13,6 +13,7 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.frozen import Settings, freeze
+from snntorch_stbp.frozen.neuron import Integrate, freeze_neuron
 
 from .nets import digits, integers, make
 
@@ -22,6 +23,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mnistnet", {"bits": 8, "act_bits": 8, "scale": "po2", "beta": 0.5, "num_steps": 4}),
     ("mnistnet_bn", {"bits": 1, "membrane_bits": 4, "num_steps": 4}),
     ("mnistnet_bn", {"bits": "ternary", "act_bits": 8, "beta": 0.9, "num_steps": 5}),
+    ("mnistnet", {"bits": 4, "act_bits": 6, "beta": 0.0, "num_steps": 4}),
+    ("mnistnet", {"bits": 4, "act_bits": 6, "beta": 1.0, "num_steps": 4}),
     ("resnet", {"bits": 2}),
     ("pooled", {"bits": 4}),
     ("pooled", {"bits": None}),
@@ -51,6 +54,19 @@ def test_other_resets_equal_integers(reset: str) -> None:
         net(digits(8), record)
     spikes, _ = integers(net, digits(8))
     assert all(np.array_equal(record[stage].numpy(), value) for stage, value in spikes.items())
+
+
+@pytest.mark.parametrize("beta", [0, 1])
+def test_a_leak_of_all_or_nothing_rounds_nothing(beta: int) -> None:
+    neuron = freeze_neuron(stbp.Precision(act_bits=6).neuron(float(beta)), 5, Settings())
+    theta = int(neuron.threshold)
+    current = torch.arange(-32, 32.0).repeat(5, 1, 1)
+    spikes, _ = Integrate()(neuron, stbp.surrogate.rectangular(), current)
+    v = torch.zeros(64)
+    for x, spike in zip(current[:, 0], spikes[:, 0], strict=True):
+        u = v + x
+        assert torch.equal(spike, (u > theta).float())
+        v = beta * u * (1 - spike)
 
 
 def test_per_channel_beta_and_threshold_equal_integers() -> None:
@@ -151,6 +167,10 @@ class Branching(nn.Module):
             "follows '1' without a neuron between them; put a Leaky there",
         ),
         (wrap(nn.Softmax(-1), stbp.Leaky()), "Softmax has no counterpart in integer arithmetic"),
+        (
+            wrap(stbp.Leaky(), nn.AdaptiveAvgPool2d(1), stbp.Leaky()),
+            r"'2' \(AdaptiveAvgPool2d\) has windows .* take AvgPool2d with the size of the windows",
+        ),
         (
             wrap(stbp.NeuNorm(1, (8, 8)), stbp.Leaky()),
             r"'1' \(NeuNorm\) must follow a Leaky directly",

@@ -43,6 +43,17 @@ def test_weights_are_integers_of_their_range(bits: Any, per_channel: bool, scale
             assert torch.equal(exponents, exponents.round())
 
 
+@pytest.mark.parametrize("bits", [None, 4, 1])
+def test_convolutions_take_what_torchs_take(bits: Any) -> None:
+    sizes: dict[str, Any] = {"stride": (2, 1), "padding": (0, 1), "dilation": 2, "groups": 2}
+    layer = stbp.Precision(bits).conv2d(4, 6, (3, 1), **sizes, bias=False)
+    plain = nn.Conv2d(4, 6, (3, 1), **sizes, bias=False)
+    weight = layer.weight if bits is None else layer.quant_weight().value
+    plain.weight.data.copy_(weight)
+    x = torch.rand(2, 4, 9, 9)
+    torch.testing.assert_close(layer(x), plain(x))
+
+
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_the_largest_weight_sets_the_range_where_that_is_asked(

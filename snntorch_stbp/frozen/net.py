@@ -168,7 +168,7 @@ class FrozenNet(nn.Module):
                 integers, under `NAME/inhibition`.
         """
         with exact_sums(x.device):
-            return self._forward(x, record)
+            return self._forward(x.float(), record)  # training may hand over half precision
 
     def _forward(self, x: Tensor, record: dict[str, Tensor] | None) -> Tensor:
         stages = self._fold() if self.refolds else self.stages

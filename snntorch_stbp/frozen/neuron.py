@@ -136,8 +136,11 @@ def act_quant(quantizer: Any) -> Any:
 
 
 def digits_needed(beta: Tensor) -> int:
-    """Fewest binary digits behind the point that hold all of `beta`."""
-    for digits in range(BETA_DIGITS):
+    """Fewest binary digits behind the point that hold all of `beta`.
+
+    At least one, so that half of the last digit, added before rounding, is less than a tie.
+    """
+    for digits in range(1, BETA_DIGITS):
         scaled = beta * 2**digits
         if torch.equal(scaled, scaled.round()):
             return digits

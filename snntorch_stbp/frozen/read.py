@@ -139,6 +139,12 @@ class _Reader:
             return tuple(
                 replace(b, layer=layer, name=n) for b, n in zip(branches, named, strict=True)
             )
+        if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+            kind = type(layer).__name__
+            raise StbpError(
+                f"'{name}' ({kind}) has windows that depend on its input, which export cannot "
+                f"write: take {kind.removeprefix('Adaptive')} with the size of the windows."
+            )
         raise StbpError(
             f"cannot export '{name}': {type(layer).__name__} has no counterpart in integer "
             f"arithmetic here; known are Conv2d, Linear, AvgPool2d, MaxPool2d, Flatten, batch "
