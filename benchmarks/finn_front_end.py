@@ -68,6 +68,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "mnistnet_bn-membrane": lambda: make("mnistnet_bn", bits=2, act_bits=8, membrane_bits=4),
     "resnet": lambda: make("resnet", bits=4),
     "maxima-of-currents": lambda: make("pooled", bits=4),
+    "averages-of-currents": lambda: make("averaged", bits=4),
 }
 
 

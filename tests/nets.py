@@ -31,8 +31,9 @@ def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
     precision = {k: options.pop(k) for k in ("act_bits", "membrane_bits", "scale") if k in options}
     if name == "resnet":
         net = small_resnet(Precision(bits, **precision))
-    elif name == "pooled":
-        net = pooled_currents(Precision(bits, **precision))
+    elif name in ("pooled", "averaged"):
+        kind = nn.MaxPool2d if name == "pooled" else nn.AvgPool2d
+        net = pooled_currents(Precision(bits, **precision), kind)
     else:
         net = zoo.create(
             name, in_channels=1, image_size=size, precision=Precision(bits, **precision), **options
@@ -49,16 +50,16 @@ def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
     return net.eval()
 
 
-def pooled_currents(precision: Precision) -> nn.Module:
-    """Maxima of currents in front of neurons, as in snnTorch's tutorials; gains of both signs."""
+def pooled_currents(precision: Precision, pool: type[nn.Module]) -> nn.Module:
+    """Currents that are pooled in front of neurons, as in snnTorch's; gains of both signs."""
     net = nn.Sequential(
         precision.input_quant(),
         DirectCoding(3),
         TimeDistributed(precision.conv2d(1, 6, 3, padding=1, bias=False), TDBatchNorm2d(6)),
-        TimeDistributed(nn.MaxPool2d(2)),
+        TimeDistributed(pool(2)),
         Leaky(0.5),
         TimeDistributed(precision.conv2d(6, 8, 3, padding=1)),
-        TimeDistributed(nn.MaxPool2d(2)),
+        TimeDistributed(pool(2)),
         Leaky(0.5),
         TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(32, 10))),
     )
@@ -175,21 +176,24 @@ def spread(value: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def accumulate(branch: Any, weight: torch.Tensor | None, x: np.ndarray) -> np.ndarray:
     for pool in branch.pools:
-        size = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
-        n, c, h, w = x.shape
-        assert (h % size[0], w % size[1]) == (0, 0)
-        blocks = x.reshape(n, c, h // size[0], size[0], w // size[1], size[1])
-        x = blocks.sum((3, 5)) if isinstance(pool, nn.AvgPool2d) else blocks.max((3, 5))
+        x = pooled(pool, x)
     if branch.flatten:
         x = x.reshape(len(x), -1)
     if weight is None:
         return x
     x = product(branch, weight, x)
     for pool in branch.after:
-        n, c, h, w = x.shape
-        k = pool.kernel_size
-        x = x.reshape(n, c, h // k, k, w // k, k).max((3, 5))
+        x = pooled(pool, x)
     return x
+
+
+def pooled(pool: Any, x: np.ndarray) -> np.ndarray:
+    size = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
+    n, c, h, w = x.shape
+    assert (h % size[0], w % size[1]) == (0, 0)
+    blocks = x.reshape(n, c, h // size[0], size[0], w // size[1], size[1])
+    result: np.ndarray = (np.sum if isinstance(pool, nn.AvgPool2d) else np.max)(blocks, (3, 5))
+    return result
 
 
 def product(branch: Any, weight: torch.Tensor, x: np.ndarray) -> np.ndarray:

@@ -425,6 +425,16 @@ def test_a_step_that_forgets_the_one_before_is_refused() -> None:
     assert torch.equal(convert(model, pixels(4), num_steps=1)(pixels(4))[0], model(pixels(4))[0])
 
 
+def test_the_reset_that_is_not_snntorchs_is_named() -> None:
+    neuron: dict[str, Any] = {"init_hidden": True, "reset_mechanism": "subtract"}
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 20), snn.Leaky(0.5, **neuron), nn.Linear(20, 10),
+        snn.Leaky(0.5, 0.2, reset_delay=False, output=True, **neuron),
+    )  # fmt: skip
+    with pytest.raises(StbpError, match=r"gives other values .*'4' resets by .* without delay"):
+        convert(brighter(model), digits(16), num_steps=8)
+
+
 def test_num_steps_is_asked_for() -> None:
     with pytest.raises(UsageError, match="say num_steps: the network has no loop"):
         convert(Step(), digits(4))

@@ -77,9 +77,10 @@ def test_residual_blocks(tmp_path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("bits", [None, 4, 1])
-def test_maxima_of_currents(tmp_path: Path, target: str, bits: Any) -> None:
+@pytest.mark.parametrize("name", ["pooled", "averaged"])
+def test_pooled_currents(tmp_path: Path, name: str, target: str, bits: Any) -> None:
     for form in ("unrolled", "step"):
-        model = make("pooled", bits=bits)
+        model = make(name, bits=bits)
         result = to_qonnx(model, digits(9), tmp_path / f"{form}.onnx", form=form, target=target)
         assert result.agreement.spikes == 9 * 3 * (6 * 16 + 8 * 4)
 

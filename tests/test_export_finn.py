@@ -34,6 +34,7 @@ NETS: dict[str, dict[str, Any]] = {
     "dense, delayed": {"reset": "delayed"},
     "mnistnet": {"bits": 4},
     "pooled": {"bits": 4},
+    "averaged": {"bits": 4},
     "mnistnet_bn": {"bits": 1, "membrane_bits": 4, "act_bits": 8, "readout": "rate"},
     "resnet": {"bits": "ternary"},
 }

@@ -30,6 +30,7 @@ NETS: dict[str, Callable[[], FixedPointNet]] = {
     "simple": lambda: lower(make("mnistnet_bn", bits=2), form="simple", samples=digits(20)),
     "population": lambda: lower(make("mnistnet", readout="population")),
     "maxima of currents": lambda: lower(make("pooled", bits=4)),
+    "averages of currents": lambda: lower(make("averaged", bits=4)),
 }
 
 

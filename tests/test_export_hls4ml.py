@@ -79,6 +79,7 @@ def test_a_dense_network(tmp_path: Path, form: Form, reset: str) -> None:
         ("mnistnet_bn", {"bits": "ternary"}),
         ("resnet", {"bits": 1}),
         ("pooled", {"bits": 4}),
+        ("averaged", {"bits": 4}),
     ],
 )
 def test_convolutional_networks(

@@ -33,6 +33,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
         {"bits": "ternary", "readout": "population"},
     ),
     "normalised, binary": ("mnistnet_bn", {"bits": 1, "readout": "rate", "num_steps": 3}),
+    "averages of currents": ("averaged", {"bits": 4}),
     "residual": ("resnet", {"bits": 4}),
     "residual, powers of two": ("resnet", {"bits": 2, "scale": "po2"}),
 }

@@ -63,7 +63,7 @@ def positions() -> nn.Module:
         ),
         (
             lambda: make("pooled", bits=4),
-            "NIR has no max pooling, as behind '2': use a network with average pooling of spikes",
+            "NIR has no max pooling, as behind '2': use a network with average pooling",
         ),
         (
             lambda: with_layer("down", nn.Conv2d(4, 4, 3, 2, 1, groups=2)),

@@ -29,6 +29,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pooled", {"bits": 4}),
     ("pooled", {"bits": None}),
     ("pooled", {"bits": 1}),
+    ("averaged", {"bits": 4}),
+    ("averaged", {"bits": None}),
+    ("averaged", {"bits": 1, "act_bits": 6}),
 ]
 
 
@@ -195,10 +198,6 @@ class Branching(nn.Module):
             "only quantizers made by Precision",
         ),
         (wrap(snn.Synaptic(0.5, 0.5)), "Synaptic has no counterpart"),
-        (
-            wrap(stbp.TimeDistributed(nn.Conv2d(1, 2, 3)), nn.AvgPool2d(2), stbp.Leaky()),
-            "'2' averages the currents of '1'; export knows .* put it behind the neuron",
-        ),
         (
             wrap(
                 stbp.TimeDistributed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2))),

@@ -157,8 +157,21 @@ def _compare(source: nn.Module, net: nn.Module, example: Tensor, network: Networ
     if differing:
         raise StbpError(
             f"the converted network gives other values than {type(source).__name__} on the "
-            f"example: {differing} of {ours.numel()} differ."
+            f"example: {differing} of {ours.numel()} differ.{_reason(source)}"
         )
+
+
+def _reason(source: nn.Module) -> str:
+    """What the documentation of `Leaky` says about the one reset that is not snnTorch's."""
+    for name, module in source.named_modules():
+        undelayed = isinstance(module, snn.Leaky) and not module.reset_delay
+        if undelayed and module.reset_mechanism == "subtract":
+            return (
+                f" '{name}' resets by subtraction without delay: from more than twice the "
+                f"threshold snnTorch subtracts again in the next step, which is done once here; "
+                f"with reset_delay=True both are the same."
+            )
+    return ""
 
 
 def _record(source: nn.Module, x: Tensor, network: Network, steps: int) -> Tensor:

@@ -175,7 +175,7 @@ def _stage(entry: _Entry, folder: Path) -> IntStage:
 
 def _branch(entry: _Entry, number: int, arrays: _Arrays) -> IntBranch:
     weighted = entry.value("weighted", bool)
-    after = _pools(entry, "after", "max") if "after" in entry.members else ()
+    after = _pools(entry, "after", "sum", "max") if "after" in entry.members else ()
     return IntBranch(
         entry.value("source", str), entry.value("name", str),
         arrays.integers(f"multiplier{number}"),

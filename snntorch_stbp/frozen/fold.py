@@ -170,6 +170,7 @@ class _Folded:
     scale: Tensor
     bias: Tensor
     inputs: Source  # integers, behind its poolings
+    summed: int  # so many of its sums are added up behind it
     name: str
 
     def integers(self, settings: Settings) -> FrozenBranch:
@@ -189,13 +190,13 @@ class _Folded:
             with torch.no_grad():
                 flat = real.flatten(1)
                 top = FLOAT_WEIGHT_BITS - 2 - torch.floor(_log2(flat.abs().amax(1)))
-                total = _largest(flat, self.inputs) + self.bias.abs() + 1
+                total = self.summed * _largest(flat, self.inputs) + self.bias.abs() + 1
                 room = EXACT_BITS - 2 - torch.ceil(torch.log2(total))
                 fraction = torch.minimum(top, room).clamp(max=30)
             weight = round_ste(real * torch.exp2(fraction).reshape(shape))
             multiplier = torch.exp2(-fraction)
             bits = 1 + math.ceil(math.log2(weight.detach().abs().max().item() + 1))
-        largest = _largest(weight.detach().flatten(1), self.inputs)
+        largest = self.summed * _largest(weight.detach().flatten(1), self.inputs)
         if largest.max() >= 2**EXACT_BITS:
             raise StbpError(
                 f"the accumulator of '{self.name}' reaches {largest.max().item():.3g}, more than "
@@ -208,13 +209,11 @@ def _fold(branch: Branch, step: Tensor | float, source: Source) -> _Folded:
     """Merge scales, normalisation and bias of one branch."""
     unit, low, high = source.unit, source.low, source.high
     for pool in branch.pools:
-        if isinstance(pool, nn.AvgPool2d):
-            low, high = low * count(pool), high * count(pool)
-            unit /= count(pool)
-    inputs = Source(unit, low, high)
+        low, high, unit = low * count(pool), high * count(pool), unit / count(pool)
+    inputs, summed = Source(unit, low, high), math.prod(count(pool) for pool in branch.after)
     if branch.layer is None:
         one = torch.ones(1, device=step.device if isinstance(step, Tensor) else None)
-        return _Folded(None, None, 1, one * unit / step, 0 * one, inputs, branch.name)
+        return _Folded(None, None, 1, one * unit / step, 0 * one, inputs, 1, branch.name)
 
     layer, channels = branch.layer, branch.layer.weight.shape[0]
     gain, shift = affine(branch.norm, channels, layer.weight.device)
@@ -227,7 +226,8 @@ def _fold(branch: Branch, step: Tensor | float, source: Source) -> _Folded:
         signs = torch.where(gain < 0, -1.0, 1.0)
         weight = weight * signs.reshape(-1, *[1] * (weight.dim() - 1))
         gain = gain * signs
-    return _Folded(weight, scale, bits, gain * unit / step, bias / step, inputs, branch.name)
+    gain = gain * unit / summed / step
+    return _Folded(weight, scale, bits, gain, bias / step, inputs, summed, branch.name)
 
 
 def weight_sum(layer: nn.Conv2d | nn.Linear) -> float:

@@ -35,7 +35,7 @@ class Branch:
         flatten: Whether features are flattened in front of the layer.
         layer: Convolution or linear layer, or `None` for a shortcut.
         norm: Batch normalisation behind the layer, or `None`.
-        after: Maximum poolings of the currents behind layer and normalisation.
+        after: Poolings of the currents behind layer and normalisation.
         quantizer: Quantizer of what enters the layer, or `None`; deployment arithmetic does
             without it, since its sums of pooled spikes are exact.
     """
@@ -47,7 +47,7 @@ class Branch:
     flatten: bool = False
     layer: Layer | None = None
     norm: nn.modules.batchnorm._BatchNorm | None = None
-    after: tuple[nn.MaxPool2d, ...] = ()
+    after: tuple[Pool, ...] = ()
     quantizer: qnn.QuantIdentity | None = None
 
     @property
@@ -110,6 +110,6 @@ def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def count(pool: Pool) -> int:
-    """How many values an average pooling adds up."""
+    """How many values an average pooling adds up; 1 of a maximum."""
     height, width = pair(pool.kernel_size)
-    return height * width
+    return height * width if isinstance(pool, nn.AvgPool2d) else 1

@@ -35,7 +35,7 @@ from .fold import (
     round_ste,
     weight_sum,
 )
-from .graph import INPUT, Branch, Graph, Stage, inhibition, pair
+from .graph import INPUT, Branch, Graph, Pool, Stage, inhibition, pair
 from .inhibition import FrozenInhibition, freeze_inhibition
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 from .read import read_graph
@@ -227,11 +227,7 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
     """Integer sums of a branch, `[T, B, C, ...]`."""
     x = spikes.flatten(0, 1)
     for pool in branch.pools:
-        size, stride = pair(pool.kernel_size), pair(pool.stride)
-        if isinstance(pool, nn.AvgPool2d):
-            x = avg_pool2d(x, size, stride, divisor_override=1)
-        else:
-            x = F.max_pool2d(x, size, stride, dilation=pool.dilation)
+        x = _pooled(pool, x)
     if branch.flatten:
         x = x.flatten(1)
     layer = branch.layer
@@ -241,8 +237,16 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
     elif weight is not None:
         x = F.linear(x, weight)
     for pool in branch.after:
-        x = F.max_pool2d(x, pair(pool.kernel_size), pair(pool.stride), dilation=pool.dilation)
+        x = _pooled(pool, x)
     return x.unflatten(0, spikes.shape[:2])
+
+
+def _pooled(pool: Pool, x: Tensor) -> Tensor:
+    """Sums or maxima of integers."""
+    size, stride = pair(pool.kernel_size), pair(pool.stride)
+    if isinstance(pool, nn.AvgPool2d):
+        return avg_pool2d(x, size, stride, divisor_override=1)
+    return F.max_pool2d(x, size, stride, dilation=pool.dilation)
 
 
 def freeze(model: nn.Module, settings: Settings | None = None) -> FrozenNet:

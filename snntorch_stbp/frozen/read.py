@@ -170,11 +170,6 @@ class _Reader:
     def _pooled(self, name: str, pool: Pool, branch: Branch) -> Branch:
         """A branch behind whose layer currents are pooled."""
         _check_pool(name, pool)
-        if isinstance(pool, nn.AvgPool2d):
-            raise StbpError(
-                f"'{name}' averages the currents of '{branch.name}'; export knows maxima of "
-                f"currents, and averages of spikes: put it behind the neuron."
-            )
         return replace(branch, after=(*branch.after, pool))
 
     def _neunorm(self, name: str, norm: NeuNorm, value: tuple[Branch, ...]) -> tuple[Branch, ...]:

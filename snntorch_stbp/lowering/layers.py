@@ -2,8 +2,8 @@
 
 All arrays are NumPy `int64`. Of one stage, with `s` the spikes (0 or 1) or pixels of its sources:
 
-    a    = sum of w * s                                   per branch; pooling is a sum or a maximum,
-                                                          behind the weights a maximum of `a`
+    a    = sum of w * s                                   per branch; pooling, in front of the
+                                                          weights or behind, a sum or a maximum
     y    = (sum over branches of m * a) << up, + c
     x    = clip((y + 2^(shift-1)) >> shift)               where a current is rounded (`shift > 0`)
     u    = v + x                                          the membrane potential, v[-1] = 0
@@ -54,7 +54,7 @@ class IntBranch:
         flatten: Whether features are flattened in front of the layer.
         stride, padding, dilation: Of a convolution, height and width each.
         groups: Of a convolution.
-        after: Maximum poolings of `a`.
+        after: Poolings behind the layer, of its sums.
     """
 
     source: str

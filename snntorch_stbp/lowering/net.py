@@ -18,7 +18,7 @@ from ..frozen.read import read_graph
 from ..pooling import avg_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
-from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntStage
+from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntPool, IntStage
 from .neurons import IntegerCurrent, IntegerNeurons
 from .quantized import quantized_stage
 from .ranges import FLOAT32, StageRange, ranges
@@ -228,10 +228,7 @@ def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Ten
     """Sums `a` of a branch, `[T, B, C, ...]`."""
     x = spikes.flatten(0, 1)
     for pool in branch.pools:
-        if pool.kind == "sum":
-            x = avg_pool2d(x, pool.size, pool.stride, divisor_override=1)
-        else:
-            x = F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)
+        x = _pooled(pool, x)
     if branch.flatten:
         x = x.flatten(1)
     if weight is not None and weight.dim() == 4:
@@ -239,5 +236,11 @@ def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Ten
     elif weight is not None:
         x = F.linear(x, weight)
     for pool in branch.after:
-        x = F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)
+        x = _pooled(pool, x)
     return x.unflatten(0, spikes.shape[:2])
+
+
+def _pooled(pool: IntPool, x: Tensor) -> Tensor:
+    if pool.kind == "sum":
+        return avg_pool2d(x, pool.size, pool.stride, divisor_override=1)
+    return F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)

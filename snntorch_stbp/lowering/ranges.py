@@ -8,6 +8,7 @@ holds integers up to `2^24`, int32 up to `2^31`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -89,10 +90,10 @@ def branch_range(branch: IntBranch, input_bits: int) -> tuple[Ints, Ints]:
     """Smallest and largest `a` per channel; every partial sum lies between them."""
     high = (1 << input_bits) - 1 if branch.source == INPUT else 1
     for pool in branch.pools:
-        if pool.kind == "sum":
-            high *= pool.size[0] * pool.size[1]
+        high *= prod(pool.size) if pool.kind == "sum" else 1
     if branch.weight is None:
         return np.zeros(1, np.int64), np.full(1, high)
+    high *= prod(prod(pool.size) for pool in branch.after if pool.kind == "sum")
     flat = branch.weight.reshape(len(branch.weight), -1)
     return flat.clip(max=0).sum(1) * high, flat.clip(min=0).sum(1) * high
 

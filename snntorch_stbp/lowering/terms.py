@@ -74,9 +74,8 @@ def terms(stage: Stage, budget: Budget, float_bits: int = FLOAT_WEIGHT_BITS) -> 
 @torch.no_grad()
 def _term(branch: Branch, budget: Budget, float_bits: int) -> Term:
     unit = budget.input_scale if branch.source == INPUT else 1.0
-    for pool in branch.pools:
-        if isinstance(pool, nn.AvgPool2d):
-            unit /= count(pool)
+    for pool in (*branch.pools, *branch.after):
+        unit /= count(pool)
     integer = geometry(branch, np.ones(1, np.int64))
     if branch.layer is None:
         return Term(integer, np.array([unit]), np.zeros(1))

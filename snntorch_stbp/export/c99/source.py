@@ -100,7 +100,7 @@ class _Header:
             words = {"NAME": "pool", "TYPE": "snn_value", "WHAT": "Sums or maxima"}
             result.append(template("pool.h", **words))
         if self._pooled(self.shapes.after):
-            words = {"NAME": "pool_sums", "TYPE": "int32_t", "WHAT": "Maxima of sums"}
+            words = {"NAME": "pool_sums", "TYPE": "int32_t", "WHAT": "Sums or maxima, of sums"}
             result.append(template("pool.h", **words))
         for kind in sorted(self.kinds):
             words = {"KIND": kind, "TYPE": KINDS[kind]}

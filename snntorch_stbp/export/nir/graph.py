@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ...errors import StbpError
 from ...frozen.fold import affine
-from ...frozen.graph import INPUT, Branch, Stage, count, pair
+from ...frozen.graph import INPUT, Branch, Pool, Stage, count, pair
 from ...neuron import Leaky
 from ...rounded import quantized_weight, weight_bits
 from ..array import Array
@@ -114,11 +114,12 @@ def _check(stage: Stage) -> None:
     for branch in stage.branches:
         if branch.quantizer is not None:
             raise StbpError(_rounds(f"what enters '{branch.name}'", "act_bits"))
-        if branch.after or any(isinstance(pool, nn.MaxPool2d) for pool in branch.pools):
-            side = "behind" if branch.after else "in front of"
+        maxima = [pool for pool in (*branch.after, *branch.pools) if isinstance(pool, nn.MaxPool2d)]
+        if maxima:
+            side = "behind" if maxima[0] in branch.after else "in front of"
             raise StbpError(
                 f"NIR has no max pooling, as {side} '{branch.name}': use a network with average "
-                f"pooling of spikes."
+                f"pooling."
             )
         layer = branch.layer
         if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or len(set(layer.kernel_size)) > 1):
@@ -155,14 +156,9 @@ def _branch(built: Built, branch: Branch) -> str:
     node = built.stages[branch.source]
     factor = 1.0
     for index, pool in enumerate(branch.pools):
-        kernel, stride = pair(pool.kernel_size), pair(pool.stride)
         kind = nir.AvgPool2d if branch.layer is None else nir.SumPool2d
         factor /= 1 if branch.layer is None else count(pool)
-        channels, *image = built.shapes[node]
-        pooled = [(n - k) // s + 1 for n, k, s in zip(image, kernel, stride, strict=True)]
-        pooling = kind(np.array(kernel), np.array(stride), np.array((0, 0)))
-        name = f"{branch.name}_pool{index + 1 if index else ''}"
-        node = built.add(name, pooling, (channels, *pooled), (node,))
+        node = _pooled(built, pool, kind, f"{branch.name}_pool{index + 1 if index else ''}", node)
     if branch.flatten:
         shape = built.shapes[node]
         flat = nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1)
@@ -170,7 +166,19 @@ def _branch(built: Built, branch: Branch) -> str:
     if branch.layer is None:
         return node
     weights, size = _weights(branch, built.shapes[node], factor)
-    return built.add(branch.name, weights, size, (node,))
+    node = built.add(branch.name, weights, size, (node,))
+    for index, pool in enumerate(branch.after):
+        node = _pooled(built, pool, nir.AvgPool2d, f"{branch.name}_average{index or ''}", node)
+    return node
+
+
+def _pooled(built: Built, pool: Pool, kind: type, name: str, node: str) -> str:
+    """Add a pooling of the values of `node`."""
+    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+    channels, *image = built.shapes[node]
+    pooled = [(n - k) // s + 1 for n, k, s in zip(image, kernel, stride, strict=True)]
+    pooling = kind(np.array(kernel), np.array(stride), np.array((0, 0)))
+    return built.add(name, pooling, (channels, *pooled), (node,))
 
 
 def _weights(branch: Branch, shape: Shape, factor: float) -> tuple[nir.NIRNode, Shape]:

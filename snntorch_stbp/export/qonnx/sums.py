@@ -87,7 +87,7 @@ def convolved(
 def pooled_sums(
     page: Page, branch: IntBranch, index: int, stage: str, x: str, size: tuple[int, ...], t: int
 ) -> str:
-    """The maxima that the currents of a branch go through, of its sums."""
+    """The poolings that the currents of a branch go through, of its sums."""
     for number, pool in enumerate(branch.after):
         label = page.name(stage, f"pool{index}_after{number}", f"t{t}")
         x, size = pool_sum(page, pool, label, x, size)
@@ -148,7 +148,8 @@ def pool_sum(
         if page.target.layout == "nhwc":
             ones = ones.transpose(0, 2, 3, 1)
         w = writer.constant(f"{node}_weight", ones, datatype="BINARY")
-        total = Range(0, values.high * pool.size[0] * pool.size[1])
+        number = pool.size[0] * pool.size[1]
+        total = Range(values.low * number, values.high * number)
         y = convolution(
             page, node, x, w, pool.size, pool.stride, (0, 0), (1, 1), size[0], out, total
         )
