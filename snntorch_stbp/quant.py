@@ -7,7 +7,7 @@ quantizers are chosen:
   scale per output channel or per tensor that is a function of the weights, so that it needs no
   parameter of its own and fp32 weights can be loaded at any time;
 - the input: unsigned integers, by default the 8 bits that an image has;
-- input currents of neurons and outputs of average pooling: `act_bits`;
+- input currents of neurons: `act_bits`; averages of spikes have the bits of their number;
 - membrane potentials: `membrane_bits`, on a uniform grid with the threshold between two levels, or
   on levels that are dense at the threshold.
 """
@@ -18,51 +18,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import brevitas.nn as qnn
-from brevitas.inject.enum import ScalingImplType, ScalingPerOutputType
-from brevitas.quant.base import IntQuant, UintQuant
-from brevitas.quant.solver import ActQuantSolver
 from torch import Tensor, nn
 
+from .activation import activation_quantizer, membrane_quantizer, membrane_step
 from .membrane import ThresholdGrid
 from .neuron import Leaky
-from .weights import injector, scale_values, weight_quantizer
+from .weights import weight_quantizer
 
 Bits = int | Literal["ternary"] | None
 
 CURRENT_RANGE = 4.0
 """Initial range of a current quantizer, in thresholds; tdBN puts one threshold at one sigma."""
-
-
-def _activation_quantizer(
-    bits: int, limit: float, *, signed: bool, learned: bool, scale: str
-) -> nn.Module:
-    """A per-tensor activation quantizer whose range is `limit`, learned from there or constant."""
-    kind = ScalingImplType.PARAMETER if learned else ScalingImplType.CONST
-    quantizer = injector(
-        f"Act{bits}",
-        IntQuant if signed else UintQuant,
-        ActQuantSolver,
-        scaling_impl_type=kind,
-        scaling_per_output_type=ScalingPerOutputType.TENSOR,
-        scaling_min_val=1e-10,
-        bit_width=bits,
-        min_val=-limit if signed else 0.0,
-        max_val=limit,
-        **scale_values(scale),
-    )
-    return qnn.QuantIdentity(act_quant=quantizer, return_quant_tensor=False)
-
-
-def membrane_quantizer(bits: int, threshold: float) -> nn.Module:
-    """Quantizer of a membrane potential: signed integers with the threshold between two of them.
-
-    The step is `threshold / (2^(bits-1) - 1.5)`: the largest level is the only one above the
-    threshold, since all that is above it leads to the same spike and the same reset to zero.
-    (With reset by subtraction what exceeds that level is lost.)
-    """
-    levels = 2 ** (bits - 1)
-    step = threshold / (levels - 1.5)
-    return _activation_quantizer(bits, step * levels, signed=True, learned=False, scale="float")
 
 
 @dataclass(frozen=True)
@@ -71,8 +37,7 @@ class Precision:
 
     Args:
         weight_bits: `None` (fp32), 1 (binary), `"ternary"`, or 2 to 8.
-        act_bits: Bits (2 to 16) of the input currents of neurons and of what average pooling
-            hands to a layer; `None` keeps them float.
+        act_bits: Bits (2 to 16) of the input currents of neurons; `None` keeps them float.
         input_bits: Bits (1 to 8) of what enters the first layer; `None` keeps it float.
         membrane_bits: Bits (2 to 16) of the membrane potential; `None` keeps it float.
         per_channel: One weight scale per output channel, else one per tensor.
@@ -165,28 +130,35 @@ class Precision:
         """Unsigned quantizer of the input, of range [0, input_max]."""
         if self.input_bits is None:
             return nn.Identity()
-        return _activation_quantizer(
-            self.input_bits, self.input_max, signed=False, learned=False, scale="float"
-        )
+        return activation_quantizer(self.input_bits, self.input_max, signed=False, learned=False)
 
-    def pool_quant(self) -> nn.Module:
-        """Unsigned quantizer of averaged spikes, of range [0, 1]."""
+    def pool_quant(self, count: int) -> nn.Module:
+        """Unsigned quantizer of averages of `count` spikes, whose steps are `1 / count`.
+
+        It has the bits that their number has, and changes no average: hardware adds spikes up.
+        With float currents it is left out.
+        """
         if self.act_bits is None:
             return nn.Identity()
-        return _activation_quantizer(
-            min(self.act_bits, 8), 1.0, signed=False, learned=False, scale="float"
-        )
+        bits = count.bit_length()
+        return activation_quantizer(bits, (2**bits - 1) / count, signed=False, learned=False)
 
     def neuron(self, beta: float = 0.25, threshold: float = 0.4, **options: Any) -> Leaky:
-        """A `Leaky` whose input current and membrane potential are quantized at this precision."""
+        """A `Leaky` whose input current and membrane potential are quantized at this precision.
+
+        Where both are, on a uniform grid and with float scales, the steps of the current are those
+        of the membrane potential doubled or halved some times, so that hardware adds them as they
+        are.
+        """
         if self.act_bits is not None:
-            options["current_quant"] = _activation_quantizer(
-                self.act_bits,
-                CURRENT_RANGE * threshold,
-                signed=True,
-                learned=True,
-                scale=self.scale,
-            )
+            unit = None
+            uniform = self.membrane_bits is not None and self.membrane_grid == "uniform"
+            if uniform and self.scale == "float":
+                unit = membrane_step(self.membrane_bits, threshold)  # type: ignore[arg-type]
+            options["current_quant"] = activation_quantizer(
+                self.act_bits, CURRENT_RANGE * threshold, signed=True, learned=True,
+                scale=self.scale, unit=unit,
+            )  # fmt: skip
         if self.membrane_bits is not None:
             grid = ThresholdGrid if self.membrane_grid == "threshold" else membrane_quantizer
             options["state_quant"] = grid(self.membrane_bits, threshold)

@@ -118,7 +118,7 @@ def integers(net: FrozenNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray
         record = []
         for current in currents:
             x = np.clip(nearest(current, spread(shift, current)), -top, top - 1)
-            u = x + state
+            u = x * 2**neuron.lift + state
             if neuron.membrane_bits is not None:
                 levels, grid = 2 ** (neuron.membrane_bits - 1), 2**neuron.coarse
                 rounded = (2 * u + (neuron.coarse > 0) + grid) // (2 * grid)

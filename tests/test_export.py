@@ -46,6 +46,7 @@ def stored_names(path: Path) -> Names:
         ("mnistnet", {"bits": 4}),
         ("mnistnet", {"bits": 4, "beta": 0.0, "act_bits": 4, "num_steps": 3}),
         ("mnistnet", {"bits": 4, "beta": 1.0, "act_bits": 4, "num_steps": 3}),
+        ("mnistnet", {"bits": 4, "act_bits": 4, "membrane_bits": 6, "num_steps": 3}),
         ("mnistnet", {"bits": 4, "reset": "subtract", "num_steps": 3}),
         ("mnistnet", {"bits": 4, "reset": "delayed", "num_steps": 3, "membrane_bits": 6}),
         ("mnistnet_bn", {"bits": 1, "membrane_bits": 4, "num_steps": 3, "readout": "rate"}),

@@ -42,6 +42,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "ternary, population": ("mnistnet_bn", {"bits": "ternary", "readout": "population"}),
     "currents, powers of two": ("resnet", {"bits": 4, "act_bits": 8, "scale": "po2"}),
     "currents and membranes": ("mnistnet", {"bits": 4, "act_bits": 6, "membrane_bits": 6}),
+    "fine membranes": ("mnistnet", {"bits": 4, "act_bits": 4, "membrane_bits": 8, "num_steps": 3}),
 }
 
 

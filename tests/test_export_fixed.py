@@ -36,6 +36,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("pooled", {"bits": "ternary", "act_bits": 6}, {}),
     ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),
     ("resnet", {"membrane_bits": 5}, {}),
+    ("mnistnet", {"act_bits": 4, "membrane_bits": 7, "num_steps": 3}, {}),
     ("mnistnet_bn", {"readout": "population", "beta": 0.75}, {}),
     ("mnistnet_bn", {"reset": "none", "num_steps": 3}, {}),
     ("mnistnet", {"reset": "subtract"}, {"form": "simple", "fraction": 5}),

@@ -26,6 +26,7 @@ NETS: dict[str, Callable[[], FixedPointNet]] = {
     "4 bit": lambda: lower(make("mnistnet_bn")),
     "ternary resnet": lambda: lower(make("resnet", bits="ternary")),
     "quantized": lambda: lower(make("resnet", act_bits=6, membrane_bits=5)),
+    "fine membranes": lambda: lower(make("mnistnet", act_bits=4, membrane_bits=7, num_steps=3)),
     "float": lambda: lower(make("mnistnet", bits=None)),
     "simple": lambda: lower(make("mnistnet_bn", bits=2), form="simple", samples=digits(20)),
     "population": lambda: lower(make("mnistnet", readout="population")),

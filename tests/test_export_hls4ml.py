@@ -80,6 +80,7 @@ def test_a_dense_network(tmp_path: Path, form: Form, reset: str) -> None:
         ("resnet", {"bits": 1}),
         ("pooled", {"bits": 4}),
         ("averaged", {"bits": 4}),
+        ("mnistnet", {"bits": 4, "act_bits": 4, "membrane_bits": 6}),
     ],
 )
 def test_convolutional_networks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -159,9 +160,43 @@ def test_membrane_grid_is_centred_on_the_threshold(bits: int) -> None:
     torch.testing.assert_close((above[0] + below) / 2, torch.tensor(0.4))
 
 
-def test_pool_quantizer_has_the_range_of_averaged_spikes() -> None:
-    pool = stbp.Precision(4, act_bits=2).pool_quant()
-    torch.testing.assert_close(pool(torch.tensor([0, 0.4, 1.0])), torch.tensor([0, 1 / 3, 1.0]))
+@pytest.mark.parametrize("act_bits", [2, 4, 8, 16])
+@pytest.mark.parametrize("membrane_bits", [2, 4, 8])
+def test_steps_of_currents_are_those_of_the_membrane_doubled_or_halved(
+    act_bits: int, membrane_bits: int
+) -> None:
+    neuron = stbp.Precision(4, act_bits=act_bits, membrane_bits=membrane_bits).neuron()
+    learned = neuron.current_quant.act_quant
+    membrane = neuron.state_quant.act_quant.scale()
+    (name, limit), *others = learned.named_parameters()
+    assert "scaling_impl.value" in name
+    assert not others
+    for value in (1.6, 0.1, 0.7, 11.0):
+        limit.data.fill_(value)
+        ratio = (learned.scale() / membrane).log2().item()
+        assert ratio == pytest.approx(round(ratio), abs=1e-5)
+        assert 0.7 < learned.scale() * 2 ** (act_bits - 1) / value < 1.42
+    learned.scale().sum().backward()
+    assert limit.grad > 0
+
+
+def test_what_lies_half_way_between_two_levels_rounds_up() -> None:
+    grid = quant.membrane_quantizer(4, 0.4)
+    step = grid.act_quant.scale()
+    middle = torch.arange(-8, 7) + 0.5
+    for off in (0, 1e-5, -1e-5):  # as floating point may leave it
+        torch.testing.assert_close(grid((middle + off) * step), (middle + 0.5) * step)
+    torch.testing.assert_close(grid((middle - 1 / 256) * step), (middle - 0.5) * step)
+
+
+@pytest.mark.parametrize("count", [4, 9, 16, 64])
+def test_averages_of_spikes_keep_the_bits_of_their_number(count: int) -> None:
+    pool = stbp.Precision(4, act_bits=2).pool_quant(count)
+    averages = torch.arange(count + 1) / count
+    torch.testing.assert_close(pool(averages), averages)
+    torch.testing.assert_close(pool(averages + 0.4 / count), averages)
+    assert pool.act_quant.bit_width() == math.ceil(math.log2(count + 1))
+    assert isinstance(stbp.Precision(4).pool_quant(count), nn.Identity)
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)

@@ -88,7 +88,7 @@ class ResNet(nn.Module):
             channels, size = width, output_size(size, 3, stride, 1)
 
         self.pool = nn.Sequential(
-            parts.avg_pool(size), parts.precision.pool_quant(), parts.flatten()
+            parts.avg_pool(size), parts.precision.pool_quant(size[0] * size[1]), parts.flatten()
         )
         self.hidden = nn.Sequential()
         if layout.hidden is not None:

@@ -34,7 +34,7 @@ class VGG(nn.Module):
         channels, size = parts.in_channels, parts.image_size
         for depth, width in zip(depths, CHANNELS, strict=True):
             if len(self.features):
-                self.features.append(parts.precision.pool_quant())
+                self.features.append(parts.precision.pool_quant(4))
             for _ in range(depth):
                 conv = parts.conv(
                     channels, width, 3, padding=1, bias=True, norm=norm,

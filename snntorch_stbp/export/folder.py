@@ -163,6 +163,7 @@ def _neuron(neuron: IntNeuron) -> dict[str, Any]:
         "reset": neuron.reset,
         "membrane_bits": neuron.membrane_bits,
         "coarse": neuron.coarse,
+        "lift": neuron.lift,
     }
 
 

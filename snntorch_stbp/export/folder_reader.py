@@ -205,6 +205,7 @@ def _neuron(stage: _Entry, arrays: _Arrays) -> IntNeuron:
         arrays.integers("beta"), entry.whole("leak", 0, MOST_BITS), entry.value("rounds", bool),
         threshold, entry.one_of("reset", "zero", "subtract", "delayed", "none"),
         entry.optional("membrane_bits", 1, 31), entry.whole("coarse", 0, MOST_BITS),
+        entry.whole("lift", 0, MOST_BITS) if "lift" in entry.members else 0,
     )  # fmt: skip
 
 

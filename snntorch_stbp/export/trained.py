@@ -190,7 +190,7 @@ def _watch(model: nn.Module, record: dict[str, Tensor]) -> Iterator[None]:
         watched = None
         if isinstance(neuron.state_quant, qnn.QuantIdentity):
             watched = neuron.state_quant.register_forward_pre_hook(
-                lambda _, arguments: potentials.append(arguments[0])
+                lambda quant, taken: potentials.append(taken[0] + getattr(quant, "nudge", 0))
             )
         neuron.output = True
         try:

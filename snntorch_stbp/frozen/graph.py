@@ -10,8 +10,10 @@ its current is the record.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import brevitas.nn as qnn
+import torch
 from torch import nn
 
 from ..errors import StbpError
@@ -36,8 +38,8 @@ class Branch:
         layer: Convolution or linear layer, or `None` for a shortcut.
         norm: Batch normalisation behind the layer, or `None`.
         after: Poolings of the currents behind layer and normalisation.
-        quantizer: Quantizer of what enters the layer, or `None`; deployment arithmetic does
-            without it, since its sums of pooled spikes are exact.
+        quantizer: Quantizer of the averages that enter the layer, or `None`. Integers do without
+            it, since sums of spikes are exact, see `Graph.refuse_rounded`.
     """
 
     source: str
@@ -101,6 +103,21 @@ class Graph:
                 raise StbpError(
                     f"the spikes of '{stage.name}' go through NeuNorm, which {what} do not have; "
                     f"deployment arithmetic, and `export` without --target, do."
+                )
+
+    def refuse_rounded(self) -> None:
+        """Raise StbpError where averages of spikes are rounded, which sums in hardware are not."""
+        for branch in (branch for stage in self.stages for branch in stage.branches):
+            if branch.quantizer is None:
+                continue
+            most = prod(count(pool) for pool in branch.pools)
+            device = branch.quantizer.act_quant.scale().device
+            averages = torch.arange(min(most, 4096) + 1, device=device) / most
+            if not torch.allclose(branch.quantizer(averages), averages, rtol=0, atol=1e-6):
+                raise StbpError(
+                    f"what enters '{branch.name}', averages of {most} spikes, was rounded to other "
+                    f"numbers in training; hardware adds spikes up: leave that quantizer out, or "
+                    f"take Precision.pool_quant({most})."
                 )
 
 

@@ -1,7 +1,7 @@
 r"""A network in deployment arithmetic: between neurons only integers, no rounding that can differ.
 
     x[t] = clip(round(sum of m a + c))                         integer of act_bits, see `fold`
-    u[t] = v[t-1] + x[t]                                       v[-1] = 0
+    u[t] = v[t-1] + 2^lift x[t]                                v[-1] = 0
     o[t] = 1 if u[t] > theta else 0                            theta an integer
     v[t] = round(beta * (u[t] after reset) + 2^-(k+1))         beta a multiple of 2^-k
 
@@ -9,7 +9,8 @@ r"""A network in deployment arithmetic: between neurons only integers, no roundi
 in units of the stage's step `delta`. All of `x`, `u`, `v` and `theta` are integers, so a spike does
 not depend on how a library compares; and what is rounded lies half a grid step off the grid of
 `beta * u`, so that it is never a tie and does not depend on how a library rounds. With a quantized
-membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way.
+membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way. `lift` is 0 unless
+the grid of the membrane is finer than that of the current.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class FrozenNet(nn.Module):
         self.graph: Graph = read_graph(model)
         if all(stage.neuron is None for stage in self.graph.stages):
             raise StbpError("the network has no layers of neurons to export.")
+        self.graph.refuse_rounded()
         self.integrate = Integrate()
         self.refolds = False
         self.refold()
@@ -131,7 +133,7 @@ class FrozenNet(nn.Module):
             step: Tensor | float = 1.0
             if stage.neuron is not None:
                 neuron = freeze_neuron(stage.neuron, self.num_steps, self.settings)
-                step = neuron.step
+                step = neuron.step * 2**neuron.lift
             if stage.neunorm is not None:
                 held = freeze_inhibition(
                     stage.neunorm,

@@ -27,19 +27,21 @@ class FrozenNeuron:
     Attributes:
         step: `delta`, in units of the trained membrane potential; scalar.
         act_bits: Bits of the input current, with sign.
+        lift: The input current counts steps of `2^lift`: membranes may have a finer grid.
         beta: Decay per channel `[C]` or `[1]`, a multiple of `2^-beta_digits`.
         beta_digits: `k`.
         threshold: `theta`, integers `[C]` or `[1]`.
         reset: `"zero"`, `"subtract"`, `"delayed"` (by subtraction after the leak) or `"none"`.
         leaked: Smallest and largest potential after the leak that can occur.
         state: Smallest and largest `v` that can occur.
-        potential: Smallest and largest `u` that can occur.
+        potential: Smallest and largest `u` that can occur, before it is rounded.
         membrane_bits: Bits of a quantized `u` on its grid, or `None`.
         coarse: A quantized `u` is a multiple of `2^coarse`.
     """
 
     step: Tensor
     act_bits: int
+    lift: int
     beta: Tensor
     beta_digits: int
     threshold: Tensor
@@ -58,45 +60,83 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
         StbpError: If its membrane potential needs more bits than float32 holds exactly, or its
             quantizers have no grid.
     """
-    act_bits, step = _current_step(neuron, settings)
+    act_bits, current_step = _current_step(neuron, settings)
+    beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
+    digits = digits_needed(beta.detach())
     membrane_bits, coarse = None, 0
     if neuron.state_quant is not None:
         quantizer = act_quant(neuron.state_quant)
         membrane_bits, grid = int(quantizer.bit_width()), quantizer.scale().detach()
-        coarse = max(0, round(math.log2(grid.item() / step.item())))
+        ratio = round(math.log2(grid.item() / current_step.item()))
+        # With as many digits as the leak, which then rounds nothing, where that many fit: training
+        # rounds its sum with the current, once. Reset by subtraction leaves half a level more.
+        exact = digits + (neuron.reset_rule in ("subtract", "delayed"))
+        fits = EXACT_BITS - 1 - membrane_bits - digits, EXACT_BITS - 1 - act_bits + ratio
+        coarse = max(0, ratio, min(exact, *fits))
+        lift = coarse - ratio
         step = grid / 2**coarse
-    beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
-    threshold = neuron.threshold.reshape(-1) / step
-    threshold = threshold + (torch.floor(threshold + 1e-4) - threshold).detach()
-    digits = digits_needed(beta.detach())
+    else:
+        lift = _lift(neuron, act_bits, current_step, digits, num_steps)
+        step = current_step / 2**lift
     frozen = FrozenNeuron(
-        step, act_bits, beta, digits, threshold, neuron.reset_rule,
+        step, act_bits, lift, beta, digits, _threshold(neuron, step), neuron.reset_rule,
         (0, 0), (0, 0), (0, 0), membrane_bits, coarse,
     )  # fmt: skip
     leaked, state, potential = _ranges(frozen, num_steps)
     frozen = replace(frozen, leaked=leaked, state=state, potential=potential)
-    if max(abs(v) for v in frozen.potential) * 2 ** (digits + 1) >= 2**EXACT_BITS:
+    largest = max(abs(v) for v in potential)
+    if membrane_bits is not None:
+        largest = min(largest, 2 ** (membrane_bits - 1 + coarse))
+    if largest * 2 ** (digits + 1) >= 2**EXACT_BITS:
+        remedy = "quantize it (--membrane-bits) or use fewer act bits"
+        if membrane_bits is not None:
+            remedy = "use fewer membrane bits, or a decay that is a multiple of 1/4 or 1/8"
         raise StbpError(
-            f"a membrane potential over {num_steps} steps needs more than {EXACT_BITS} bits: "
-            f"quantize it (--membrane-bits) or use fewer act bits."
+            f"a membrane potential over {num_steps} steps, of {largest.bit_length()} bits and "
+            f"sign, needs more than {EXACT_BITS} bits once it has leaked: {remedy}."
         )
     return frozen
+
+
+def _lift(neuron: Leaky, act_bits: int, step: Tensor, digits: int, num_steps: int) -> int:
+    """Binary digits of a potential behind those of its currents, where these were quantized.
+
+    Training keeps potentials as they are: so many that no leak rounds, or if these do not fit, that
+    the step is as fine as where currents were not quantized.
+    """
+    if neuron.current_quant is None:
+        return 0
+    fine = neuron.threshold.detach().abs().max() * CURRENT_STEPS / 2 ** (Settings.act_bits - 1)
+    enough = max(0, math.ceil(math.log2(step.item() / fine.item())))
+    room = EXACT_BITS - 2 - act_bits - digits - math.ceil(math.log2(num_steps))
+    return max(0, min(max(enough, digits * (num_steps - 1)), room))
+
+
+def _threshold(neuron: Leaky, step: Tensor) -> Tensor:
+    """The thresholds in steps, rounded down: a whole number of steps above fires as in float32."""
+    threshold = neuron.threshold.reshape(-1) / step
+    with torch.no_grad():
+        whole = torch.floor(threshold + threshold.abs() * 2.0**-22)
+        if neuron.current_quant is not None:
+            whole = whole - (whole * step > neuron.threshold.reshape(-1)).float()
+    return threshold + (whole - threshold).detach()
 
 
 def _ranges(neuron: FrozenNeuron, num_steps: int) -> tuple[tuple[int, int], ...]:
     """Smallest and largest leaked potential, `v` and `u`, by interval arithmetic over the steps."""
     top, beta = 2 ** (neuron.act_bits - 1), neuron.beta.detach().max().item()
+    least, most = -top << neuron.lift, (top - 1) << neuron.lift
     theta = neuron.threshold.detach()
     theta_low, theta_high = int(theta.min()), int(theta.max())
     v_low = v_high = 0
     leaked = (0, 0)
-    u_low, u_high = -top, top - 1
+    u_low, u_high = least, most
     for _ in range(num_steps):
-        low, high = v_low - top, v_high + top - 1
+        low, high = v_low + least, v_high + most
+        u_low, u_high = min(u_low, low), max(u_high, high)
         if neuron.membrane_bits is not None:
             grid, levels = 2**neuron.coarse, 2 ** (neuron.membrane_bits - 1)
             low, high = max(low - grid, -levels * grid), min(high + grid, (levels - 1) * grid)
-        u_low, u_high = min(u_low, low), max(u_high, high)
         kept_high = high
         if neuron.reset == "zero":
             kept_high = min(high, max(0, theta_high))
@@ -155,7 +195,7 @@ class Integrate(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Spikes and membrane potentials `[T, B, ...]` of input currents `[T, B, ...]`."""
         top = 2 ** (neuron.act_bits - 1)
-        x = round_ste(current).clamp(-top, top - 1)
+        x = round_ste(current).clamp(-top, top - 1) * 2**neuron.lift
         beta, theta = (per_channel(v, x)[0] for v in (neuron.beta, neuron.threshold))
         offset = 2.0 ** -(neuron.beta_digits + 1)
         spikes, membranes = [], []

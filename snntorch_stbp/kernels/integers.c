@@ -16,6 +16,7 @@ typedef struct {
   int64_t ages;                 /* thresholds of a neuron, by the steps since its reset */
   int64_t leaks;                /* what is left of a potential is no integer: rounded down */
   double act_top;               /* currents lie in [-act_top, act_top - 1]; 0: anywhere */
+  double lift;                  /* what a current is worth in units of the potential */
   double grid, levels;          /* potentials are grid * [-levels, levels - 1]; levels 0: any */
   double leak_half;             /* added before the leak is rounded down */
 } rule;
@@ -63,7 +64,8 @@ int forward(const shape *s, const rule *r, const real *sums, const real *added, 
         if (r->act_top)
           EACH
             u[i] = between(u[i], (real)-r->act_top, (real)(r->act_top - 1));
-        EACH u[i] += v[i];
+        const real lift = (real)r->lift;
+        EACH u[i] = u[i] * lift + v[i];
         if (r->levels) {
           const real grid = (real)r->grid, levels = (real)r->levels, middle = FLOOR(grid / 2);
           EACH

@@ -22,6 +22,7 @@ class IntegerRule:
         ages: Thresholds of a neuron, by the steps since its last reset.
         rounds: Whether currents are rounded.
         act_top: Currents are clipped to `[-act_top, act_top - 1]`; 0 for not at all.
+        lift: Multiplies them then.
         grid: A potential is a multiple of it, if `levels`.
         levels: Potentials are `grid` times `-levels` to `levels - 1`; 0 for any.
         leaks: Whether what the leak leaves is rounded down.
@@ -32,6 +33,7 @@ class IntegerRule:
     ages: int
     rounds: bool
     act_top: int
+    lift: int
     grid: int
     levels: int
     leaks: bool
@@ -43,7 +45,7 @@ class _Rule(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("branches", "repeated", "rounds", "ages", "leaks")),
-        *((name, ctypes.c_double) for name in ("act_top", "grid", "levels", "leak_half")),
+        *((name, ctypes.c_double) for name in ("act_top", "lift", "grid", "levels", "leak_half")),
     ]
 
 
@@ -82,7 +84,7 @@ def fire(
     shape = native.Shape(steps, flat[0][0].numel(), channels, inner, torch.get_num_threads())
     settings = _Rule(
         len(sums), len(first) == 1, rule.rounds, rule.ages, rule.leaks,
-        rule.act_top, rule.grid, rule.levels, rule.leak_half,
+        rule.act_top, rule.lift, rule.grid, rule.levels, rule.leak_half,
     )  # fmt: skip
     spikes = first.new_empty((steps, *flat[0].shape[1:]))
     potentials = torch.empty_like(spikes) if membranes else None

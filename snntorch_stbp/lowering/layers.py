@@ -6,7 +6,7 @@ All arrays are NumPy `int64`. Of one stage, with `s` the spikes (0 or 1) or pixe
                                                           weights or behind, a sum or a maximum
     y    = (sum over branches of m * a) << up, + c
     x    = clip((y + 2^(shift-1)) >> shift)               where a current is rounded (`shift > 0`)
-    u    = v + x                                          the membrane potential, v[-1] = 0
+    u    = v + (x << lift)                                the membrane potential, v[-1] = 0
     o    = 1 if u > theta[age] else 0                     age: steps since the last reset
     v'   = (beta * kept + round) >> leak                  kept: u after reset
 
@@ -84,6 +84,7 @@ class IntNeuron:
             the leak) or `"none"`.
         membrane_bits: Bits of a quantized `u` on its grid, or `None`.
         coarse: A quantized `u` is a multiple of `2^coarse`.
+        lift: Binary digits of `u` behind those of a rounded current.
     """
 
     beta: Ints
@@ -93,6 +94,7 @@ class IntNeuron:
     reset: str = "zero"
     membrane_bits: int | None = None
     coarse: int = 0
+    lift: int = 0
 
 
 @dataclass(frozen=True)

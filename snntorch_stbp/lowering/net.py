@@ -68,6 +68,7 @@ def lower(
         raise ValueError(f"fraction is 0 to 20 bits, not {fraction}")
     graph = read_graph(model.eval())
     graph.refuse_neunorm("networks of integers")
+    graph.refuse_rounded()
     if all(stage.neuron is None for stage in graph.stages):
         raise StbpError("the network has no layers of neurons to lower.")
     input_bits, input_scale = _input(graph)

@@ -74,6 +74,7 @@ class IntegerNeurons(nn.Module):
             ages=len(self.neuron.threshold),
             rounds=self.current.rounds,
             act_top=self.current.top,
+            lift=2**self.neuron.lift,
             grid=2**self.neuron.coarse,
             levels=0 if bits is None else 2 ** (bits - 1),
             leaks=self.neuron.leak > 0,
@@ -94,7 +95,7 @@ class IntegerNeurons(nn.Module):
             bias, half, unit, *multipliers = self.current.tables
             rows = [bias, half, unit, self.decay, *multipliers, *self.thresholds]
             return integers.fire(sums, torch.stack(rows), self.rule, steps, membranes)
-        x = self.current(sums)
+        x = self.current(sums) * 2**self.neuron.lift
         x = x.expand(steps, *x.shape[1:])
         spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         potentials = torch.empty_like(spikes)

@@ -40,6 +40,7 @@ def quantized_stage(frozen: FrozenStage) -> IntStage:
         reset=neuron.reset,
         membrane_bits=neuron.membrane_bits,
         coarse=neuron.coarse,
+        lift=neuron.lift,
     )
     unit = np.array([float(neuron.step)])
     return IntStage(

@@ -115,7 +115,7 @@ def current_range(stage: IntStage, parts: list[tuple[Ints, Ints]]) -> tuple[Ints
 def membrane_range(
     neuron: IntNeuron, low: Ints, high: Ints, num_steps: int
 ) -> tuple[Ints, Ints, int]:
-    """Smallest and largest `u` per channel over time, and the largest product with `beta`.
+    """Smallest and largest `u` per channel over time, and the largest magnitude on the way.
 
     Args:
         neuron: The neurons.
@@ -124,6 +124,7 @@ def membrane_range(
         num_steps: Time steps.
     """
     v_low = v_high = np.zeros(1, np.int64)
+    low, high = low << neuron.lift, high << neuron.lift
     u_low, u_high = low, high
     theta = neuron.threshold.max(0)
     half = (1 << neuron.leak >> 1) if neuron.rounds else 0
@@ -132,6 +133,7 @@ def membrane_range(
         least, most = v_low + low, v_high + high
         if neuron.membrane_bits is not None:
             grid, levels = 1 << neuron.coarse, 1 << (neuron.membrane_bits - 1)
+            product = max(product, _top(span(least, most)) + grid)
             least, most = (
                 np.clip((end + (grid >> 1)) >> neuron.coarse, -levels, levels - 1) * grid
                 for end in (least, most)

@@ -94,7 +94,7 @@ def integrate(neuron: IntNeuron, x: Ints) -> tuple[Ints, Ints]:
     half = (1 << neuron.leak >> 1) if neuron.rounds else 0
     spikes, membranes = [], []
     for step in x:
-        u = v + step
+        u = v + (step << neuron.lift)
         if neuron.membrane_bits is not None:
             levels, grid = 1 << (neuron.membrane_bits - 1), 1 << neuron.coarse
             u = np.clip((u + (grid >> 1)) >> neuron.coarse, -levels, levels - 1) * grid

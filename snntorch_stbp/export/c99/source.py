@@ -230,7 +230,7 @@ class _Header:
 
     def _neuron(self, neuron: IntNeuron, index: int) -> list[str]:
         u, spike = f"s->membrane_{index}[i]", f"s->spikes_{index}[i]"
-        lines = [f"u = {u} + x;"]
+        lines = [f"u = {u} + x{f' * {1 << neuron.lift}' if neuron.lift else ''};"]
         if neuron.membrane_bits is not None:
             levels, grid = 1 << (neuron.membrane_bits - 1), 1 << neuron.coarse
             inner = f"snn_shift(u + {grid >> 1}, {neuron.coarse})" if neuron.coarse else "u"

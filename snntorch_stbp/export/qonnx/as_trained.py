@@ -71,6 +71,9 @@ class _Neurons(Stepwise):
     def _quantized(self, u: str, t: int) -> str:
         if self.neuron.state_quant is None:
             return u
+        if nudge := getattr(self.neuron.state_quant, "nudge", 0.0):
+            half = self._constant("nudge", np.array([nudge]))
+            u = self.page.writer.binary("Add", self._label("nudged", t), u, half)
         u = _quant(self.page, self._label("membrane_quant", t), u, self.neuron.state_quant)
         self.page.levels.setdefault(f"{self.name}/membrane", []).append(u)
         return u

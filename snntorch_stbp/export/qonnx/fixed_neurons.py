@@ -53,8 +53,9 @@ class FixedNeurons:
         page, writer, neuron = self.page, self.page.writer, self.neuron
         up = neuron.leak * t if self.lifts else self.stage.up
         u = current
-        if self.lifts and up:
-            factor = writer.constant(page.name(self.stage.name, "up", f"t{t}"), 2.0**up)
+        digits = up if self.lifts else neuron.lift
+        if digits:
+            factor = writer.constant(page.name(self.stage.name, "up", f"t{t}"), 2.0**digits)
             u = writer.binary("Mul", self._label("scale_up", t), u, factor)
         if page.form == "step":
             state = page.name(self.stage.name, "state_in")
@@ -62,7 +63,9 @@ class FixedNeurons:
         if self.state is not None:
             u = writer.binary("Add", self._label("membrane", t), u, self.state)
             coarser = self.stage.up - up
-            writer.ranges[u] = Range(self.reach.low >> coarser, -(-self.reach.high >> coarser))
+            if neuron.membrane_bits is None:
+                low, high = self.reach.low, self.reach.high
+                writer.ranges[u] = Range(low >> coarser, -(-high >> coarser))
         elif u == current and page.target.quantizers == "multithreshold":
             u = self._twice_negated(u, t)
         if neuron.membrane_bits is not None:

@@ -80,6 +80,9 @@ class Neurons(Stepwise):
 
     def _membrane(self, current: str, t: int) -> str:
         page, writer, state = self.page, self.page.writer, self.state
+        if self.neuron.lift:
+            factor = page.constant(self.name, "lift", t, 2.0**self.neuron.lift)
+            current = writer.binary("Mul", self._label("lifted", t), current, factor)
         if state is None:
             return current
         node = self._label("membrane", t)
