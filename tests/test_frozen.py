@@ -117,6 +117,29 @@ def test_neurons_with_quantized_currents_are_frozen_as_they_were_trained(
         assert spikes.any()
 
 
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_thresholds_make_up_for_the_multipliers_of_wide_weights(inputs: int) -> None:
+    """Their sums leave few of the 24 bits to a multiplier."""
+    model = nn.Sequential(
+        stbp.DirectCoding(2),
+        stbp.TimeDistributed(
+            stbp.Precision(8).conv2d(inputs, 32, 7, padding=3, bias=False), stbp.TDBatchNorm2d(32)
+        ),
+        stbp.Leaky(),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), nn.Linear(2048, 10))),
+    )
+    images = digits(64).expand(-1, inputs, -1, -1)
+    model(images)
+    net = freeze(model)
+    (trained,) = model[1](images.unsqueeze(0))
+    current = net._current(net.stages[0], {"input": net.quantize_input(images)[None]})[0]
+    threshold = net.stages[0].neuron.threshold
+    assert len(threshold.unique()) > 1
+    near = (trained / 0.4 - 1).abs() < 0.5
+    error = current / threshold.view(-1, 1, 1) - trained / 0.4
+    assert error[near].abs().max() < 1.5 / 128
+
+
 @pytest.mark.parametrize("reset", ["subtract", "delayed"])
 def test_reset_by_subtraction_takes_the_threshold_off(reset: str) -> None:
     """Of a threshold of 2.6 steps of the current, not of 2."""

@@ -18,7 +18,7 @@ Roundings are straight-through: gradients pass, so the same code serves training
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,9 @@ EXACT_BITS = 24
 
 CURRENT_STEPS = 4
 """Range of an unquantized current on either side, in thresholds."""
+
+SLIGHT = 2.0**-8
+"""An error of multipliers that is left: less than a step of thresholds of 128 steps."""
 
 FLOAT_WEIGHT_BITS = 16
 """Most bits that the weights of a float network get on their grid."""
@@ -98,12 +101,16 @@ class FrozenCurrent:
         bias: `c` per channel `[C]`, an odd multiple of `2^-(F+1)`.
         fraction: `F` per channel `[C]`, binary digits behind the point.
         largest: Largest magnitude of `x` before it is clipped, per channel `[C]`.
+        gain: All of it is so many times the trained current, per channel `[C]` or `[1]`; neurons
+            have their thresholds times that. Of wide weights a multiplier keeps few digits beside
+            the sum; a threshold keeps them.
     """
 
     branches: tuple[FrozenBranch, ...]
     bias: Tensor
     fraction: Tensor
     largest: Tensor
+    gain: Tensor
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -125,7 +132,11 @@ def off_grid(x: Tensor, fraction: Tensor) -> Tensor:
 
 
 def fold_current(
-    stage: Stage, step: Tensor | float, sources: Mapping[str, Source], settings: Settings
+    stage: Stage,
+    step: Tensor | float,
+    sources: Mapping[str, Source],
+    settings: Settings,
+    scales: bool = False,
 ) -> FrozenCurrent:
     """Fold the branches of `stage` into integers, multipliers and a bias, in units of `step`.
 
@@ -134,6 +145,7 @@ def fold_current(
         step: `delta`, scalar.
         sources: What its branches take, by `Branch.value`; `SPIKES` for those not among them.
         settings: Widths.
+        scales: Whether thresholds can follow a `gain`, which is 1 otherwise.
 
     Raises:
         StbpError: If an accumulator needs more bits than float32 holds exactly.
@@ -145,19 +157,45 @@ def fold_current(
     with torch.no_grad():
         total = bias.abs() + sum(p.largest * p.multiplier.abs() for p in parts) + 1
         room = EXACT_BITS - 1 - torch.ceil(torch.log2(total))
-        digits = [_digits(p.multiplier, settings.multiplier_bits) for p in parts]
-        fraction = torch.stack(torch.broadcast_tensors(*digits)).amax(0)
+        wanted = [_digits(p.multiplier, settings.multiplier_bits) for p in parts]
+        fraction = torch.stack(torch.broadcast_tensors(*wanted)).amax(0)
         fraction = torch.minimum(fraction.clamp(min=0), room)
+        while True:  # rounding may have made the largest multipliers larger
+            digits = [torch.minimum(d, fraction) for d in wanted]
+            gain = _gain(parts, digits) if scales else torch.ones_like(fraction[:1])
+            rounded = [on_grid(p.multiplier * gain, d) for p, d in zip(parts, digits, strict=True)]
+            reach = [p.largest * m.abs() for p, m in zip(parts, rounded, strict=True)]
+            total = (bias * gain).abs() + sum(reach) + 1
+            over = total * torch.exp2(fraction) > 2 ** (EXACT_BITS - 1)
+            if not over.any():
+                break
+            fraction = fraction - over.to(fraction.dtype)
         if fraction.min() < 0:
             raise StbpError(
                 f"the input current of '{stage.name}' needs more than {EXACT_BITS} bits: use "
                 f"fewer weight bits."
             )
     branches = tuple(
-        FrozenBranch(p.weight, p.bits, on_grid(p.multiplier, torch.minimum(d, fraction)), p.largest)
+        FrozenBranch(p.weight, p.bits, on_grid(p.multiplier * gain, d), p.largest)
         for p, d in zip(parts, digits, strict=True)
     )
-    return FrozenCurrent(branches, off_grid(bias, fraction), fraction, total.expand_as(fraction))
+    bias, total = off_grid(bias * gain, fraction), total.expand_as(fraction)
+    return FrozenCurrent(branches, bias, fraction, total, gain)
+
+
+def _gain(parts: Sequence[FrozenBranch], digits: Sequence[Tensor]) -> Tensor:
+    """By what rounding changes the multiplier of the branch that counts most, per channel."""
+    real = torch.stack(torch.broadcast_tensors(*(p.multiplier for p in parts)))
+    rounded = torch.stack(
+        torch.broadcast_tensors(
+            *(on_grid(p.multiplier, d) for p, d in zip(parts, digits, strict=True))
+        )
+    )
+    reach = torch.stack(torch.broadcast_tensors(*(p.largest * p.multiplier.abs() for p in parts)))
+    most = reach.argmax(0, keepdim=True)
+    gain = (rounded / real).gather(0, most)[0]
+    gain = torch.where((gain > 0.5) & (gain < 2), gain, 1.0)  # dead channels have none
+    return gain if (gain - 1).abs().max() > SLIGHT else torch.ones_like(gain[:1])
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,12 @@ class FrozenNet(nn.Module):
                     stage.name,
                 )
                 sources[inhibition(stage.name)] = held.source
-            current = fold_current(stage, step, sources, self.settings)
+            # Steps of currents and membranes that training chose do not follow a gain.
+            quantizers = stage.neuron and (stage.neuron.current_quant, stage.neuron.state_quant)
+            scales = quantizers == (None, None)
+            current = fold_current(stage, step, sources, self.settings, scales)
+            if stage.neuron is not None and bool((current.gain != 1).any()):
+                neuron = freeze_neuron(stage.neuron, self.num_steps, self.settings, current.gain)
             stages.append(FrozenStage(stage, current, neuron, held))
         return stages
 

@@ -53,8 +53,16 @@ class FrozenNeuron:
     coarse: int
 
 
-def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNeuron:
+def freeze_neuron(
+    neuron: Leaky, num_steps: int, settings: Settings, gain: Tensor | None = None
+) -> FrozenNeuron:
     """The arithmetic of `neuron` over `num_steps` steps.
+
+    Args:
+        neuron: The neurons.
+        num_steps: Time steps `T`.
+        settings: Widths.
+        gain: So many times the trained ones its currents are, per channel `[C]` (see `fold`).
 
     Raises:
         StbpError: If its membrane potential needs more bits than float32 holds exactly, or its
@@ -79,7 +87,7 @@ def freeze_neuron(neuron: Leaky, num_steps: int, settings: Settings) -> FrozenNe
         lift = _lift(neuron, act_bits, current_step, digits, num_steps)
         step = current_step / 2**lift
     frozen = FrozenNeuron(
-        step, act_bits, lift, beta, digits, _threshold(neuron, step), neuron.reset_rule,
+        step, act_bits, lift, beta, digits, _threshold(neuron, step, gain), neuron.reset_rule,
         (0, 0), (0, 0), (0, 0), membrane_bits, coarse,
     )  # fmt: skip
     leaked, state, potential = _ranges(frozen, num_steps)
@@ -112,13 +120,14 @@ def _lift(neuron: Leaky, act_bits: int, step: Tensor, digits: int, num_steps: in
     return max(0, min(max(enough, digits * (num_steps - 1)), room))
 
 
-def _threshold(neuron: Leaky, step: Tensor) -> Tensor:
+def _threshold(neuron: Leaky, step: Tensor, gain: Tensor | None) -> Tensor:
     """The thresholds in steps, rounded down: a whole number of steps above fires as in float32."""
-    threshold = neuron.threshold.reshape(-1) / step
+    real = neuron.threshold.reshape(-1) if gain is None else neuron.threshold.reshape(-1) * gain
+    threshold = real / step
     with torch.no_grad():
         whole = torch.floor(threshold + threshold.abs() * 2.0**-22)
         if neuron.current_quant is not None:
-            whole = whole - (whole * step > neuron.threshold.reshape(-1)).float()
+            whole = whole - (whole * step > real).float()
     return threshold + (whole - threshold).detach()
 
 
