@@ -8,9 +8,12 @@ integers compute by shifts.
 
 from __future__ import annotations
 
+import math
+
 import brevitas.nn as qnn
 import torch
-from brevitas.core.restrict_val import FloatRestrictValue
+from brevitas.core.function_wrapper import CeilSte
+from brevitas.core.restrict_val import FloatRestrictValue, PowerOfTwoRestrictValue
 from brevitas.inject.enum import ScalingImplType, ScalingPerOutputType
 from brevitas.quant.base import IntQuant, UintQuant
 from brevitas.quant.solver import ActQuantSolver
@@ -38,6 +41,23 @@ class Doublings(FloatRestrictValue):
         x = x.abs()
         nearest = self.unit * torch.exp2(torch.log2(x.detach() / self.unit).round())
         return x + (nearest - x.detach())
+
+
+class Exponents(PowerOfTwoRestrictValue):
+    """The same where the exponent is learned, of base 2 and rounded up, as of `"po2"` scales.
+
+    Args:
+        unit: The constant.
+    """
+
+    def __init__(self, unit: float) -> None:
+        super().__init__(CeilSte())
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The range that `x` stands for."""
+        result: Tensor = super().forward(x - math.log2(self.unit)) * self.unit
+        return result
 
 
 class MembraneQuant(qnn.QuantIdentity):
@@ -74,7 +94,7 @@ def activation_quantizer(
     """
     values = scale_values(scale)
     if unit is not None:
-        values["restrict_scaling_impl"] = Doublings(unit)
+        values["restrict_scaling_impl"] = (Exponents if scale == "po2" else Doublings)(unit)
         values["restrict_threshold_impl"] = FloatRestrictValue()
     quantizer = injector(
         f"Act{bits}",

@@ -41,7 +41,8 @@ class Precision:
         input_bits: Bits (1 to 8) of what enters the first layer; `None` keeps it float.
         membrane_bits: Bits (2 to 16) of the membrane potential; `None` keeps it float.
         per_channel: One weight scale per output channel, else one per tensor.
-        scale: `"float"`, or `"po2"` for weight and current scales that are powers of two.
+        scale: `"float"`, or `"po2"` for weight and current scales that are powers of two (of a
+            current, times the step of a quantized membrane potential).
         boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ.
         input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.
         weight_range: `"fitted"`, the range with the least squared error up to 4 bits; for 2 to 8
@@ -146,15 +147,13 @@ class Precision:
     def neuron(self, beta: float = 0.25, threshold: float = 0.4, **options: Any) -> Leaky:
         """A `Leaky` whose input current and membrane potential are quantized at this precision.
 
-        Where both are, on a uniform grid and with float scales, the steps of the current are those
-        of the membrane potential doubled or halved some times, so that hardware adds them as they
-        are.
+        Where both are, the steps of the current are those of the membrane potential (on a uniform
+        grid) doubled or halved some times, so that hardware adds them as they are.
         """
         if self.act_bits is not None:
             unit = None
-            uniform = self.membrane_bits is not None and self.membrane_grid == "uniform"
-            if uniform and self.scale == "float":
-                unit = membrane_step(self.membrane_bits, threshold)  # type: ignore[arg-type]
+            if self.membrane_bits is not None and self.membrane_grid == "uniform":
+                unit = membrane_step(self.membrane_bits, threshold)
             options["current_quant"] = activation_quantizer(
                 self.act_bits, CURRENT_RANGE * threshold, signed=True, learned=True,
                 scale=self.scale, unit=unit,

@@ -13,9 +13,8 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.frozen import Settings, freeze
-from snntorch_stbp.frozen.neuron import Integrate, freeze_neuron
 
-from .nets import digits, integers, make, reset_options
+from .nets import digits, integers, make
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("mnistnet", {"bits": 4}),
@@ -58,101 +57,6 @@ def test_other_resets_equal_integers(reset: str) -> None:
         net(digits(8), record)
     spikes, _ = integers(net, digits(8))
     assert all(np.array_equal(record[stage].numpy(), value) for stage, value in spikes.items())
-
-
-@pytest.mark.parametrize("beta", [0, 1])
-def test_a_leak_of_all_or_nothing_rounds_nothing(beta: int) -> None:
-    neuron = freeze_neuron(stbp.Precision(act_bits=6).neuron(float(beta)), 5, Settings())
-    theta = int(neuron.threshold)
-    current = torch.arange(-32, 32.0).repeat(5, 1, 1)
-    spikes, _ = Integrate()(neuron, stbp.surrogate.rectangular(), current)
-    v = torch.zeros(64)
-    for x, spike in zip(current[:, 0], spikes[:, 0], strict=True):
-        u = v + x * 2**neuron.lift
-        assert torch.equal(spike, (u > theta).float())
-        v = beta * u * (1 - spike)
-
-
-@pytest.mark.parametrize("reset", ["zero", "subtract", "delayed", "none"])
-@pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 0.75, 1.0])
-@pytest.mark.parametrize("bits", [(4, 2), (3, 3), (4, 6), (8, 4), (8, 8), (2, 8), (16, 4)], ids=str)
-def test_quantized_neurons_are_frozen_as_they_were_trained(
-    bits: tuple[int, int], beta: float, reset: str
-) -> None:
-    """Rounded in the same places to the same steps, whichever of the two grids is finer."""
-    precision = stbp.Precision(act_bits=bits[0], membrane_bits=bits[1])
-    trained = precision.neuron(beta, 0.4, **reset_options(reset))
-    neuron = freeze_neuron(trained, 6, Settings())
-    current = torch.randn(6, 50, 40) * 0.4
-    spikes, membranes = Integrate()(
-        neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift)
-    )
-    low, high = neuron.potential
-    assert torch.equal(spikes, trained(current))
-    assert spikes.any()
-    assert low <= membranes.min()
-    assert membranes.max() <= high
-
-
-@pytest.mark.parametrize("reset", ["zero", "none"])
-@pytest.mark.parametrize(("beta", "steps"), [(0.0, 4), (0.25, 4), (0.5, 6), (0.75, 3), (1.0, 6)])
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_neurons_with_quantized_currents_are_frozen_as_they_were_trained(
-    bits: int, beta: float, steps: int, reset: str
-) -> None:
-    """What leaks is kept in full; a current of the threshold itself does as in training.
-
-    (Sums of currents that make exactly the threshold are up to float rounding in training.)
-    """
-    trained = stbp.Precision(act_bits=bits).neuron(beta, 0.4, **reset_options(reset))
-    ((_, limit),) = trained.current_quant.named_parameters()
-    for off, length in ((1.0, 1), (1 + 3e-5, steps), (1 - 3e-5, steps), (0.77, steps)):
-        limit.data.fill_(1.6 * off)
-        neuron = freeze_neuron(trained, length, Settings())
-        current = torch.randn(length, 50, 40) * 0.5
-        spikes, _ = Integrate()(
-            neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift)
-        )
-        assert torch.equal(spikes, trained(current))
-        assert spikes.any()
-
-
-@pytest.mark.parametrize("inputs", [1, 3])
-def test_thresholds_make_up_for_the_multipliers_of_wide_weights(inputs: int) -> None:
-    """Their sums leave few of the 24 bits to a multiplier."""
-    model = nn.Sequential(
-        stbp.DirectCoding(2),
-        stbp.TimeDistributed(
-            stbp.Precision(8).conv2d(inputs, 32, 7, padding=3, bias=False), stbp.TDBatchNorm2d(32)
-        ),
-        stbp.Leaky(),
-        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), nn.Linear(2048, 10))),
-    )
-    images = digits(64).expand(-1, inputs, -1, -1)
-    model(images)
-    net = freeze(model)
-    (trained,) = model[1](images.unsqueeze(0))
-    current = net._current(net.stages[0], {"input": net.quantize_input(images)[None]})[0]
-    threshold = net.stages[0].neuron.threshold
-    assert len(threshold.unique()) > 1
-    near = (trained / 0.4 - 1).abs() < 0.5
-    error = current / threshold.view(-1, 1, 1) - trained / 0.4
-    assert error[near].abs().max() < 1.5 / 128
-
-
-@pytest.mark.parametrize("reset", ["subtract", "delayed"])
-def test_reset_by_subtraction_takes_the_threshold_off(reset: str) -> None:
-    """Of a threshold of 2.6 steps of the current, not of 2."""
-    trained = stbp.Precision(act_bits=4).neuron(0.5, 0.4, **reset_options(reset))
-    ((_, limit),) = trained.current_quant.named_parameters()
-    limit.data.fill_(8 * 0.4 / 2.6)
-    neuron = freeze_neuron(trained, 4, Settings())
-    assert neuron.threshold * neuron.step == pytest.approx(0.4, rel=0.01)
-    current = torch.randn(4, 50, 400) * 0.5
-    spikes, _ = Integrate()(
-        neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift)
-    )
-    assert (spikes != trained(current)).float().mean() < 0.01
 
 
 def test_per_channel_beta_and_threshold_equal_integers() -> None:

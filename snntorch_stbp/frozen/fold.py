@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +180,29 @@ def fold_current(
         for p, d in zip(parts, digits, strict=True)
     )
     bias, total = off_grid(bias * gain, fraction), total.expand_as(fraction)
+    quantized = stage.neuron is not None and stage.neuron.current_quant is not None
+    if quantized and len(parts) == 1 and parts[0].weight is None:
+        branches = (_as_counted(parts[0], branches[0], digits[0], bias),)
     return FrozenCurrent(branches, bias, fraction, total, gain)
+
+
+def _as_counted(
+    real: FrozenBranch, frozen: FrozenBranch, digits: Tensor, bias: Tensor
+) -> FrozenBranch:
+    """A branch of pooled spikes whose every count gives the level that training rounded it to.
+
+    There are few counts, and a learned range may leave one of them at the border of two levels: of
+    the multipliers near the nearest one, the first that does so.
+    """
+    with torch.no_grad():
+        counts = torch.arange(min(int(real.largest.max()), 4096) + 1, device=bias.device).double()
+        levels = (counts * real.multiplier.double()).round()
+        for step in (0, -1, 1, -2, 2):
+            near = frozen.multiplier.detach() + step * torch.exp2(-digits)
+            if torch.equal((counts * near.double() + bias.double()).round(), levels):
+                off = near - frozen.multiplier.detach()
+                return replace(frozen, multiplier=frozen.multiplier + off)
+    return frozen
 
 
 def _gain(parts: Sequence[FrozenBranch], digits: Sequence[Tensor]) -> Tensor:

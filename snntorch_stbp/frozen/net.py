@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..pooling import avg_pool2d
+from . import image
 from .fold import (
     FrozenCurrent,
     Settings,
@@ -93,13 +94,13 @@ class FrozenNet(nn.Module):
     def input_bits(self) -> int:
         """Bits of the unsigned integers that enter."""
         quantizer = self.graph.input_quant
-        return 8 if quantizer is None else int(quantizer.act_quant.bit_width())
+        return image.BITS if quantizer is None else int(quantizer.act_quant.bit_width())
 
     @property
     def input_scale(self) -> float:
         """Value of one unit of the integer input."""
         quantizer = self.graph.input_quant
-        return 1 / 255 if quantizer is None else float(quantizer.act_quant.scale())
+        return image.SCALE if quantizer is None else float(quantizer.act_quant.scale())
 
     @property
     def num_steps(self) -> int:
@@ -162,7 +163,13 @@ class FrozenNet(nn.Module):
         return max((weight_sum(b.layer) for b in taking if b.layer is not None), default=1.0)
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """The integers 0 to `2^input_bits - 1` that hardware is fed, of a real input."""
+        """The integers 0 to `2^input_bits - 1` that hardware is fed, of a real input.
+
+        Raises:
+            StbpError: If it has values outside, which training did not clip.
+        """
+        if self.graph.input_quant is None:
+            image.check_range(x)
         return round_ste(x / self.input_scale).clamp(0, 2**self.input_bits - 1)
 
     def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:

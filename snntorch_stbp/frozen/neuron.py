@@ -72,20 +72,15 @@ def freeze_neuron(
     beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
     digits = digits_needed(beta.detach())
     membrane_bits, coarse = None, 0
-    if neuron.state_quant is not None:
+    if neuron.state_quant is None:
+        lift = _lift(neuron, act_bits, current_step, digits, num_steps)
+        step = current_step / 2**lift
+    else:
         quantizer = act_quant(neuron.state_quant)
         membrane_bits, grid = int(quantizer.bit_width()), quantizer.scale().detach()
         ratio = round(math.log2(grid.item() / current_step.item()))
-        # With as many digits as the leak, which then rounds nothing, where that many fit: training
-        # rounds its sum with the current, once. Reset by subtraction leaves half a level more.
-        exact = digits + (neuron.reset_rule in ("subtract", "delayed"))
-        fits = EXACT_BITS - 1 - membrane_bits - digits, EXACT_BITS - 1 - act_bits + ratio
-        coarse = max(0, ratio, min(exact, *fits))
-        lift = coarse - ratio
-        step = grid / 2**coarse
-    else:
-        lift = _lift(neuron, act_bits, current_step, digits, num_steps)
-        step = current_step / 2**lift
+        coarse = _coarse(neuron, membrane_bits, act_bits, digits, ratio)
+        lift, step = coarse - ratio, grid / 2**coarse
     frozen = FrozenNeuron(
         step, act_bits, lift, beta, digits, _threshold(neuron, step, gain), neuron.reset_rule,
         (0, 0), (0, 0), (0, 0), membrane_bits, coarse,
@@ -104,6 +99,17 @@ def freeze_neuron(
             f"sign, needs more than {EXACT_BITS} bits once it has leaked: {remedy}."
         )
     return frozen
+
+
+def _coarse(neuron: Leaky, bits: int, act_bits: int, digits: int, ratio: int) -> int:
+    """Binary digits of a potential behind its trained grid, of `2^ratio` steps of the current.
+
+    As many as the leak has, which then rounds nothing, where that many fit: training rounds its sum
+    with the current, once. Reset by subtraction leaves half a level more.
+    """
+    exact = digits + (neuron.reset_rule in ("subtract", "delayed"))
+    fits = EXACT_BITS - 1 - bits - digits, EXACT_BITS - 1 - act_bits + ratio
+    return max(0, ratio, min(exact, *fits))
 
 
 def _lift(neuron: Leaky, act_bits: int, step: Tensor, digits: int, num_steps: int) -> int:

@@ -137,6 +137,7 @@ class IntNetwork:
         votes: Classes of a population vote over the last stage's spikes, or `None`.
         form: `"exact"` or `"simple"`, see `lower`.
         settings: Further words about how it was made, for files.
+        clips: Whether training clipped its input to the range of these integers, too.
     """
 
     stages: tuple[IntStage, ...]
@@ -146,3 +147,4 @@ class IntNetwork:
     votes: int | None
     form: str
     settings: dict[str, str] = field(default_factory=dict)
+    clips: bool = True

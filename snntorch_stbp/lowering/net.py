@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..exact import exact_sums
-from ..frozen import FrozenNet, Settings
+from ..frozen import FrozenNet, Settings, image
 from ..frozen.graph import Graph, Stage
 from ..frozen.read import read_graph
 from ..pooling import avg_pool2d
@@ -78,6 +78,8 @@ def lower(
     frozen = FrozenNet(model, Settings(act_bits=act_bits)).stages if quantized else []
     calibration = None
     if form == "simple":
+        if samples is not None and graph.input_quant is None:
+            image.check_range(samples)
         inputs = None if samples is None else _integers(samples, input_bits, input_scale)
         calibration = Calibration(budget, inputs, fraction)
     stages: list[IntStage] = []
@@ -94,7 +96,7 @@ def lower(
     net = IntNetwork(
         tuple(stages), steps, input_bits, input_scale, graph.votes,
         "quantized" if quantized else form,
-        {} if calibration is None else calibration.words(),
+        {} if calibration is None else calibration.words(), graph.input_quant is not None,
     )  # fmt: skip
     return FixedPointNet(net)
 
@@ -109,7 +111,7 @@ def _is_quantized(stage: Stage) -> bool:
 def _input(graph: Graph) -> tuple[int, float]:
     """Bits and value of one unit of the integer input."""
     if graph.input_quant is None:
-        return 8, 1 / 255
+        return image.BITS, image.SCALE
     quantizer = graph.input_quant.act_quant
     return int(quantizer.bit_width()), float(quantizer.scale())
 
@@ -180,7 +182,13 @@ class FixedPointNet(nn.Module):
         return self.integers.input_bits
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """The unsigned integers that hardware is fed, of a real input."""
+        """The unsigned integers that hardware is fed, of a real input.
+
+        Raises:
+            StbpError: If it has values outside, which training did not clip.
+        """
+        if not self.integers.clips:
+            image.check_range(x, self.input_bits, self.integers.input_scale)
         top = 2**self.integers.input_bits - 1
         return (x / self.integers.input_scale).round().clamp(0, top)
 
