@@ -66,6 +66,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "mnistnet_bn": lambda: make("mnistnet_bn", bits=4, readout="rate"),
     "mnistnet_bn-binary": lambda: make("mnistnet_bn", bits=1, readout="rate"),
     "mnistnet_bn-membrane": lambda: make("mnistnet_bn", bits=2, act_bits=8, membrane_bits=4),
+    "mnistnet-fine-membrane": lambda: make("mnistnet", bits=4, act_bits=4, membrane_bits=6),
     "resnet": lambda: make("resnet", bits=4),
     "maxima-of-currents": lambda: make("pooled", bits=4),
     "averages-of-currents": lambda: make("averaged", bits=4),

@@ -193,7 +193,7 @@ def test_data_types_are_inferred(tmp_path: Path) -> None:
         kind = model.get_tensor_datatype(node.output[0])
         what = node.name.split("/")[-2]
         if node.op_type == "Quant":
-            expected = {"weight": "INT4", "spike": "BINARY", "current": "INT8", "state": "INT7"}
+            expected = {"weight": "INT4", "spike": "BINARY", "current": "INT8", "state": "INT9"}
             readout = node.name.startswith("head.0/current")
             assert readout or kind == DataType[expected[what]], node.name
         elif what not in floats and not node.name.startswith("head.0"):
