@@ -278,7 +278,7 @@ def test_a_network_without_spikes_gets_neurons_and_tdbn(tmp_path: Path) -> None:
 
 def test_layers_without_normalisation_are_scaled_to_the_threshold() -> None:
     model = nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 30), nn.ReLU(),
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 30), nn.ReLU6(),
         nn.Linear(30, 10),
     )  # fmt: skip
     brighter(model, 50.0)

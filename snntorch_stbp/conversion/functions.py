@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-RELUS: tuple[Any, ...] = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+RELUS: tuple[Any, ...] = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_", F.relu6)
+RELU_MODULES = (nn.ReLU, nn.ReLU6)
+"""In whose place neurons come; a bound from above is that of a rate of spikes anyway."""
+
 SAME: tuple[Any, ...] = ("contiguous", "float", "double", "to", "clone")
 """What changes no value here."""
 

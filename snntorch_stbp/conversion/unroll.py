@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import StbpError
-from .functions import ADDITIONS, RELUS, SAME, as_module, name_of
+from .functions import ADDITIONS, RELU_MODULES, RELUS, SAME, as_module, name_of
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _Reader:
         if isinstance(module, snn.SpikingNeuron):
             return self._neuron(name, module, node)
         value = self._operand(node.args[0], name)
-        if isinstance(module, nn.ReLU):
+        if isinstance(module, RELU_MODULES):
             return self._value("relu", name, [value])
         if isinstance(module, nn.Identity):
             return value

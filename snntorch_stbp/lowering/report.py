@@ -73,7 +73,7 @@ def report(net: FixedPointNet, samples: Tensor) -> list[LayerReport]:
                 accumulator_seen=seen,
                 membrane=reach.membrane,
                 membrane_seen=_seen(membrane),
-                fraction=stage.up,
+                fraction=stage.up + (0 if stage.neuron is None else stage.neuron.lift),
                 ages=0 if stage.neuron is None else len(stage.neuron.threshold),
                 exact=stage.exact,
             )
