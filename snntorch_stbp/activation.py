@@ -1,9 +1,8 @@
 """Quantizers of what neurons take and keep: the input, input currents, membrane potentials.
 
 All of them are Brevitas' `QuantIdentity` with one scale. Where a neuron has both, the steps of its
-current are those of its membrane potential doubled or halved some times (`Doublings`), and what
-lies half way between two levels of the membrane potential rounds up (`MembraneQuant`): what
-integers compute by shifts.
+current are those of its membrane potential doubled or halved some times (`Doublings`); and what
+lies half way between two levels rounds up (`HalfUpQuant`): what integers compute by shifts.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 from .weights import injector, scale_values
 
 NUDGE = 2.0**-10
-"""Part of a step by which a membrane potential is raised before it is rounded to the nearest."""
+"""Part of a step by which currents and membrane potentials are raised before they are rounded."""
 
 
 class Doublings(FloatRestrictValue):
@@ -60,21 +59,28 @@ class Exponents(PowerOfTwoRestrictValue):
         return result
 
 
-class MembraneQuant(qnn.QuantIdentity):
-    """A quantizer of a membrane potential that rounds up what lies half way between two levels.
+class HalfUpQuant(qnn.QuantIdentity):
+    """A quantizer that rounds up what lies half way between two levels.
 
-    `beta * u + x` lies there often, where `beta` is a simple fraction; rounding half to even, in
-    floating point, hardware would have to repeat bit by bit.
+    Averages of spikes, sums of weights that are powers of two, and `beta * u + x` lie there often;
+    rounding half to even, in floating point, hardware would have to repeat bit by bit.
 
     Attributes:
-        nudge: What is added before the nearest level is taken.
+        constant: The nudge where it is known, so that it need not be computed at every step.
     """
 
-    nudge = 0.0
+    constant: float | None = None
 
-    def forward(self, u: Tensor) -> Tensor:
-        """The level nearest to `u`."""
-        level: Tensor = super().forward(u + self.nudge)
+    @property
+    def nudge(self) -> float | Tensor:
+        """What is added before the nearest level is taken."""
+        if self.constant is not None:
+            return self.constant
+        return self.act_quant.scale().detach() * NUDGE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The level nearest to `x`."""
+        level: Tensor = super().forward(x + self.nudge)
         return level
 
 
@@ -116,7 +122,7 @@ def membrane_step(bits: int, threshold: float) -> float:
     return threshold / (2 ** (bits - 1) - 1.5)
 
 
-def membrane_quantizer(bits: int, threshold: float) -> MembraneQuant:
+def membrane_quantizer(bits: int, threshold: float) -> HalfUpQuant:
     """Quantizer of a membrane potential: signed integers with the threshold between two of them.
 
     The step is `threshold / (2^(bits-1) - 1.5)`: the largest level is the only one above the
@@ -125,7 +131,7 @@ def membrane_quantizer(bits: int, threshold: float) -> MembraneQuant:
     """
     step = membrane_step(bits, threshold)
     limit = step * 2 ** (bits - 1)
-    quantizer = activation_quantizer(bits, limit, signed=True, learned=False, kind=MembraneQuant)
-    assert isinstance(quantizer, MembraneQuant)
-    quantizer.nudge = step * NUDGE
+    quantizer = activation_quantizer(bits, limit, signed=True, learned=False, kind=HalfUpQuant)
+    assert isinstance(quantizer, HalfUpQuant)
+    quantizer.constant = step * NUDGE
     return quantizer

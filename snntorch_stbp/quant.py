@@ -20,7 +20,7 @@ from typing import Any, Literal
 import brevitas.nn as qnn
 from torch import Tensor, nn
 
-from .activation import activation_quantizer, membrane_quantizer, membrane_step
+from .activation import HalfUpQuant, activation_quantizer, membrane_quantizer, membrane_step
 from .membrane import ThresholdGrid
 from .neuron import Leaky
 from .weights import weight_quantizer
@@ -156,7 +156,7 @@ class Precision:
                 unit = membrane_step(self.membrane_bits, threshold)
             options["current_quant"] = activation_quantizer(
                 self.act_bits, CURRENT_RANGE * threshold, signed=True, learned=True,
-                scale=self.scale, unit=unit,
+                scale=self.scale, unit=unit, kind=HalfUpQuant,
             )  # fmt: skip
         if self.membrane_bits is not None:
             grid = ThresholdGrid if self.membrane_grid == "threshold" else membrane_quantizer

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import snntorch_stbp as stbp
+from snntorch_stbp.activation import NUDGE
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.frozen import Settings, freeze
 from snntorch_stbp.frozen.neuron import Integrate, freeze_neuron
@@ -32,7 +33,7 @@ def test_quantized_neurons_are_frozen_as_they_were_trained(
     neuron = freeze_neuron(trained, 6, Settings())
     current = torch.randn(6, 50, 40) * 0.4
     spikes, membranes = Integrate()(
-        neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift)
+        neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift) + NUDGE
     )
     low, high = neuron.potential
     assert torch.equal(spikes, trained(current))
@@ -58,16 +59,17 @@ def test_neurons_with_quantized_currents_are_frozen_as_they_were_trained(
         neuron = freeze_neuron(trained, length, Settings())
         current = torch.randn(length, 50, 40) * 0.5
         spikes, _ = Integrate()(
-            neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift)
+            neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift) + NUDGE
         )
         assert torch.equal(spikes, trained(current))
         assert spikes.any()
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_counts_of_pooled_spikes_become_the_levels_of_training(size: int) -> None:
-    """Also where a learned range leaves a count at the border of two levels."""
-    neuron = stbp.Precision(act_bits=4).neuron()
+@pytest.mark.parametrize("scale", ["float", "po2"])
+def test_counts_of_pooled_spikes_become_the_levels_of_training(size: int, scale: Any) -> None:
+    """Also where a range leaves a count at the border of two levels."""
+    neuron = stbp.Precision(act_bits=4, scale=scale).neuron()
     ((_, limit),) = neuron.current_quant.named_parameters()
     model = nn.Sequential(
         stbp.DirectCoding(2), stbp.TimeDistributed(nn.Conv2d(1, 2, 3)), stbp.Leaky(),
@@ -76,7 +78,8 @@ def test_counts_of_pooled_spikes_become_the_levels_of_training(size: int) -> Non
     )  # fmt: skip
     counts = torch.arange(size**2 + 1)
     border = 8 / (1.5 * size**2)
-    for value in (border * (1 + 1e-6), border * (1 - 1e-6), 0.77, 3.1):
+    values = [border, border * (1 + 1e-6), border * (1 - 1e-6), 0.77, 3.1]
+    for value in values if scale == "float" else [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]:  # exponents
         limit.data.fill_(value)
         current = freeze(model).stages[1].current
         (branch,) = current.branches
@@ -137,7 +140,7 @@ def test_reset_by_subtraction_takes_the_threshold_off(reset: str) -> None:
     assert neuron.threshold * neuron.step == pytest.approx(0.4, rel=0.01)
     current = torch.randn(4, 50, 400) * 0.5
     spikes, _ = Integrate()(
-        neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift)
+        neuron, stbp.surrogate.rectangular(), current / (neuron.step * 2**neuron.lift) + NUDGE
     )
     assert (spikes != trained(current)).float().mean() < 0.01
 

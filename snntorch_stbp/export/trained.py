@@ -179,18 +179,22 @@ def _watch(model: nn.Module, record: dict[str, Tensor]) -> Iterator[None]:
     """While active, collects what every `Leaky` of `model` decides, by its stage's name."""
     calls: dict[str, int] = {}
 
+    def raised(quantizer: Any, x: Tensor) -> Tensor:
+        return x + getattr(quantizer, "nudge", 0)  # what is rounded to the nearest level
+
     def hook(name: str, neuron: Leaky, inputs: tuple[Tensor], spikes: Tensor) -> None:
         calls[name] = calls.get(name, 0) + 1
         stage = name if calls[name] == 1 else f"{name}#{calls[name]}"
         record[stage] = spikes
         record[f"{stage}/current"] = inputs[0]
         if neuron.current_quant is not None:
+            record[f"{stage}/current"] = raised(neuron.current_quant, inputs[0])
             record[f"{stage}/level"] = neuron.current_quant(inputs[0])
         potentials: list[Tensor] = []
         watched = None
         if isinstance(neuron.state_quant, qnn.QuantIdentity):
             watched = neuron.state_quant.register_forward_pre_hook(
-                lambda quant, taken: potentials.append(taken[0] + getattr(quant, "nudge", 0))
+                lambda quantizer, taken: potentials.append(raised(quantizer, taken[0]))
             )
         neuron.output = True
         try:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..activation import NUDGE, HalfUpQuant
 from ..errors import StbpError
 from ..norm import _Gain, _TDBatchNorm
 from ..rounded import quantized_weight, weight_bits
@@ -152,6 +153,9 @@ def fold_current(
     """
     folded = [_fold(branch, step, sources.get(branch.value, SPIKES)) for branch in stage.branches]
     bias = torch.stack(torch.broadcast_tensors(*(f.bias for f in folded))).sum(0)
+    quantizer = None if stage.neuron is None else stage.neuron.current_quant
+    nudge = NUDGE if isinstance(quantizer, HalfUpQuant) else 0.0  # of a step, as in training
+    bias = bias + nudge
     parts = [f.integers(settings) for f in folded]
 
     with torch.no_grad():
@@ -180,14 +184,13 @@ def fold_current(
         for p, d in zip(parts, digits, strict=True)
     )
     bias, total = off_grid(bias * gain, fraction), total.expand_as(fraction)
-    quantized = stage.neuron is not None and stage.neuron.current_quant is not None
-    if quantized and len(parts) == 1 and parts[0].weight is None:
-        branches = (_as_counted(parts[0], branches[0], digits[0], bias),)
+    if quantizer is not None and len(parts) == 1 and parts[0].weight is None:
+        branches = (_as_counted(parts[0], branches[0], digits[0], bias, nudge),)
     return FrozenCurrent(branches, bias, fraction, total, gain)
 
 
 def _as_counted(
-    real: FrozenBranch, frozen: FrozenBranch, digits: Tensor, bias: Tensor
+    real: FrozenBranch, frozen: FrozenBranch, digits: Tensor, bias: Tensor, nudge: float
 ) -> FrozenBranch:
     """A branch of pooled spikes whose every count gives the level that training rounded it to.
 
@@ -196,7 +199,7 @@ def _as_counted(
     """
     with torch.no_grad():
         counts = torch.arange(min(int(real.largest.max()), 4096) + 1, device=bias.device).double()
-        levels = (counts * real.multiplier.double()).round()
+        levels = (counts * real.multiplier.double() + nudge).round()
         for step in (0, -1, 1, -2, 2):
             near = frozen.multiplier.detach() + step * torch.exp2(-digits)
             if torch.equal((counts * near.double() + bias.double()).round(), levels):

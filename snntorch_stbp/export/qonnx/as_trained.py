@@ -52,7 +52,9 @@ def _current(page: Page, stage: TrainedStage, values: dict[str, str], t: int) ->
     assert total is not None
     if stage.neuron is None or stage.neuron.current_quant is None:
         return total
-    level = _quant(page, page.name(name, "current", f"t{t}"), total, stage.neuron.current_quant)
+    quantizer, node = stage.neuron.current_quant, page.name(name, "current", f"t{t}")
+    total = _raised(page, page.name(name, "current_nudged", f"t{t}"), total, quantizer)
+    level = _quant(page, node, total, quantizer)
     page.levels.setdefault(f"{name}/current", []).append(level)
     return level
 
@@ -71,9 +73,7 @@ class _Neurons(Stepwise):
     def _quantized(self, u: str, t: int) -> str:
         if self.neuron.state_quant is None:
             return u
-        if nudge := getattr(self.neuron.state_quant, "nudge", 0.0):
-            half = self._constant("nudge", np.array([nudge]))
-            u = self.page.writer.binary("Add", self._label("nudged", t), u, half)
+        u = _raised(self.page, self._label("nudged", t), u, self.neuron.state_quant)
         u = _quant(self.page, self._label("membrane_quant", t), u, self.neuron.state_quant)
         self.page.levels.setdefault(f"{self.name}/membrane", []).append(u)
         return u
@@ -221,6 +221,14 @@ def _pool(page: Page, pool: nn.Module, node: str, x: str) -> str:
         (batch, channels, *out), None,
         kernel_shape=list(kernel), strides=list(stride), pads=[0, 0, 0, 0],
     )  # fmt: skip
+
+
+def _raised(page: Page, node: str, x: str, quantizer: Any) -> str:
+    """What a quantizer that rounds half up adds in front of the nearest level."""
+    nudge = float(getattr(quantizer, "nudge", 0.0))
+    if not nudge:
+        return x
+    return page.writer.binary("Add", node, x, page.writer.parameter(f"{node}_by", np.array(nudge)))
 
 
 def _quant(page: Page, node: str, x: str, quantizer: Any) -> str:
