@@ -126,16 +126,20 @@ def _decisions(neuron: Leaky, name: str, record: dict[str, Tensor]) -> dict[str,
     def of(key: str) -> Tensor:
         return record[key].transpose(0, 1)
 
+    def raised(quantizer: Any, key: str) -> Tensor:  # what is rounded to the nearest level
+        return of(f"{name}/{key}") + getattr(quantizer, "nudge", 0)
+
     vectors = {
         f"spikes/{name}": of(name).to(torch.uint8),
         f"membrane/{name}": of(f"{name}/membrane"),
         f"threshold/{name}": neuron.threshold.reshape(-1),
     }
     if neuron.current_quant is not None:
-        vectors |= {f"{key}/{name}": of(f"{name}/{key}") for key in ("current", "level")}
+        vectors[f"current/{name}"] = raised(neuron.current_quant, "current")
+        vectors[f"level/{name}"] = of(f"{name}/level")
         vectors[f"step/current/{name}"] = step_of(neuron.current_quant)
     if neuron.state_quant is not None:
-        vectors[f"potential/{name}"] = of(f"{name}/potential")
+        vectors[f"potential/{name}"] = raised(neuron.state_quant, "potential")
         vectors[f"step/membrane/{name}"] = step_of(neuron.state_quant)
     return vectors
 
@@ -179,22 +183,18 @@ def _watch(model: nn.Module, record: dict[str, Tensor]) -> Iterator[None]:
     """While active, collects what every `Leaky` of `model` decides, by its stage's name."""
     calls: dict[str, int] = {}
 
-    def raised(quantizer: Any, x: Tensor) -> Tensor:
-        return x + getattr(quantizer, "nudge", 0)  # what is rounded to the nearest level
-
     def hook(name: str, neuron: Leaky, inputs: tuple[Tensor], spikes: Tensor) -> None:
         calls[name] = calls.get(name, 0) + 1
         stage = name if calls[name] == 1 else f"{name}#{calls[name]}"
         record[stage] = spikes
         record[f"{stage}/current"] = inputs[0]
         if neuron.current_quant is not None:
-            record[f"{stage}/current"] = raised(neuron.current_quant, inputs[0])
             record[f"{stage}/level"] = neuron.current_quant(inputs[0])
         potentials: list[Tensor] = []
         watched = None
         if isinstance(neuron.state_quant, qnn.QuantIdentity):
             watched = neuron.state_quant.register_forward_pre_hook(
-                lambda quantizer, taken: potentials.append(raised(quantizer, taken[0]))
+                lambda _, taken: potentials.append(taken[0])
             )
         neuron.output = True
         try:
