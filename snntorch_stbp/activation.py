@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .weights import injector, scale_values
 
-NUDGE = 2.0**-10
+NUDGE = 2.0**-13
 """Part of a step by which currents and membrane potentials are raised before they are rounded."""
 
 
