@@ -159,7 +159,7 @@ def fold_current(
     parts = [f.integers(settings) for f in folded]
 
     with torch.no_grad():
-        total = bias.abs() + sum(p.largest * p.multiplier.abs() for p in parts) + 1
+        total = 2 * bias.abs() + sum(p.largest * p.multiplier.abs() for p in parts) + 1
         room = EXACT_BITS - 1 - torch.ceil(torch.log2(total))
         wanted = [_digits(p.multiplier, settings.multiplier_bits) for p in parts]
         fraction = torch.stack(torch.broadcast_tensors(*wanted)).amax(0)
@@ -169,7 +169,7 @@ def fold_current(
             gain = _gain(parts, digits) if scales else torch.ones_like(fraction[:1])
             rounded = [on_grid(p.multiplier * gain, d) for p, d in zip(parts, digits, strict=True)]
             reach = [p.largest * m.abs() for p, m in zip(parts, rounded, strict=True)]
-            total = (bias * gain).abs() + sum(reach) + 1
+            total = 2 * (bias * gain).abs() + sum(reach) + 1  # without the bias, and with it
             over = total * torch.exp2(fraction) > 2 ** (EXACT_BITS - 1)
             if not over.any():
                 break

@@ -107,8 +107,9 @@ def current_range(stage: IntStage, parts: list[tuple[Ints, Ints]]) -> tuple[Ints
         low, high = low + ends.min(0).clip(max=0), high + ends.max(0).clip(min=0)
         largest = max(largest, int(-least.min()), int(most.max()))
     low, high = (low << stage.up) + stage.bias, (high << stage.up) + stage.bias
-    half = int((np.int64(1) << stage.shift >> 1).max())
-    largest = max(largest, _top(span(low, high)) + int(np.abs(stage.bias).max()) + half)
+    half = np.int64(1) << stage.shift >> 1
+    sums = np.maximum(np.abs(low), np.abs(high)) + np.abs(stage.bias) + half
+    largest = max(largest, int(sums.max()))
     return low, high, largest
 
 

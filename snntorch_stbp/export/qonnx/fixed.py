@@ -58,7 +58,8 @@ def _image(page: Page, net: FixedPointNet, name: str) -> str:
         if stage.reach.largest > FLOAT32:
             raise StbpError(
                 f"'{stage.stage.name}' needs {width(0, stage.reach.largest)} bits; a graph holds "
-                f"its integers in float32, exact up to 24: lower it with bits=24."
+                f"its integers in float32, exact up to 24: lower it with bits=24, or use fewer "
+                f"bits of weights and currents."
             )
     return integer_image(page, net, name)
 
