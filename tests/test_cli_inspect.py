@@ -53,6 +53,17 @@ def test_json_holds_the_same(folder: Path, name: str) -> None:
     assert sum(layer["parameters"] for layer in weights) == 66_375
 
 
+@pytest.mark.parametrize("target", ["generic", "hls4ml"])
+def test_averages_of_currents_are_poolings(tmp_path: Path, target: str) -> None:
+    to_qonnx(make("averaged"), digits(1), tmp_path / "net.onnx", target=target)
+    code, output = call(str(tmp_path / "net.onnx"), "--json")
+    assert code == 0, output
+    layers = json.loads(output)["layers"]
+    operators = [layer["operator"] for layer in layers]
+    assert operators == ["Conv", "SumPool", "Conv", "SumPool", "MatMul"]
+    assert [layer["parameters"] for layer in layers] == [6 * 9, 0, 6 * 8 * 9, 0, 320]
+
+
 def test_a_graph_of_another_program(tmp_path: Path) -> None:
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])

@@ -134,8 +134,8 @@ class Graph:
 
     def is_pooling(self, node: NodeProto) -> bool:
         """Whether a node pools; this package writes sums as convolutions of ones."""
-        ours = self.names is not None and re.search(r"[/_]pool\d+(_\d+)?$", self.key(node))
-        return node.op_type in POOLS or bool(ours)
+        named = re.search(r"[/_]pool\d+(_\d+|_after\d+)?$", self.key(node))
+        return node.op_type in POOLS or (self.names is not None and named is not None)
 
     def shape(self, name: str) -> list[int] | None:
         """A tensor's shape, unknown sizes as 0; None if nothing says it."""
