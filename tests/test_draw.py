@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, save
 
 from snntorch_stbp.cli import main
+from snntorch_stbp.export import to_qonnx
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import build
 from snntorch_stbp.export.reading.diagram import _Column
@@ -100,6 +101,19 @@ def test_the_fixed_point_network_is_read_and_drawn(folder: Path, form: str, tmp_
     for stage in stages:
         assert drawn.count(f"{stage}/spike") == drawn.count(f"{stage}/state") == 1
     assert not any("age" in text or "older" in text for text in drawn if text != "image")
+
+
+@pytest.mark.parametrize("as_trained", [False, True])
+def test_what_scales_and_raises_potentials_is_part_of_their_neurons(
+    as_trained: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.onnx"
+    model = make("averaged", act_bits=4, membrane_bits=6)
+    to_qonnx(model, digits(1), path, form="step", as_trained=as_trained)
+    assert call(path, "--draw", tmp_path / "net.svg")[0] == 0
+    drawn = texts(tmp_path / "net.svg")
+    assert as_trained or "other" not in drawn  # there the image is quantized in the graph
+    assert not any(word in text for text in drawn for word in ("lifted", "nudged"))
 
 
 def test_a_graph_of_another_program_has_a_box_for_every_node(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ DOMAINS = ("", "ai.onnx", "onnx.brevitas", QONNX, CHANNELS_LAST)
 
 PARTS = {
     "add": r"add\d+",
-    "current": r"multiply\d+|scale_up|add_bias|rescale|current(?:_scaled)?",
-    "spike": r"negated|membrane|membrane_shift|membrane_quant(?:_scaled)?|over|relative|relu"
-    r"|spike(?:_age\d+)?|change\d+|older\d+|select\d+",
+    "current": r"multiply\d+|scale_up|add_bias|rescale|current(?:_scaled|_nudged)?",
+    "spike": r"lifted|negated|membrane|membrane_shift|nudged|membrane_quant(?:_scaled)?|over"
+    r"|relative|relu|spike(?:_age\d+)?|change\d+|older\d+|select\d+",
     "state": r"fired|reset|decay|offset|state(?:_scaled)?|silent|grow|age|older_than\d+",
     "sum": "sum",
 }
