@@ -22,7 +22,7 @@ OPTIONS = [
     Option(["--bits"], section="Precision", type=BitsType(1, 8, ternary=True),
            help="Weights; default: 32, which is floating point."),
     Option(["--act-bits"], section="Precision", type=BitsType(2, 16),
-           help="Neuron inputs and pooled averages; default: 32."),
+           help="Input currents of neurons; default: 32."),
     Option(["--membrane-bits"], section="Precision", type=BitsType(2, 16),
            help="Membrane potentials; default: 32."),
     Option(["--membrane-grid"], section="Precision", type=_choice("membrane_grid"),
