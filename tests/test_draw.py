@@ -113,7 +113,7 @@ def test_what_scales_and_raises_potentials_is_part_of_their_neurons(
     assert call(path, "--draw", tmp_path / "net.svg")[0] == 0
     drawn = texts(tmp_path / "net.svg")
     assert as_trained or "other" not in drawn  # there the image is quantized in the graph
-    assert not any(word in text for text in drawn for word in ("lifted", "nudged"))
+    assert not any(word in text for text in drawn for word in ("lifted", "nudged", "biased"))
 
 
 def test_a_graph_of_another_program_has_a_box_for_every_node(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _current(page: Page, stage: TrainedStage, values: dict[str, str], t: int) ->
     if stage.neuron is None or stage.neuron.current_quant is None:
         return total
     quantizer, node = stage.neuron.current_quant, page.name(name, "current", f"t{t}")
-    total = _raised(page, page.name(name, "current_nudged", f"t{t}"), total, quantizer)
+    total = _raised(page, page.name(name, "biased", f"t{t}"), total, quantizer)
     level = _quant(page, node, total, quantizer)
     page.levels.setdefault(f"{name}/current", []).append(level)
     return level
