@@ -19,7 +19,7 @@ from snntorch_stbp.train.evaluate import Trained, lowered
 from snntorch_stbp.train.measure import compare
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .export_text import command_line, counts, facts
+from .export_text import DEFAULTS, command_line, counts, facts
 from .text import Column, counter, percent, print_table, to_json
 
 OBSERVED = 100
@@ -102,8 +102,8 @@ class FixedPoint:
         )
 
 
-NEUTRAL = {"form": "unrolled", "target": "generic", "batch": 1}
-"""Options of graphs, and the values at which they do no harm to a folder."""
+GRAPHS = ("form", "target", "batch")
+"""Options of graphs, which say nothing of a folder."""
 
 
 def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -116,8 +116,8 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     kind = options["format"]
     if not options["fixed_point"]:
         raise UsageError(f"--format {kind} writes integers: it needs --fixed-point.")
-    for name, neutral in NEUTRAL.items():
-        if options[name] != neutral:
+    for name in GRAPHS:
+        if options[name] != DEFAULTS[name]:
             raise UsageError(f"--{name} is for graphs: --format {kind} goes without it.")
     from snntorch_stbp.export.c99 import to_c99
     from snntorch_stbp.export.folder import to_folder

@@ -9,19 +9,11 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .export_text import MISSING, command_line, counts, facts, verdict
+from .export_text import DEFAULTS, MISSING, command_line, counts, facts, verdict
 from .text import counter, to_json
 
-NEUTRAL = {
-    "form": "unrolled",
-    "target": "generic",
-    "as_trained": False,
-    "batch": 1,
-    "act_bits": None,
-    "fixed_point": False,
-    "arithmetic": None,
-}
-"""Options of `export` that say nothing about NIR, and the values at which they do no harm."""
+OTHERS = tuple(name for name in DEFAULTS if name not in ("format", "checkpoint"))
+"""Options of `export` that say nothing about NIR."""
 
 
 def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -31,8 +23,8 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         UsageError: For options that only QONNX has, or files that exist.
         StbpError: If NIR cannot say what the network does, or the file does not compute it.
     """
-    for name, neutral in NEUTRAL.items():
-        if options[name] != neutral:
+    for name in OTHERS:
+        if options[name] != DEFAULTS[name]:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for QONNX: --format nir, which writes one time "
                 f"step of the network as trained, goes without it."

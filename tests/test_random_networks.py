@@ -65,7 +65,8 @@ def test_every_export_computes_a_random_network(seed: int, tmp_path: Path) -> No
             attempt(to_qonnx, integers, samples, path, target=target, **options)
         attempt(to_folder, integers, samples, tmp_path / "folder", force=True)
         attempt(to_c99, integers, samples, tmp_path / "c", force=True)
-    attempt(to_qonnx, net, samples, path, as_trained=True, **options)
+    trained = attempt(to_qonnx, net, samples, path, as_trained=True, **options)
+    assert trained.onnxruntime.samples == 4
     attempt(to_nir, net, samples, tmp_path / "trained.nir")
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StbpError
-from ..frozen.fold import affine
+from ..frozen.branches import affine
 from ..frozen.graph import INPUT, Branch, Graph, Stage
 from ..frozen.read import read_graph
 from ..neuron import Leaky

@@ -74,6 +74,14 @@ class Stage:
     neuron: Leaky | None
     neunorm: NeuNorm | None = None
 
+    @property
+    def quantized(self) -> bool:
+        """Whether training quantized its currents or its membrane potentials."""
+        neuron = self.neuron
+        return neuron is not None and (
+            neuron.current_quant is not None or neuron.state_quant is not None
+        )
+
 
 def inhibition(stage: str) -> str:
     """Name of what the NeuNorm behind a stage subtracts from its spikes."""

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from ..errors import StbpError
 from ..norm import NeuNorm
-from .fold import EXACT_BITS, Settings, Source, on_grid, round_ste
+from .branches import Source
+from .fold import Settings
+from .grid import EXACT_BITS, on_grid, round_ste
 from .neuron import BETA_DIGITS, digits_needed
 
 BITS = 10

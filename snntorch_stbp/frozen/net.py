@@ -10,7 +10,7 @@ in units of the stage's step `delta`. All of `x`, `u`, `v` and `theta` are integ
 not depend on how a library compares; and what is rounded lies half a grid step off the grid of
 `beta * u`, so that it is never a tie and does not depend on how a library rounds. With a quantized
 membrane, `u` is rounded to multiples of `2^coarse` and clipped, in the same way. `lift` is 0 unless
-the grid of the membrane is finer than that of the current.
+training quantized the current.
 """
 
 from __future__ import annotations
@@ -28,16 +28,10 @@ from ..errors import StbpError
 from ..exact import exact_sums
 from ..pooling import avg_pool2d
 from . import image
-from .fold import (
-    FrozenCurrent,
-    Settings,
-    Source,
-    fold_current,
-    on_grid,
-    round_ste,
-    weight_sum,
-)
+from .branches import Source, weight_sum
+from .fold import FrozenCurrent, Settings, fold_current
 from .graph import INPUT, Branch, Graph, Pool, Stage, inhibition, pair
+from .grid import on_grid, round_ste
 from .inhibition import FrozenInhibition, freeze_inhibition
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 from .read import read_graph
@@ -144,10 +138,7 @@ class FrozenNet(nn.Module):
                     stage.name,
                 )
                 sources[inhibition(stage.name)] = held.source
-            # Steps of currents and membranes that training chose do not follow a gain.
-            quantizers = stage.neuron and (stage.neuron.current_quant, stage.neuron.state_quant)
-            scales = quantizers == (None, None)
-            current = fold_current(stage, step, sources, self.settings, scales)
+            current = fold_current(stage, step, sources, self.settings)
             if stage.neuron is not None and bool((current.gain != 1).any()):
                 neuron = freeze_neuron(stage.neuron, self.num_steps, self.settings, current.gain)
             stages.append(FrozenStage(stage, current, neuron, held))

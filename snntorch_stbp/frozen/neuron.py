@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..membrane import ThresholdGrid
 from ..neuron import Leaky
-from .fold import CURRENT_STEPS, EXACT_BITS, Settings, on_grid, round_ste
+from .fold import CURRENT_STEPS, Settings
+from .grid import EXACT_BITS, on_grid, round_ste
 
 BETA_DIGITS = 8
 """Binary digits of a decay `beta` behind the point."""
@@ -27,7 +28,7 @@ class FrozenNeuron:
     Attributes:
         step: `delta`, in units of the trained membrane potential; scalar.
         act_bits: Bits of the input current, with sign.
-        lift: The input current counts steps of `2^lift`: membranes may have a finer grid.
+        lift: The input current counts steps of `2^lift`: potentials may have a finer grid.
         beta: Decay per channel `[C]` or `[1]`, a multiple of `2^-beta_digits`.
         beta_digits: `k`.
         threshold: `theta`, integers `[C]` or `[1]`.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings, image
-from ..frozen.graph import Graph, Stage
+from ..frozen.graph import Graph
 from ..frozen.read import read_graph
 from ..pooling import avg_pool2d
 from .calibrate import Calibration
@@ -74,7 +74,7 @@ def lower(
     input_bits, input_scale = _input(graph)
     steps = graph.num_steps or (samples.shape[0] if samples is not None else 1)
     budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
-    quantized = any(map(_is_quantized, graph.stages))
+    quantized = any(stage.quantized for stage in graph.stages)
     frozen = FrozenNet(model, Settings(act_bits=act_bits)).stages if quantized else []
     calibration = None
     if form == "simple":
@@ -99,13 +99,6 @@ def lower(
         {} if calibration is None else calibration.words(), graph.input_quant is not None,
     )  # fmt: skip
     return FixedPointNet(net)
-
-
-def _is_quantized(stage: Stage) -> bool:
-    neuron = stage.neuron
-    return neuron is not None and (
-        neuron.current_quant is not None or neuron.state_quant is not None
-    )
 
 
 def _input(graph: Graph) -> tuple[int, float]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..frozen.fold import affine
+from ..frozen.branches import affine
 from ..frozen.graph import Branch, Stage, count, pair
 from ..rounded import quantized_weight, weight_bits
 from .layers import INPUT, IntBranch, IntPool, Ints, IntStage

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import StbpError
-from ...frozen.fold import affine
+from ...frozen.branches import affine
 from ...frozen.graph import INPUT, Branch, Pool, Stage, count, pair
 from ...neuron import Leaky
 from ...rounded import quantized_weight, weight_bits

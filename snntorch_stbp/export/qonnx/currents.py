@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...frozen.fold import FrozenBranch
+from ...frozen.branches import FrozenBranch
 from ...frozen.net import READOUT_BITS, FrozenStage
 from ..array import Array
 from .page import Page, array

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ...frozen.fold import FrozenBranch
+from ...frozen.branches import FrozenBranch
 from ...frozen.graph import Branch, inhibition
 from ...lowering.layers import IntBranch, IntPool
 from ...lowering.terms import geometry, int_pool
