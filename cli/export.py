@@ -16,12 +16,16 @@ from .params import BitsType, Whole
 from .text import counter, to_json
 
 if TYPE_CHECKING:
+    from .export_change import Change
     from .export_fixed import FixedPoint
+
+NOTED = 0.01
+"""Share of spikes that differ from which on the remedies are named."""
 
 EXAMPLE = """\
 snntorch-stbp export runs/resnet18-digits-w4-T2-1
 snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --form step --target hls4ml
-snntorch-stbp export runs/resnet18-digits-w4-T2-1 --fixed-point
+snntorch-stbp export runs/resnet18-digits-w4-T2-1 --fixed-point --target hls4ml
 snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
 
 
@@ -29,7 +33,7 @@ snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
     EXAMPLE,
     click.Argument(["run"]),
     click.Option(["--output"], metavar="FILE",
-                 help="Where the graph goes; default: RUN/export/TARGET-FORM.onnx (trained.nir)."),
+                 help="Where the graph goes; default: in RUN/export, named by what it is."),
     click.Option(["--format"], type=click.Choice(["qonnx", "nir", "folder", "c"]), default="qonnx",
                  show_default=True, help="QONNX, NIR for neuromorphic chips (as trained), or the"
                  " network of integers as a folder of arrays or as C99."),
@@ -59,8 +63,8 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     """Export RUN to QONNX in arithmetic that no runtime can round differently.
 
     The file is run on real samples before it is kept: the spikes of every layer and the readout
-    must equal those of the trained network in deployment arithmetic (`evaluate --frozen` says what
-    that changes), or with --fixed-point those of the network of integers. With --as-trained and
+    must equal those of the trained network in deployment arithmetic, or with --fixed-point those of
+    the network of integers; what either changed is measured and said. With --as-trained and
     --format nir they must equal those of the trained network itself, but where float rounding
     explains a difference.
     """
@@ -83,9 +87,11 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     _hushed()
     from snntorch_stbp.export import to_qonnx
-    from snntorch_stbp.frozen import freeze
+    from snntorch_stbp.frozen import FrozenNet, freeze
     from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import frozen_settings, load_trained
+
+    from .export_change import changed
 
     settings = frozen_settings(folder.config, options["act_bits"])
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
@@ -108,17 +114,31 @@ def export(run: str, as_json: bool, **options: Any) -> None:
             "command": command_line(run, options),
         },
     )  # fmt: skip
+    change = changed(trained, net) if isinstance(net, FrozenNet) else None
     if as_json:
         said = _said(exported, trained.config, options)
+        said |= {} if change is None else {"deployment": change.facts()}
         click.echo(to_json(said if fixed is None else said | {"fixed_point": fixed.facts()}))
         return
     _print(exported, f"{options['form']}, {kind.replace('-', ' ')}")
     if fixed is not None:
         fixed.print()
+    if change is not None:
+        change.print()
+        _print_remedy(change)
     if not trained.config.quantized and not options["as_trained"]:
         click.echo(
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
             f"on a grid fine enough to stay exact (train with --bits for few bits)"
+        )
+
+
+def _print_remedy(change: Change) -> None:
+    """What follows the trained network more closely, where deployment changed much of it."""
+    if change.spikes_differ > NOTED:
+        click.echo(
+            f"{'note':<10}rounded currents changed these spikes; --fixed-point rounds none, and "
+            f"`finetune RUN --frozen` trains in the arithmetic of this file"
         )
 
 
@@ -172,10 +192,6 @@ def _kind(options: dict[str, Any]) -> str:
     if options["act_bits"] is not None and (as_trained or fixed_point):
         other = "--as-trained" if as_trained else "--fixed-point"
         raise UsageError(f"--act-bits changes deployment arithmetic: {other} goes without it.")
-    if fixed_point and options["target"] == "hls4ml":
-        raise UsageError(
-            "hls4ml reads no thresholds of integers: --fixed-point is for --target generic or finn."
-        )
     if fixed_point and options["target"] == "finn":
         for name, value in (("form", "step"), ("arithmetic", "simple")):
             if options[name] == value:
@@ -185,7 +201,10 @@ def _kind(options: dict[str, Any]) -> str:
                 )
     if as_trained:
         return "as-trained"
-    return "fixed-point" if fixed_point else str(options["target"])
+    target = str(options["target"])
+    if fixed_point:
+        return "fixed-point" if target == "generic" else f"fixed-point-{target}"
+    return target
 
 
 def _print(exported: Any, kind: str) -> None:

@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import click
-from lightning_fabric import Fabric
 
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.export.bundle import check_free
 from snntorch_stbp.lowering import FixedPointNet
 from snntorch_stbp.lowering.ranges import Span
 from snntorch_stbp.lowering.report import LayerReport, report
-from snntorch_stbp.train.data import drawn, examples
+from snntorch_stbp.train.data import examples
 from snntorch_stbp.train.evaluate import Trained, lowered
-from snntorch_stbp.train.measure import compare
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .export_change import Change, changed
 from .export_text import DEFAULTS, command_line, counts, facts
-from .text import Column, counter, percent, print_table, to_json
+from .text import Column, print_table, to_json
 
 OBSERVED = 100
 """Test samples whose ranges are reported."""
-MEASURED = 1000
-"""Test samples at most that say what lowering changed; `evaluate --fixed-point` takes all."""
 
 COLUMNS = (
     Column("layer"),
@@ -47,42 +44,24 @@ class FixedPoint:
     Attributes:
         net: The network of integers.
         rows: What each layer needs.
-        accuracy: Of the integers, on test images.
-        trained_accuracy: Of the trained network.
-        images: How many test images that were.
-        all_images: How many there are.
-        predictions_differ, spikes_differ: Shares that differ between the two.
+        change: What lowering changed.
     """
 
     net: FixedPointNet
     rows: list[LayerReport]
-    accuracy: float
-    trained_accuracy: float
-    images: int
-    all_images: int
-    predictions_differ: float
-    spikes_differ: float
+    change: Change
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "form": self.net.integers.form,
-            "accuracy": self.accuracy,
-            "trained_accuracy": self.trained_accuracy,
-            "images": self.images,
-            "predictions_differ": self.predictions_differ,
-            "spikes_differ": self.spikes_differ,
+            **self.change.facts(),
             "layers": [
                 asdict(row)
                 | {"accumulator_bits": row.accumulator.bits, "membrane_bits": row.membrane.bits}
                 for row in self.rows
             ],
         }
-
-    def _images(self) -> str:
-        if self.images == self.all_images:
-            return f"{self.images:,} test images"
-        return f"{self.images:,} of {self.all_images:,} test images; `evaluate` takes all"
 
     def print(self) -> None:
         """A table of the layers, and what lowering changed."""
@@ -92,14 +71,7 @@ class FixedPoint:
             "\nBits of weights, sums, multipliers (times) and membranes; fraction: digits of these"
             "\nbehind the point; thresholds per channel; * rounded in lowering.\n"
         )
-        click.echo(
-            f"{'accuracy':<10}{percent(self.accuracy)}, as trained "
-            f"{percent(self.trained_accuracy)} ({self._images()})"
-        )
-        click.echo(
-            f"{'differing':<10}{percent(self.predictions_differ)} of predictions, "
-            f"{_share(self.spikes_differ)} of spikes"
-        )
+        self.change.print()
 
 
 GRAPHS = ("form", "target", "batch")
@@ -160,15 +132,9 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
 
 def measured(trained: Trained, form: Any) -> FixedPoint:
     """Lower the network of a run and compare the two on images of its test set."""
-    test, config, model = trained.bundle.test, trained.config, trained.model
-    part, net = drawn(test, MEASURED), lowered(trained, form)
-    observed = examples(test, OBSERVED)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    found = compare(fabric, model, net, config, part, config.batch_size, tell=counter("test image"))
-    return FixedPoint(
-        net, report(net, observed), found["accuracy"], found["trained_accuracy"], found["images"],
-        len(test), found["predictions_differ"], found["spikes_differ"],
-    )  # fmt: skip
+    net = lowered(trained, form)
+    rows = report(net, examples(trained.bundle.test, OBSERVED))
+    return FixedPoint(net, rows, changed(trained, net))
 
 
 def _row(row: LayerReport) -> list[str]:
@@ -187,8 +153,3 @@ def _row(row: LayerReport) -> list[str]:
 
 def _spans(worst: Span, seen: Span) -> str:
     return f"{worst.low}:{worst.high} .. {seen.low}:{seen.high}"
-
-
-def _share(value: float) -> str:
-    """A share that may be tiny."""
-    return f"{value:.1e}" if 0 < value < 5e-5 else percent(value)

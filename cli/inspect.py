@@ -171,7 +171,7 @@ def _neuron_rows(found: Inspected) -> list[list[str]]:
             _shape(stage.shape, skip=1),
             stage.current or "-",
             "yes" if stage.spiking else "no",
-            stage.state or "-",
+            " + ".join(kind for kind in (stage.state, stage.age) if kind) or "-",
             f"{stage.state_kb:,.2f}" if stage.state else "-",
         ]
         for stage in found.neurons

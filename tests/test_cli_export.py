@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from qonnx.core.modelwrapper import ModelWrapper
 
+from snntorch_stbp.cli import export as cli_export
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
@@ -39,6 +41,8 @@ def test_a_run_is_exported_and_verified(run: str) -> None:
     assert "compared" not in output
     assert "of 2 test samples in QONNX's executor: all equal" in output
     assert "of 32 test samples in onnxruntime: all equal" in output
+    assert "(355 test images)" in output
+    assert re.search(r"differing *\d\.\d\d % of predictions, \d\.\d\d % of spikes", output), output
     path = Path(run) / "export" / "generic-unrolled.onnx"
     assert path.is_file()
     with np.load(path.with_suffix(".samples.npz")) as samples:
@@ -75,6 +79,22 @@ def test_json_says_what_was_compared(run: str, tmp_path: Path) -> None:
     assert facts["onnxruntime"]["spikes_compared"] == 16 * facts["spikes_compared"]
     assert all(Path(file).is_file() for file in facts["files"])
     assert len(facts["files"]) == 4
+
+
+def test_what_deployment_changed_is_said(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = json.loads(call("evaluate", run, "--frozen", "--json")[1])
+    path = str(tmp_path / "net.onnx")
+    code, output = call("export", run, "--verify", "1", "--output", path, "--json")
+    assert code == 0, output
+    said = json.loads(output)["deployment"]
+    assert said["images"] == 355
+    assert said == {name: measured[name] for name in said}
+    for noted in (0.0, 1.0):
+        monkeypatch.setattr(cli_export, "NOTED", noted)
+        code, output = call("export", run, "--verify", "1", "--output", path, "--force")
+        assert (code, "--fixed-point rounds none" in output) == (0, noted == 0), output
 
 
 def test_frozen_evaluation_says_what_freezing_changes(run: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from snntorch_stbp.cli import export_fixed, main
+from snntorch_stbp.cli import export_change, main
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
@@ -54,7 +54,7 @@ def test_lowering_changes_no_prediction(run: str, graph: Path) -> None:
 def test_a_large_test_set_is_not_measured_whole(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_fixed, "MEASURED", 50)
+    monkeypatch.setattr(export_change, "MEASURED", 50)
     path = str(tmp_path / "folder")
     common = ("export", run, "--fixed-point", "--format", "folder", "--verify", "2")
     code, output = call(*common, "--output", path)
@@ -130,6 +130,20 @@ def test_refining_reports_the_accuracy_of_the_integers(run: str, tmp_path: Path)
     assert config["init_from"] == run
 
 
+@pytest.mark.parametrize(("target", "form"), [("hls4ml", "step"), ("finn", "unrolled")])
+def test_integers_for_a_reader_have_a_file_of_their_own(run: str, target: str, form: str) -> None:
+    arguments = ("--fixed-point", "--target", target, "--form", form, "--verify", "1")
+    code, output = call("export", run, *arguments)
+    assert code == 0, output
+    path = Path(run) / "export" / f"fixed-point-{target}-{form}.onnx"
+    assert str(path) in output
+    nodes = {node.op_type for node in onnx.load(str(path)).graph.node}
+    assert ("MultiThreshold" in nodes) == (target == "finn")
+    assert path.with_suffix(".hls4ml.json").exists() == (target == "hls4ml")
+    code, output = call("verify", str(path), "--run", run, "--samples", "1")
+    assert (code, "all equal" in output) == (0, True), output
+
+
 @pytest.mark.parametrize("arithmetic", ["--frozen", "--fixed-point"])
 def test_what_the_trained_network_alone_knows_does_not_stop_refining(
     tmp_path: Path, arithmetic: str
@@ -179,8 +193,6 @@ def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[s
     (["train", "mnistnet", "--fixed-point-aware"], "name its run with --init-from"),
     (["train", "mnistnet", "--fixed-point-aware", "--frozen-aware", "--init-from", "RUN"],
      "exclude each other; give one"),
-    (["export", "RUN", "--fixed-point", "--target", "hls4ml"],
-     "hls4ml reads no thresholds of integers: --fixed-point is for --target generic or finn"),
     (["export", "RUN", "--fixed-point", "--target", "finn", "--form", "step"],
      "FINN has no floor, which --form step of integers needs: leave it out"),
     (["export", "RUN", "--fixed-point", "--target", "finn", "--arithmetic", "simple"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from onnx import TensorProto, helper, save
 
 from snntorch_stbp.cli import main
 from snntorch_stbp.export import to_qonnx
+from snntorch_stbp.export.qonnx.writer import bits_of
+from snntorch_stbp.lowering import lower
 
 from .nets import digits, make
 
@@ -62,6 +65,25 @@ def test_averages_of_currents_are_poolings(tmp_path: Path, target: str) -> None:
     operators = [layer["operator"] for layer in layers]
     assert operators == ["Conv", "SumPool", "Conv", "SumPool", "MatMul"]
     assert [layer["parameters"] for layer in layers] == [6 * 9, 0, 6 * 8 * 9, 0, 320]
+
+
+@pytest.mark.parametrize("target", ["generic", "hls4ml"])
+def test_integers_say_the_bits_of_currents_and_of_both_states(tmp_path: Path, target: str) -> None:
+    net = lower(make("mnistnet_bn", bits=4))
+    path = tmp_path / "net.onnx"
+    to_qonnx(net, digits(1), path, form="step", target=target)
+    code, output = call(str(path), "--json")
+    assert code == 0, output
+    found = {row["name"].replace("_", "."): row for row in json.loads(output)["neurons"]}
+    for stage in net.stages:
+        if stage.neuron is None:
+            continue
+        row, ages = found[stage.stage.name], len(stage.neuron.threshold)
+        current, state = (int(row[kind].lstrip("UINT")) for kind in ("current", "state"))
+        assert current <= bits_of(stage.reach.membrane.low, stage.reach.membrane.high)
+        assert row["age"] == (None if ages == 1 else "UINT2")  # 0, 1, 2 steps
+        assert row["state_kb"] == math.prod(row["shape"]) * (state + 2 * (ages > 1)) / 8192
+    assert " + UINT2 " in call(str(path))[1]
 
 
 def test_a_graph_of_another_program(tmp_path: Path) -> None:

@@ -55,8 +55,10 @@ def test_a_graph_has_every_spike(
     name: str, options: dict[str, Any], settings: dict[str, Any], form: Any, tmp_path: Path
 ) -> None:
     net = lowered(name, options, settings)
-    exported = to_qonnx(net, digits(8), tmp_path / "net.onnx", form=form, batch=8)
-    assert exported.agreement.samples == 8
+    for target in ("generic", "hls4ml"):
+        path = tmp_path / f"{target}.onnx"
+        exported = to_qonnx(net, digits(8), path, form=form, target=target, batch=8)
+        assert exported.agreement.samples == 8
 
 
 @pytest.mark.parametrize("name", ["mnistnet_bn", "resnet"])
@@ -67,7 +69,6 @@ def test_a_graph_for_finn_has_every_spike(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "settings", "arguments", "message"), [
-    ({"bits": 4}, {}, {"target": "hls4ml"}, "hls4ml reads no MultiThreshold"),
     ({"bits": 4}, {}, {"target": "finn", "form": "step"}, "FINN has no floor"),
     ({"act_bits": 6}, {}, {"target": "finn"}, "FINN has no floor"),
 ])  # fmt: skip

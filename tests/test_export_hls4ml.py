@@ -13,10 +13,12 @@ from torch import nn
 import snntorch_stbp as stbp
 from snntorch_stbp.export import golden
 from snntorch_stbp.export.hls4ml import configuration, convert, precision, simulate
-from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.qonnx import fixed
+from snntorch_stbp.export.qonnx.frozen import FROZEN, build
 from snntorch_stbp.export.qonnx.targets import Form
 from snntorch_stbp.export.qonnx.writer import Range
-from snntorch_stbp.frozen import freeze
+from snntorch_stbp.frozen import FrozenNet, freeze
+from snntorch_stbp.lowering import FixedPointNet, lower
 
 from .nets import digits, make, reset_options
 
@@ -26,14 +28,14 @@ pytestmark = [
 
 
 def through_cpp(
-    model: nn.Module, samples: torch.Tensor, folder: Path, form: Form, io_type: str
+    net: FrozenNet | FixedPointNet, samples: torch.Tensor, folder: Path, form: Form, io_type: str
 ) -> int:
     """Compile the graph's C++ with g++ and compare every spike with the golden vectors.
 
     Returns how many spikes were compared, all of them equal.
     """
-    net = freeze(model)
-    built = build(net, samples[:1], form=form, target="hls4ml")
+    parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
+    built = build(net, samples[:1], form=form, target="hls4ml", parts=parts)
     compiled = convert(built.model, configuration(built), folder, io_type, spikes=True)
     compiled.compile()
     vectors = golden.compute(net, samples)
@@ -66,8 +68,18 @@ def dense(reset: str = "zero") -> nn.Module:
 @pytest.mark.parametrize("form", ["step", "unrolled"])
 @pytest.mark.parametrize("reset", ["zero", "subtract", "delayed"])
 def test_a_dense_network(tmp_path: Path, form: Form, reset: str) -> None:
-    compared = through_cpp(dense(reset), digits(500), tmp_path, form, "io_parallel")
+    compared = through_cpp(freeze(dense(reset)), digits(500), tmp_path, form, "io_parallel")
     assert compared == 500 * 2 * (24 + 16 + 10)
+
+
+@pytest.mark.parametrize("form", ["step", "unrolled"])
+def test_integers_have_the_spikes_of_the_trained_network(tmp_path: Path, form: Form) -> None:
+    model, samples = dense(), digits(500)
+    net = lower(model)
+    assert through_cpp(net, samples, tmp_path, form, "io_parallel") == 500 * 2 * (24 + 16 + 10)
+    trained = model(samples)
+    assert torch.equal(net(samples), trained)
+    assert 0.01 < trained.mean() < 0.99
 
 
 @pytest.mark.slow
@@ -86,8 +98,31 @@ def test_a_dense_network(tmp_path: Path, form: Form, reset: str) -> None:
 def test_convolutional_networks(
     tmp_path: Path, name: str, options: dict[str, Any], form: Form
 ) -> None:
-    compared = through_cpp(make(name, **options), digits(500), tmp_path, form, "io_stream")
-    assert compared >= 500 * 2 * 100
+    net = freeze(make(name, **options))
+    assert through_cpp(net, digits(500), tmp_path, form, "io_stream") >= 500 * 2 * 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["step", "unrolled"])
+@pytest.mark.parametrize(
+    ("name", "options", "settings"),
+    [
+        ("mnistnet_bn", {"bits": 4, "num_steps": 4}, {}),
+        ("mnistnet_bn", {"readout": "population", "beta": 0.75}, {}),
+        ("mnistnet_bn", {"reset": "none", "num_steps": 3}, {}),
+        ("mnistnet", {"bits": 4, "reset": "delayed"}, {"form": "simple", "fraction": 5}),
+        ("mnistnet", {"bits": 4, "num_steps": 7}, {"form": "simple", "fraction": 5}),
+        ("resnet", {"bits": "ternary"}, {}),
+        ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),
+        ("pooled", {"bits": 4}, {}),
+        ("averaged", {"bits": "ternary"}, {}),
+    ],
+)
+def test_convolutional_networks_of_integers(
+    tmp_path: Path, name: str, options: dict[str, Any], settings: dict[str, Any], form: Form
+) -> None:
+    net = lower(make(name, **options), **settings)
+    assert through_cpp(net, digits(100), tmp_path, form, "io_stream") >= 100 * 2 * 100
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ SOON, LATER = range(3), [pytest.param(seed, marks=pytest.mark.slow) for seed in 
 REASONS = (
     "resets by subtraction", "is no multiple of 2^-8", "FINN has no floor", "NIR", "to NIR",
     "has the reset", "more than the 24", "needs more than 24 bits", "which hls4ml",
+    "change with age",
     "whose shapes nir does not infer", "does not leak",
 )  # fmt: skip
 """Words of the refusals that such networks may meet; "does not compute" is not among them."""
@@ -61,8 +62,9 @@ def test_every_export_computes_a_random_network(seed: int, tmp_path: Path) -> No
         integers = attempt(lower, net, form=arithmetic, samples=calibration)
         if integers is None:
             continue
-        for target in ("generic", "finn"):
-            attempt(to_qonnx, integers, samples, path, target=target, **options)
+        for target in ("generic", "finn", "hls4ml"):
+            form = "unrolled" if target == "finn" else drawn.choice(["unrolled", "step"])
+            attempt(to_qonnx, integers, samples, path, form=form, target=target, **options)
         attempt(to_folder, integers, samples, tmp_path / "folder", force=True)
         attempt(to_c99, integers, samples, tmp_path / "c", force=True)
     trained = attempt(to_qonnx, net, samples, path, as_trained=True, **options)

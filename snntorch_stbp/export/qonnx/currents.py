@@ -7,9 +7,10 @@ import numpy as np
 from ...frozen.branches import FrozenBranch
 from ...frozen.net import READOUT_BITS, FrozenStage
 from ..array import Array
+from .affine import affine
 from .page import Page, array
 from .sums import branch_sum
-from .writer import CHANNELS_LAST, Range
+from .writer import Range
 
 
 def input_current(page: Page, stage: FrozenStage, values: dict[str, str], t: int) -> str:
@@ -45,36 +46,13 @@ def _affine(
     name, size, writer = stage.stage.name, page.sizes[stage.stage.name], page.writer
     fraction = array(stage.current.fraction).astype(int) + 1
     multiplier = np.broadcast_to(array(frozen.multiplier), fraction.shape)
-    node = page.name(name, f"multiply{index}", f"t{t}")
     if page.target.affine == "integer":
         m = page.constant(
             name, f"multiplier{index}", t, page.per_channel(multiplier * 2.0**fraction, size)
         )
-        return writer.binary("Mul", node, x, m)
-    digits = int(fraction.max())
+        return writer.binary("Mul", page.name(name, f"multiply{index}", f"t{t}"), x, m)
     bias = array(stage.current.bias) if index == 0 else np.zeros(fraction.shape)
-    low = np.minimum(multiplier * writer.ranges[x].low, multiplier * writer.ranges[x].high)
-    high = np.maximum(multiplier * writer.ranges[x].low, multiplier * writer.ranges[x].high)
-    values = Range(
-        int(((low + bias) * 2.0**digits).min()),
-        int(((high + bias) * 2.0**digits).max()),
-        digits,
-    )
-    channels = size[0]
-    parameters = [
-        page.constant(name, f"{key}{index}", t, np.broadcast_to(value, channels), grid)
-        for key, value, grid in (
-            ("gamma", multiplier, digits),
-            ("beta", bias, digits),
-            ("mean", np.zeros(1), 0),
-            ("var", np.ones(1), 0),
-        )
-    ]
-    domain = CHANNELS_LAST if len(size) == 3 and page.target.layout == "nhwc" else ""
-    return writer.node(
-        "BatchNormalization", node, [x, *parameters], f"{node}_out", writer.shapes[x], values,
-        domain, epsilon=0.0,
-    )  # fmt: skip
+    return affine(page, name, f"multiply{index}", t, x, multiplier, bias, int(fraction.max()))
 
 
 def _bias_and_scale(page: Page, stage: FrozenStage, total: str, fraction: Array, t: int) -> str:

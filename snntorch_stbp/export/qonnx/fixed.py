@@ -19,16 +19,16 @@ Thresholds by age: `z_i` is 1 for neurons whose last reset is at least `i` steps
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import StbpError
 from ...lowering import FixedPointNet
-from ...lowering.layers import IntBranch
+from ...lowering.layers import IntBranch, Ints, IntStage
 from ...lowering.net import FixedStage
 from ...lowering.ranges import FLOAT32, width
 from ..array import Array
+from .affine import affine
+from .compared import ComparedNeurons
 from .fixed_neurons import FixedNeurons, floor, lifts
 from .frozen import Parts, integer_image
 from .page import Page
@@ -42,11 +42,6 @@ def _image(page: Page, net: FixedPointNet, name: str) -> str:
         StbpError: If float32 tensors do not hold every integer of the network, or the reader has no
             counterpart of what the graph would hold.
     """
-    if page.target.quantizers == "quant" and page.target.layout != "nchw":
-        raise StbpError(
-            "hls4ml reads no MultiThreshold: export the fixed-point network for generic or finn, "
-            "or without --fixed-point."
-        )
     rounds = any(s.stage.shift.any() or (s.neuron and s.neuron.rounds) for s in net.stages)
     if page.target.quantizers == "multithreshold" and (page.form == "step" or rounds):
         raise StbpError(
@@ -66,39 +61,63 @@ def _image(page: Page, net: FixedPointNet, name: str) -> str:
 
 def _current(page: Page, fixed: FixedStage, values: dict[str, str], t: int) -> str:
     """The input current of a stage; where leaks are left shifts, not yet shifted."""
-    stage, writer = fixed.stage, page.writer
-    name, size = stage.name, page.sizes[stage.name]
-
-    def label(what: str) -> str:
-        return page.name(name, what, f"t{t}")
-
-    def constant(what: str, value: Any, fraction: int = 0) -> str:
-        spread = page.per_channel(np.asarray(value, np.float64), size)
-        return page.constant(name, what, t, spread, fraction)
-
+    stage, name, shift = fixed.stage, fixed.stage.name, fixed.stage.shift
+    up = 0 if lifts(page, stage) else stage.up
+    bias = stage.bias + (np.int64(1) << shift >> 1)
     total: str | None = None
     for index, branch in enumerate(stage.branches):
-        a = _sum(page, branch, index, name, values[branch.source], t)
-        if (branch.multiplier != 1).any():
-            m = constant(f"multiplier{index}", branch.multiplier)
-            a = writer.binary("Mul", label(f"multiply{index}"), a, m)
-        total = a if total is None else writer.binary("Add", label(f"add{index}"), total, a)
+        a, m = _sum(page, branch, index, name, values[branch.source], t), branch.multiplier
+        if page.target.affine == "batchnorm":
+            factor, offset = m * 2.0 ** (up - shift), bias * 2.0**-shift * (index == 0)
+            if (factor != 1).any() or offset.any():
+                what, digits = f"multiply{index}", int(shift.max())
+                a = affine(page, name, what, t, a, factor, offset, digits)
+        elif (m != 1).any():
+            a = _times(page, name, f"multiply{index}", a, f"multiplier{index}", m, t)
+        if total is not None:
+            a = page.writer.binary("Add", page.name(name, f"add{index}", f"t{t}"), total, a)
+        total = a
     assert total is not None
-    if stage.up and not lifts(page, stage):
-        total = writer.binary("Mul", label("scale_up"), total, constant("up", 2**stage.up))
-    half = np.int64(1) << stage.shift >> 1
-    if (stage.bias + half).any():
-        total = writer.binary("Add", label("add_bias"), total, constant("bias", stage.bias + half))
-    if not stage.shift.any():
+    if page.target.affine == "integer":
+        total = _scaled(page, stage, total, up, bias, t)
+    if not shift.any():
+        page.writer.state(total, page.writer.ranges[total])  # so that a reader knows its bits
         return total
-    down = constant("down", 2.0**-stage.shift, int(stage.shift.max()))
-    total = writer.binary("Mul", label("rescale"), total, down)
     reach = fixed.reach.current
     bits = stage.act_bits or width(reach.low - 1, reach.high + 1)
-    return floor(page, label("current"), total, bits)
+    return floor(page, page.name(name, "current", f"t{t}"), total, bits)
 
 
-PARTS = Parts(_image, _current, FixedNeurons)
+def _scaled(page: Page, stage: IntStage, total: str, up: int, bias: Ints, t: int) -> str:
+    """Shift the integer sums to the left, add the bias, and shift them to the right."""
+    name, size = stage.name, page.sizes[stage.name]
+    if up:
+        total = _times(page, name, "scale_up", total, "up", np.array(2.0**up), t)
+    if bias.any():
+        c = page.constant(name, "bias", t, page.per_channel(bias.astype(np.float64), size))
+        total = page.writer.binary("Add", page.name(name, "add_bias", f"t{t}"), total, c)
+    if not stage.shift.any():
+        return total
+    down = 2.0**-stage.shift
+    return _times(page, name, "rescale", total, "down", down, t, int(stage.shift.max()))
+
+
+def _times(
+    page: Page, stage: str, what: str, x: str, factor: str, value: Array, t: int, digits: int = 0
+) -> str:
+    """`x` times a constant per channel, a multiple of `2^-digits`."""
+    spread = page.per_channel(np.asarray(value, np.float64), page.sizes[stage])
+    c = page.constant(stage, factor, t, spread, digits)
+    return page.writer.binary("Mul", page.name(stage, what, f"t{t}"), x, c)
+
+
+def _neurons(page: Page, fixed: FixedStage) -> FixedNeurons:
+    """The neurons of a stage, as the reader compares."""
+    kind = FixedNeurons if page.target.multithreshold else ComparedNeurons
+    return kind(page, fixed)
+
+
+PARTS = Parts(_image, _current, _neurons)
 """How `qonnx.build` writes a `FixedPointNet`."""
 
 
@@ -129,11 +148,15 @@ def _sum(page: Page, branch: IntBranch, index: int, stage: str, x: str, t: int) 
 def _weights(page: Page, branch: IntBranch, weight: Array, t: int) -> str:
     """Integer weights, a constant of the narrowest data type."""
     name = page.name(branch.name, "weight")
+    if not page.target.shared:
+        name = page.name(branch.name, "weight", f"t{t}")
     if name not in page.writer.constants:
         datatype = f"INT{max(branch.weight_bits, 2)}"
         if branch.weight_bits == 1:
             datatype = "BIPOLAR"
         elif branch.weight_bits == 2 and np.abs(weight).max() <= 1:
             datatype = "TERNARY"
+        if weight.ndim == 4 and page.target.layout == "nhwc":
+            weight = weight.transpose(0, 2, 3, 1)
         page.writer.constant(name, weight, datatype=datatype)
     return name

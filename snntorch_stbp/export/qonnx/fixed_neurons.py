@@ -40,7 +40,7 @@ class FixedNeurons:
         self.reach = fixed.reach.membrane
         self.size, self.lifts = page.sizes[self.stage.name], lifts(page, self.stage)
         self.state: str | None = None
-        self.age: str | None = None  # in the form `step`, steps since the last reset
+        self.age: str | None = None  # steps since the last reset, where a tensor holds them
         self.older: list[str] = []  # unrolled: z_1, z_2, ... of the step before
 
     @property
@@ -105,27 +105,28 @@ class FixedNeurons:
 
     def _spike(self, u: str, theta: Ints, t: int) -> str:
         """The spike by the thresholds of each neuron's age."""
-        writer, node = self.page.writer, self._label("spike", t)
         if self.neuron.reset == "none" and self.page.form == "unrolled":
-            return self._threshold(node, u, theta[min(t, len(theta) - 1)])
+            return self._threshold("spike", u, theta[min(t, len(theta) - 1)], t)
         at_least = self._at_least(len(theta), t)
         if not at_least:
-            return self._threshold(node, u, theta[0])
-        by_age = [
-            self._threshold(self._label(f"spike_age{i}", t), u, row)
-            for i, row in enumerate(theta[: len(at_least) + 1])
-        ]
+            return self._threshold("spike", u, theta[0], t)
+        return self._by_age(u, theta[: len(at_least) + 1], at_least, t)
+
+    def _by_age(self, u: str, theta: Ints, at_least: list[str], t: int) -> str:
+        """The spike, where the thresholds `[ages, C]` are those of an age that `at_least` knows."""
+        writer = self.page.writer
+        by_age = [self._threshold(f"spike_age{i}", u, row, t) for i, row in enumerate(theta)]
         total = by_age[0]
         for i, z in enumerate(at_least, 1):
             change = writer.binary("Sub", self._label(f"change{i}", t), by_age[i], by_age[i - 1])
             change = writer.binary("Mul", self._label(f"older{i}", t), change, z)
             total = writer.binary("Add", self._label(f"select{i}", t), total, change)
             writer.ranges[total] = Range(0, 1)
-        return self._threshold(node, total, np.zeros(1, np.int64))
+        return self._threshold("spike", total, np.zeros(1, np.int64), t)
 
-    def _threshold(self, node: str, x: str, theta: Ints) -> str:
+    def _threshold(self, what: str, x: str, theta: Ints, t: int) -> str:
         """1 where `x > theta`."""
-        writer = self.page.writer
+        writer, node = self.page.writer, self._label(what, t)
         theta = theta[:1] if (theta == theta[0]).all() else theta
         levels = writer.constant(f"{node}_levels", theta.reshape(-1, 1) + 1)
         layout = "NC"
@@ -140,12 +141,16 @@ class FixedNeurons:
         """`z_1, z_2, ...`: whether a neuron's last reset is at least that many steps ago."""
         if ages == 1 or self.page.form == "unrolled":
             return self.older[: ages - 1]
-        name, shape = self.page.name(self.stage.name, "age_in"), self.page.shape(self.size)
-        self.age = self.page.writer.input(name, shape, Range(0, self.page.steps))
+        self.age = self._age_in()
         return [
-            self._threshold(self._label(f"older_than{i}", t), self.age, np.array([i - 1]))
+            self._threshold(f"older_than{i}", self.age, np.array([i - 1]), t)
             for i in range(1, ages)
         ]
+
+    def _age_in(self) -> str:
+        """The ages that the step before left, in the form `step`."""
+        name, shape = self.page.name(self.stage.name, "age_in"), self.page.shape(self.size)
+        return self.page.writer.input(name, shape, Range(0, self.page.steps))
 
     def _leak(self, u: str, spike: str, t: int) -> None:
         """The state that the next step finds."""
@@ -196,9 +201,10 @@ class FixedNeurons:
             out = page.name(self.stage.name, "age_out")
             if neuron.reset == "none":
                 self.age = writer.binary("Add", self._label("grow", t), self.age, one, out)
-                return
-            older = writer.binary("Add", self._label("grow", t), self.age, one)
-            self.age = writer.binary("Mul", self._label("age", t), older, silent, out)
+            else:
+                older = writer.binary("Add", self._label("grow", t), self.age, one)
+                self.age = writer.binary("Mul", self._label("age", t), older, silent, out)
+            writer.state(self.age, Range(0, self.page.steps))
             return
         self.older = [silent] + [
             writer.binary("Mul", self._label(f"older_than{i}", t), silent, z)

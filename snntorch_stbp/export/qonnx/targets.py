@@ -20,6 +20,7 @@ class Target:
         separator: Between the parts of a name.
         shared: Whether the steps share constants.
         quantizers: QONNX's `Quant`, or FINN's `MultiThreshold`, which is the same function.
+        multithreshold: Whether it reads `MultiThreshold` at all.
     """
 
     layout: Literal["nchw", "nhwc", "nhwc_transposed"] = "nchw"
@@ -27,10 +28,13 @@ class Target:
     separator: str = "/"
     shared: bool = True
     quantizers: Literal["quant", "multithreshold"] = "quant"
+    multithreshold: bool = True
 
 
 TARGETS = {
     "generic": Target(),
     "finn": Target(layout="nhwc_transposed", quantizers="multithreshold"),
-    "hls4ml": Target(layout="nhwc", affine="batchnorm", separator="_", shared=False),
+    "hls4ml": Target(
+        layout="nhwc", affine="batchnorm", separator="_", shared=False, multithreshold=False
+    ),
 }

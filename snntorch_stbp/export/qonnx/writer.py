@@ -259,6 +259,8 @@ class Writer:
                     if old == tensor:
                         names[index] = name
         self._note(name, self.shapes.pop(tensor), self.ranges.pop(tensor, None))
+        if tensor in self.types:
+            self.types[name] = self.types.pop(tensor)
         self.outputs = [name if old == tensor else old for old in self.outputs]
 
     def model(self, name: str, metadata: dict[str, str]) -> ModelProto:

@@ -28,9 +28,9 @@ DOMAINS = ("", "ai.onnx", "onnx.brevitas", QONNX, CHANNELS_LAST)
 PARTS = {
     "add": r"add\d+",
     "current": r"multiply\d+|scale_up|add_bias|rescale|current(?:_scaled)?|biased",
-    "spike": r"lifted|negated|membrane|membrane_shift|nudged|membrane_quant(?:_scaled)?|over"
-    r"|relative|relu|spike(?:_age\d+)?|change\d+|older\d+|select\d+",
-    "state": r"fired|reset|decay|offset|state(?:_scaled)?|silent|grow|age|older_than\d+",
+    "spike": r"lifted|negated|membrane|membrane_shift|nudged|membrane_quant(?:_scaled)?|over\d*"
+    r"|relative|relu\d*|spike(?:_age\d+)?|change\d+|older\d+|select\d+",
+    "state": r"fired|reset|decay|offset|state(?:_scaled)?|silent|grow|forgotten|age|older_than\d+",
     "sum": "sum",
 }
 """What the nodes of a layer of neurons are called, without layer and step, by what they compute."""

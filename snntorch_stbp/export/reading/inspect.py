@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from .graph import Graph, load
 
 STATES = ("reset", "decay", "state")
 """Nodes of a layer of neurons of which the last one there is gives the state."""
+
+TAKE = ("lifted", "negated", "membrane", "over", "spike")
+"""How nodes are called of which the first takes the current."""
+
+AGES = ("grow", "age")
+"""Nodes that give the age, if what they compute is a state."""
 
 
 @dataclass
@@ -51,6 +58,7 @@ class Neurons:
     current: str | None = None
     spiking: bool = False
     state: str | None = None
+    age: str | None = None  # steps since the last reset, a state, too
     state_kb: float = 0.0
 
 
@@ -218,20 +226,29 @@ def _note(
 ) -> None:
     """What a node of the first step says of the neurons, or the readout, that it belongs to."""
     output, what = node.output[0], graph.key(node)[len(stage) + 1 :]
+    states = graph.names.states if graph.names is not None else {}
     if what == "current" or part == "spike":
         found = neurons.setdefault(stage, Neurons(stage, graph.shape(output)))
         found.spiking |= part == "spike"
-        states = graph.names.states if graph.names is not None else {}
         taken = [name for name in node.input if name not in (*graph.constants, *states)]
         if what == "current":
             found.current = types[output]
-        elif found.current is None and taken:  # not quantized: what the neurons take
+        elif found.current is None and what.startswith(TAKE) and taken:  # not quantized
             found.current = types.get(taken[0])
-    elif what in STATES and stage in neurons:  # the last of them is kept
+    elif stage in neurons and (what in STATES or (what in AGES and _left(output, states))):
         found = neurons[stage]
-        found.state = types[output]
+        if what in STATES:  # the last of them is kept
+            found.state = types[output]
+        else:
+            found.age = types[output]
         count = math.prod(graph.shape(output) or [0])
-        found.state_kb = count * (bits(found.state) or 0) / 8 / 1024
+        width = sum(bits(kind) or 0 for kind in (found.state, found.age))
+        found.state_kb = count * width / 8 / 1024
+
+
+def _left(output: str, states: Mapping[str, tuple[str, Sequence[int]]]) -> bool:
+    """Whether a tensor is a state for the next step."""
+    return any(output == name for name, _ in states.values())
 
 
 def as_data(found: Inspected) -> dict[str, Any]:
