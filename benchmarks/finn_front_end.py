@@ -57,6 +57,20 @@ def dense(bits: Any, **options: Any) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
+def windows(pool: nn.Module, side: int, **options: Any) -> nn.Module:
+    """A convolution, pooling of spikes, and a convolution with `options` that leaves `side`."""
+    precision = stbp.Precision(4)
+    return nn.Sequential(
+        precision.input_quant(),
+        stbp.DirectCoding(2),
+        stbp.TimeDistributed(precision.conv2d(1, 6, 3, padding=1)),
+        stbp.Leaky(0.5, threshold=0.1),
+        stbp.TimeDistributed(nn.Sequential(pool, precision.conv2d(6, 6, 3, padding=1, **options))),
+        stbp.Leaky(0.5, threshold=0.1),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(6 * side**2, 10))),
+    ).eval()
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: dense(4),
     "dense-ternary": lambda: dense("ternary"),
@@ -70,6 +84,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: make("resnet", bits=4),
     "maxima-of-currents": lambda: make("pooled", bits=4),
     "averages-of-currents": lambda: make("averaged", bits=4),
+    "padded-maxima": lambda: windows(nn.MaxPool2d(3, 2, padding=1), 4, groups=6),
+    "padded-averages": lambda: windows(nn.AvgPool2d(3, 2, padding=1), 2, dilation=2),
 }
 
 

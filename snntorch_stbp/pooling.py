@@ -77,6 +77,15 @@ class _Pool2x2(torch.autograd.Function):
         return d_x, None, None
 
 
+def sum_pool2d(
+    x: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Sums over windows of images `[B, C, H, W]`, padded with zeros; sizes are height and width."""
+    if padding == (0, 0):
+        return avg_pool2d(x, kernel_size, stride, divisor_override=1)
+    return F.avg_pool2d(x, kernel_size, stride, padding, divisor_override=1)
+
+
 def _layout(x: Tensor) -> torch.memory_format | None:
     """How the images of `x` lie, if they lie densely."""
     layouts = (torch.contiguous_format, torch.channels_last)

@@ -31,6 +31,10 @@ def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:
     precision = {k: options.pop(k) for k in ("act_bits", "membrane_bits", "scale") if k in options}
     if name == "resnet":
         net = small_resnet(Precision(bits, **precision))
+    elif name.startswith("padded"):
+        kind = nn.AvgPool2d if name == "padded averages" else nn.MaxPool2d
+        padding = int(name == "padded currents")
+        net = padded_pools(Precision(bits, **precision), kind, padding)
     elif name in ("pooled", "averaged"):
         kind = nn.MaxPool2d if name == "pooled" else nn.AvgPool2d
         net = pooled_currents(Precision(bits, **precision), kind)
@@ -66,6 +70,29 @@ def pooled_currents(precision: Precision, pool: type[nn.Module]) -> nn.Module:
     with torch.no_grad():
         net[2].norm.weight[::2] *= -1
         net[5].layer.weight *= 2
+    return net
+
+
+def padded_pools(precision: Precision, kind: type[nn.Module], padding: int) -> nn.Module:
+    """Poolings of spikes with padding, and of currents; normalisation behind an average."""
+    net = nn.Sequential(
+        precision.input_quant(),
+        DirectCoding(2),
+        TimeDistributed(precision.conv2d(1, 6, 3, padding=1, bias=False), TDBatchNorm2d(6)),
+        Leaky(0.5, threshold=0.4),
+        TimeDistributed(kind(3, 2, padding=1)),
+        TimeDistributed(precision.conv2d(6, 8, 3, padding=1), TDBatchNorm2d(8)),
+        TimeDistributed(kind(2, padding=padding)),
+        Leaky(0.5, threshold=0.4),
+        TimeDistributed(nn.AvgPool2d(3, (2, 1), padding=1)),
+        TimeDistributed(precision.conv2d(8, 8, 3, padding=1)),
+        TimeDistributed(nn.AvgPool2d((1, 2))),
+        TDBatchNorm2d(8),
+        Leaky(0.5, threshold=0.4),
+        TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(8 + 8 * padding, 10))),
+    )
+    with torch.no_grad():
+        net[5].norm.weight[::2] *= -1  # else padding with zeros would do
     return net
 
 
@@ -188,11 +215,15 @@ def accumulate(branch: Any, weight: torch.Tensor | None, x: np.ndarray) -> np.nd
 
 
 def pooled(pool: Any, x: np.ndarray) -> np.ndarray:
-    size = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
-    n, c, h, w = x.shape
-    assert (h % size[0], w % size[1]) == (0, 0)
-    blocks = x.reshape(n, c, h // size[0], size[0], w // size[1], size[1])
-    result: np.ndarray = (np.sum if isinstance(pool, nn.AvgPool2d) else np.max)(blocks, (3, 5))
+    size, stride, padding, average = (
+        np.broadcast_to(pool.kernel_size, 2), np.broadcast_to(pool.stride, 2),
+        np.broadcast_to(pool.padding, 2), isinstance(pool, nn.AvgPool2d),
+    )  # fmt: skip
+    around = ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2)
+    x = np.pad(x, around, constant_values=0 if average else np.iinfo(np.int64).min)
+    windows = np.lib.stride_tricks.sliding_window_view(x, size, (2, 3))
+    windows = windows[:, :, :: stride[0], :: stride[1]]
+    result: np.ndarray = (np.sum if average else np.max)(windows, (4, 5))
     return result
 
 

@@ -78,12 +78,13 @@ def test_residual_blocks(tmp_path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("bits", [None, 4, 1])
-@pytest.mark.parametrize("name", ["pooled", "averaged"])
+@pytest.mark.parametrize("name", ["pooled", "averaged", "padded"])
 def test_pooled_currents(tmp_path: Path, name: str, target: str, bits: Any) -> None:
     for form in ("unrolled", "step"):
         model = make(name, bits=bits)
         result = to_qonnx(model, digits(9), tmp_path / f"{form}.onnx", form=form, target=target)
-        assert result.agreement.spikes == 9 * 3 * (6 * 16 + 8 * 4)
+        spikes = 2 * (6 * 64 + 8 * 4 + 8) if name == "padded" else 3 * (6 * 16 + 8 * 4)
+        assert result.agreement.spikes == 9 * spikes
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -33,6 +33,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fp32": ("mnistnet", {"bits": None}),
     "pooled currents": ("pooled", {"bits": 4}),
     "averaged currents": ("averaged", {"bits": 4}),
+    "padded poolings": ("padded currents", {"bits": 4}),
     "subtract": ("mnistnet", {"bits": 4, "reset": "subtract", "num_steps": 3}),
     "delayed": ("mnistnet", {"bits": 4, "reset": "delayed", "num_steps": 3}),
     "binary, membranes": (

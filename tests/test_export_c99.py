@@ -43,6 +43,7 @@ NETS: dict[str, Callable[[], FixedPointNet]] = {
     "population": lambda: lower(make("mnistnet", readout="population")),
     "maxima of currents": lambda: lower(make("pooled", bits=4)),
     "averages of currents": lambda: lower(make("averaged", bits=4)),
+    "padded poolings": lambda: lower(make("padded currents", bits=4)),
 }
 
 

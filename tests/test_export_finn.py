@@ -35,6 +35,7 @@ NETS: dict[str, dict[str, Any]] = {
     "mnistnet": {"bits": 4},
     "pooled": {"bits": 4},
     "averaged": {"bits": 4},
+    "padded": {"bits": 4},
     "mnistnet_bn": {"bits": 1, "membrane_bits": 4, "act_bits": 8, "readout": "rate"},
     "resnet": {"bits": "ternary"},
 }

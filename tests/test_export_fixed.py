@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("resnet", {"bits": 1}, {}),
     ("pooled", {"bits": 4}, {}),
     ("averaged", {"bits": 4}, {}),
+    ("padded", {"bits": 4}, {}),
     ("pooled", {"bits": "ternary", "act_bits": 6}, {}),
     ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),
     ("resnet", {"membrane_bits": 5}, {}),

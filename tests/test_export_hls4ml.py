@@ -92,6 +92,7 @@ def test_integers_have_the_spikes_of_the_trained_network(tmp_path: Path, form: F
         ("resnet", {"bits": 1}),
         ("pooled", {"bits": 4}),
         ("averaged", {"bits": 4}),
+        ("padded", {"bits": 4}),
         ("mnistnet", {"bits": 4, "act_bits": 4, "membrane_bits": 6}),
     ],
 )
@@ -111,11 +112,12 @@ def test_convolutional_networks(
         ("mnistnet_bn", {"readout": "population", "beta": 0.75}, {}),
         ("mnistnet_bn", {"reset": "none", "num_steps": 3}, {}),
         ("mnistnet", {"bits": 4, "reset": "delayed"}, {"form": "simple", "fraction": 5}),
-        ("mnistnet", {"bits": 4, "num_steps": 7}, {"form": "simple", "fraction": 5}),
+        ("mnistnet", {"bits": 4, "num_steps": 5}, {"form": "simple", "fraction": 5}),
         ("resnet", {"bits": "ternary"}, {}),
         ("resnet", {"act_bits": 6, "membrane_bits": 5}, {}),
         ("pooled", {"bits": 4}, {}),
         ("averaged", {"bits": "ternary"}, {}),
+        ("padded", {"bits": 4}, {}),
     ],
 )
 def test_convolutional_networks_of_integers(

@@ -34,6 +34,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "normalised, binary": ("mnistnet_bn", {"bits": 1, "readout": "rate", "num_steps": 3}),
     "averages of currents": ("averaged", {"bits": 4}),
+    "padded averages": ("padded averages", {"bits": 4}),
     "residual": ("resnet", {"bits": 4}),
     "residual, powers of two": ("resnet", {"bits": 2, "scale": "po2"}),
 }
@@ -73,6 +74,8 @@ def by_hand(
                 spikes.setdefault(name, []).append(z)
                 return z.astype(np.float64)
             if isinstance(node, (nir.SumPool2d, nir.AvgPool2d)):
+                top, left = node.padding
+                x = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)))
                 w = windows(x, node.kernel_size, node.stride)
                 return w.sum((4, 5)) if isinstance(node, nir.SumPool2d) else w.mean((4, 5))
             if isinstance(node, nir.Flatten):

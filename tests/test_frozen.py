@@ -30,6 +30,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pooled", {"bits": None}),
     ("pooled", {"bits": 1}),
     ("averaged", {"bits": 4}),
+    ("padded", {"bits": 4}),
+    ("padded currents", {"bits": 4}),
     ("averaged", {"bits": None}),
     ("averaged", {"bits": 1, "act_bits": 6}),
 ]
@@ -176,9 +178,18 @@ class Branching(nn.Module):
         (wrap(stbp.Leaky(), stbp.NeuNorm(1, (8, 8))), "must be the spikes or currents"),
         (wrap(stbp.Leaky(output=True)), "returns its membrane"),
         (wrap(stbp.Leaky(graded_spikes_factor=2.0)), "graded spikes; hardware spikes are 0 or 1"),
+        (wrap(nn.MaxPool2d(3, ceil_mode=True), stbp.Leaky()), "'1' has ceil_mode"),
         (
-            wrap(stbp.TimeDistributed(nn.AvgPool2d(3, padding=1)), stbp.Leaky()),
-            "padding or ceil_mode",
+            wrap(nn.AvgPool2d(3, padding=1, count_include_pad=False), stbp.Leaky()),
+            "'1' leaves padding out of what it divides by, .* take count_include_pad=True",
+        ),
+        (
+            wrap(nn.AvgPool2d(2, divisor_override=1), stbp.Leaky()),
+            "'1' divides by 1, its windows have 4 pixels: .*leave out divisor_override",
+        ),
+        (
+            wrap(nn.Conv2d(1, 2, 3), nn.AvgPool2d(3, padding=1), stbp.Leaky()),
+            "'2' pads currents: at the borders it would take less of their bias",
         ),
         (
             wrap(stbp.Leaky(state_quant=lambda u: u)),
@@ -201,7 +212,7 @@ class Branching(nn.Module):
                 stbp.TDBatchNorm2d(2),
                 stbp.Leaky(),
             ),
-            "the normalisation '2' must follow a convolution or linear layer directly",
+            "the normalisation '2' must follow a convolution or linear layer, at most with average",
         ),
         (
             wrap(stbp.Leaky(threshold=-1.0, reset_mechanism="subtract", reset_delay=True)),

@@ -20,7 +20,7 @@ from snntorch_stbp.train.metrics import spike_record
 
 from .nets import digits, integers, make
 
-NETS = ("mnistnet", "mnistnet_bn", "resnet", "pooled", "averaged")
+NETS = ("mnistnet", "mnistnet_bn", "resnet", "pooled", "averaged", "padded", "padded currents")
 
 
 def numpy_run(net: FixedPointNet, images: torch.Tensor) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -31,7 +31,7 @@ SOON, LATER = range(3), [pytest.param(seed, marks=pytest.mark.slow) for seed in 
 REASONS = (
     "resets by subtraction", "is no multiple of 2^-8", "FINN has no floor", "NIR", "to NIR",
     "has the reset", "more than the 24", "needs more than 24 bits", "which hls4ml",
-    "change with age",
+    "change with age", "hls4ml has no dilated convolutions", "hls4ml takes maxima of",
     "whose shapes nir does not infer", "does not leak",
 )  # fmt: skip
 """Words of the refusals that such networks may meet; "does not compute" is not among them."""

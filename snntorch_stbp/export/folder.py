@@ -149,6 +149,7 @@ def _pools(pools: tuple[IntPool, ...], shapes: tuple[Size, ...]) -> list[dict[st
             "size": list(pool.size),
             "stride": list(pool.stride),
             "dilation": list(pool.dilation),
+            "padding": list(pool.padding),
             "shape": list(size),
         }
         for pool, size in zip(pools, shapes, strict=True)

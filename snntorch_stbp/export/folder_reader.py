@@ -190,7 +190,7 @@ def _pools(entry: _Entry, key: str, *kinds: str) -> tuple[IntPool, ...]:
     return tuple(
         IntPool(
             pool.one_of("kind", *kinds), pool.pair("size", 1), pool.pair("stride", 1),
-            pool.pair("dilation", 1),
+            pool.pair("dilation", 1), *([pool.pair("padding", 0)] * ("padding" in pool.members)),
         )
         for pool in entry.entries(key)
     )  # fmt: skip

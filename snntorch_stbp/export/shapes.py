@@ -102,8 +102,8 @@ def _branch(branch: IntBranch, size: Size, where: str) -> tuple[tuple[Size, ...]
         raise StbpError(f"the weights {list(shape)} of {where} do not fit {list(size)} values.")
     if wanted == 2:
         return pooled, (shape[0],)
-    padded = tuple(n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True))
-    spatial = windows(padded, shape[2:], branch.stride, branch.dilation, where)
+    image = padded(size[1:], branch.padding)
+    spatial = windows(image, shape[2:], branch.stride, branch.dilation, where)
     return pooled, (shape[0], *spatial)
 
 
@@ -113,9 +113,15 @@ def _pooled(pools: tuple[IntPool, ...], size: Size, where: str) -> tuple[Size, .
     for pool in pools:
         if len(size) != 3:
             raise StbpError(f"{where} pools {list(size)} values, which have no height and width.")
-        size = (size[0], *windows(size[1:], pool.size, pool.stride, pool.dilation, where))
+        image = padded(size[1:], pool.padding)
+        size = (size[0], *windows(image, pool.size, pool.stride, pool.dilation, where))
         sizes.append(size)
     return tuple(sizes)
+
+
+def padded(size: Size, padding: Size) -> Size:
+    """Height and width with as much more on either side."""
+    return tuple(n + 2 * p for n, p in zip(size, padding, strict=True))
 
 
 def windows(size: Size, window: Size, stride: Size, dilation: Size, where: str) -> Size:

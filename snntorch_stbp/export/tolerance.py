@@ -138,7 +138,8 @@ def _spread(value: Array, dimensions: int, axis: int = 1) -> Array:
 
 def _compare_record(record: Array, golden: Golden, rows: Array, equal: Array, first: int) -> None:
     """The readout of samples without any difference."""
-    error = np.abs(record - golden["record"][rows])[equal].max(1, initial=0)
+    error = np.abs(record - golden["record"][rows])[equal]
+    error = error.reshape(len(error), record[0].size).max(1, initial=0)
     bound = float(golden["bound/record"])
     if not error.max(initial=0) <= bound:
         sample = first + int(rows[equal][error.argmax()])

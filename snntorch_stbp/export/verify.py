@@ -173,7 +173,7 @@ def run_graph(
     names: Names,
     given: Callable[[int], dict[str, Array]] | None = None,
 ) -> tuple[Array, dict[str, list[Array]]]:
-    """The record and, per step, the spikes (and levels) of a batch of inputs.
+    """The record, as in golden vectors, and per step the spikes (and levels) of a batch of inputs.
 
     Args:
         execute: Runs the graph once.
@@ -193,7 +193,7 @@ def run_graph(
         result = execute(feeds)
         for key, steps in names.tensors.items():
             seen[key] = [result[steps[min(t, len(steps) - 1)]] for t in range(names.steps)]
-        return result["record"], seen
+        return names.from_graph(result["record"], 1), seen
     states = {n: np.zeros(shape, np.float32) for n, (_, shape) in names.states.items()}
     total: Array | None = None
     for t in range(names.steps):
@@ -207,7 +207,7 @@ def run_graph(
             seen[key].append(result[steps[0]])
         total = result["record"] if total is None else total + result["record"]
     assert total is not None
-    return total, seen
+    return names.from_graph(total, 1), seen
 
 
 def _difference(

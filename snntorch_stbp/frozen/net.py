@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..exact import exact_sums
-from ..pooling import avg_pool2d
+from ..pooling import sum_pool2d
 from . import image
 from .branches import Source, weight_sum
 from .fold import FrozenCurrent, Settings, fold_current
@@ -248,10 +248,10 @@ def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor
 
 def _pooled(pool: Pool, x: Tensor) -> Tensor:
     """Sums or maxima of integers."""
-    size, stride = pair(pool.kernel_size), pair(pool.stride)
+    size, stride, padding = pair(pool.kernel_size), pair(pool.stride), pair(pool.padding)
     if isinstance(pool, nn.AvgPool2d):
-        return avg_pool2d(x, size, stride, divisor_override=1)
-    return F.max_pool2d(x, size, stride, dilation=pool.dilation)
+        return sum_pool2d(x, size, stride, padding)
+    return F.max_pool2d(x, size, stride, padding, pool.dilation)
 
 
 def freeze(model: nn.Module, settings: Settings | None = None) -> FrozenNet:

@@ -15,7 +15,7 @@ from ..errors import StbpError
 from ..neuron import Leaky
 from ..norm import NeuNorm, _TDBatchNorm
 from ..time import DirectCoding, PopulationVote, TimeDistributed, _Coding
-from .graph import INPUT, Branch, Graph, Layer, Pool, Stage, inhibition
+from .graph import INPUT, Branch, Graph, Layer, Pool, Stage, count, inhibition, pair
 
 
 class _Tracer(fx.Tracer):
@@ -129,7 +129,7 @@ class _Reader:
                 f"between them; put a Leaky there."
             )
         if isinstance(layer, Pool):
-            _check_pool(name, layer)
+            _check_pool(name, layer, currents=False)
             branch = self._single(name, layer, value)
             return (replace(branch, pools=(*branch.pools, layer)),)
         if isinstance(layer, Layer):
@@ -159,17 +159,18 @@ class _Reader:
                 f"cannot export '{name}': {type(norm).__name__} depends on other neurons at run "
                 f"time; only batch normalisation folds into a multiplier and a bias."
             )
-        direct = branch.layer is not None and branch.norm is None and not branch.after
+        averaged = all(isinstance(pool, nn.AvgPool2d) for pool in branch.after)
+        direct = branch.layer is not None and branch.norm is None and averaged
         if not direct or norm.running_mean is None:
             raise StbpError(
-                f"the normalisation '{name}' must follow a convolution or linear layer directly, "
-                f"and have running statistics."
+                f"the normalisation '{name}' must follow a convolution or linear layer, at most "
+                f"with average pooling between them, and have running statistics."
             )
         return tuple(replace(b, norm=norm) for b in branches)
 
     def _pooled(self, name: str, pool: Pool, branch: Branch) -> Branch:
         """A branch behind whose layer currents are pooled."""
-        _check_pool(name, pool)
+        _check_pool(name, pool, currents=True)
         return replace(branch, after=(*branch.after, pool))
 
     def _neunorm(self, name: str, norm: NeuNorm, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
@@ -247,9 +248,28 @@ class _Reader:
         self.graph.stages.append(Stage(value[0].name, value, None))
 
 
-def _check_pool(name: str, pool: Pool) -> None:
-    if pool.ceil_mode or pool.padding not in (0, (0, 0)):
-        raise StbpError(f"the pooling '{name}' has padding or ceil_mode, which export has not.")
+def _check_pool(name: str, pool: Pool, currents: bool) -> None:
+    if pool.ceil_mode:
+        raise StbpError(f"the pooling '{name}' has ceil_mode, which export has not.")
+    if isinstance(pool, nn.MaxPool2d):
+        return
+    if pool.divisor_override not in (None, count(pool)):
+        raise StbpError(
+            f"the average pooling '{name}' divides by {pool.divisor_override}, its windows have "
+            f"{count(pool)} pixels: export writes averages only (leave out divisor_override)."
+        )
+    if pair(pool.padding) == (0, 0):
+        return
+    if currents:
+        raise StbpError(
+            f"the average pooling '{name}' pads currents: at the borders it would take less of "
+            f"their bias than elsewhere; pool spikes, or without padding."
+        )
+    if not pool.count_include_pad:
+        raise StbpError(
+            f"the average pooling '{name}' leaves padding out of what it divides by, which export "
+            f"cannot: take count_include_pad=True."
+        )
 
 
 def _check_layer(name: str, layer: Layer) -> None:

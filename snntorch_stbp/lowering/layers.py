@@ -27,17 +27,18 @@ INPUT = "input"
 
 @dataclass(frozen=True)
 class IntPool:
-    """A pooling without padding.
+    """A pooling.
 
     Attributes:
-        kind: `"sum"` or `"max"`.
-        size, stride, dilation: Height and width each.
+        kind: `"sum"`, to which padding adds nothing, or `"max"`, which leaves padding out.
+        size, stride, dilation, padding: Height and width each; padding on either side.
     """
 
     kind: str
     size: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

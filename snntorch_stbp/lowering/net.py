@@ -15,7 +15,7 @@ from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings, image
 from ..frozen.graph import Graph
 from ..frozen.read import read_graph
-from ..pooling import avg_pool2d
+from ..pooling import sum_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntPool, IntStage
@@ -244,5 +244,5 @@ def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Ten
 
 def _pooled(pool: IntPool, x: Tensor) -> Tensor:
     if pool.kind == "sum":
-        return avg_pool2d(x, pool.size, pool.stride, divisor_override=1)
-    return F.max_pool2d(x, pool.size, pool.stride, dilation=pool.dilation)
+        return sum_pool2d(x, pool.size, pool.stride, pool.padding)
+    return F.max_pool2d(x, pool.size, pool.stride, pool.padding, pool.dilation)

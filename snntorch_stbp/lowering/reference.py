@@ -126,6 +126,8 @@ def _windows(
 
 
 def _pool(pool: IntPool, x: Ints) -> Ints:
+    (top, left), least = pool.padding, np.iinfo(np.int64).min if pool.kind == "max" else 0
+    x = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)), constant_values=least)
     windows = _windows(x, pool.size, pool.stride, pool.dilation)
     result: Ints = windows.sum((4, 5)) if pool.kind == "sum" else windows.max((4, 5))
     return result

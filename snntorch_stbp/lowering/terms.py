@@ -116,10 +116,10 @@ def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
 
 def int_pool(pool: nn.AvgPool2d | nn.MaxPool2d) -> IntPool:
     """A pooling of integers: an average becomes a sum."""
-    size, stride = pair(pool.kernel_size), pair(pool.stride)
+    size, stride, padding = pair(pool.kernel_size), pair(pool.stride), pair(pool.padding)
     if isinstance(pool, nn.AvgPool2d):
-        return IntPool("sum", size, stride)
-    return IntPool("max", size, stride, pair(pool.dilation))
+        return IntPool("sum", size, stride, padding=padding)
+    return IntPool("max", size, stride, pair(pool.dilation), padding)
 
 
 def join(parts: list[Term], budget: Budget, room: float) -> tuple[tuple[IntBranch, ...], Reals]:

@@ -117,7 +117,7 @@ def layer_shape(name: str, branch: IntBranch, size: Size, sums: Size) -> str:
 
 def pool_shape(name: str, pool: IntPool, size: Size, pooled: Size) -> str:
     """The definition of the geometry of a pooling."""
-    return _geometry(name, [*size, *pooled], pool.size, pool.stride, (0, 0), pool.dilation, 1)
+    return _geometry(name, [*size, *pooled], pool.size, pool.stride, pool.padding, pool.dilation, 1)
 
 
 def _geometry(

@@ -30,6 +30,7 @@ from ...frozen.graph import INPUT, Branch, Pool, Stage, count, pair
 from ...neuron import Leaky
 from ...rounded import quantized_weight, weight_bits
 from ..array import Array
+from ..shapes import padded, windows
 from ..trained import TrainedNet, step_of
 
 DT = 1e-4
@@ -156,8 +157,9 @@ def _branch(built: Built, branch: Branch) -> str:
     node = built.stages[branch.source]
     factor = 1.0
     for index, pool in enumerate(branch.pools):
-        kind = nir.AvgPool2d if branch.layer is None else nir.SumPool2d
-        factor /= 1 if branch.layer is None else count(pool)
+        sums = branch.layer is not None and pair(pool.padding) == (0, 0)  # snnTorch's do not pad
+        kind = nir.SumPool2d if sums else nir.AvgPool2d
+        factor /= count(pool) if sums else 1
         node = _pooled(built, pool, kind, f"{branch.name}_pool{index + 1 if index else ''}", node)
     if branch.flatten:
         shape = built.shapes[node]
@@ -174,10 +176,10 @@ def _branch(built: Built, branch: Branch) -> str:
 
 def _pooled(built: Built, pool: Pool, kind: type, name: str, node: str) -> str:
     """Add a pooling of the values of `node`."""
-    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+    kernel, stride, padding = pair(pool.kernel_size), pair(pool.stride), pair(pool.padding)
     channels, *image = built.shapes[node]
-    pooled = [(n - k) // s + 1 for n, k, s in zip(image, kernel, stride, strict=True)]
-    pooling = kind(np.array(kernel), np.array(stride), np.array((0, 0)))
+    pooled = windows(padded(tuple(image), padding), kernel, stride, (1, 1), name)
+    pooling = kind(np.array(kernel), np.array(stride), np.array(padding))
     return built.add(name, pooling, (channels, *pooled), (node,))
 
 

@@ -160,8 +160,8 @@ def _apply(node: nir.NIRNode, x: Tensor) -> Tensor:
         return x.flatten(1)
     if isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
         kernel, stride = _pair(node.kernel_size), _pair(node.stride)
-        divisor = 1 if isinstance(node, nir.SumPool2d) else None
-        return functional.avg_pool2d(x, kernel, stride, divisor_override=divisor)
+        divisor, padding = 1 if isinstance(node, nir.SumPool2d) else None, _pair(node.padding)
+        return functional.avg_pool2d(x, kernel, stride, padding, divisor_override=divisor)
     if isinstance(node, nir.Linear):
         return x @ _tensor(node.weight).T
     if isinstance(node, nir.Affine):

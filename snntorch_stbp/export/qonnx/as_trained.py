@@ -21,11 +21,12 @@ from torch import nn
 from ...errors import StbpError
 from ...frozen.graph import INPUT, Branch, pair
 from ...frozen.neuron import act_quant
+from ...lowering.terms import int_pool
 from ...neuron import Leaky
 from ...norm import _Gain
 from ...rounded import quantized_weight, weight_bits
 from ..array import Array
-from ..shapes import windows
+from ..shapes import padded, windows
 from ..trained import TrainedNet, TrainedStage
 from .frozen import Parts
 from .neurons import Stepwise
@@ -213,13 +214,19 @@ def _norm(page: Page, norm: nn.modules.batchnorm._BatchNorm, name: str, x: str, 
 
 def _pool(page: Page, pool: nn.Module, node: str, x: str) -> str:
     assert isinstance(pool, (nn.AvgPool2d, nn.MaxPool2d))
-    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+    average = isinstance(pool, nn.AvgPool2d)
+    whole = int_pool(pool)
+    more: dict[str, Any] = {"dilations": list(whole.dilation)}
+    if average:
+        more = {"count_include_pad": 1}
     batch, channels, *image = page.writer.shapes[x]
-    out = [(n - k) // s + 1 for n, k, s in zip(image, kernel, stride, strict=True)]
+    out = windows(
+        padded(tuple(image), whole.padding), whole.size, whole.stride, whole.dilation, node
+    )
     return page.writer.node(
-        "AveragePool" if isinstance(pool, nn.AvgPool2d) else "MaxPool", node, [x], f"{node}_out",
-        (batch, channels, *out), None,
-        kernel_shape=list(kernel), strides=list(stride), pads=[0, 0, 0, 0],
+        "AveragePool" if average else "MaxPool", node, [x], f"{node}_out",
+        (batch, channels, *out), None, kernel_shape=list(whole.size), strides=list(whole.stride),
+        pads=[*whole.padding, *whole.padding], **more,
     )  # fmt: skip
 
 

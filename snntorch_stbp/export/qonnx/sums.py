@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ...errors import StbpError
 from ...frozen.branches import FrozenBranch
 from ...frozen.graph import Branch, inhibition
 from ...lowering.layers import IntBranch, IntPool
 from ...lowering.terms import geometry, int_pool
 from ..array import Array
-from ..shapes import windows
+from ..shapes import padded, windows
 from .page import Page, array
 from .writer import CHANNELS_LAST, QONNX, Range
 
@@ -75,8 +77,8 @@ def convolved(
     size: tuple[int, ...], values: Range,
 ) -> tuple[str, tuple[int, ...]]:  # fmt: skip
     """The convolution of a branch with weights `[C, I, kh, kw]`, and the features behind it."""
-    padded = tuple(n + 2 * p for n, p in zip(size[1:], branch.padding, strict=True))
-    out = (shape[0], *windows(padded, shape[2:], branch.stride, branch.dilation, node))
+    image = padded(size[1:], branch.padding)
+    out = (shape[0], *windows(image, shape[2:], branch.stride, branch.dilation, node))
     y = convolution(
         page, node, x, weight, shape[2:], branch.stride, branch.padding, branch.dilation,
         branch.groups, out, values,
@@ -101,6 +103,7 @@ def convolution(
 ) -> str:  # fmt: skip
     """A convolution, in the layout of the target."""
     writer = page.writer
+    _check_convolution(page, node, groups, writer.shapes[x], dilation)
     attributes: dict[str, Any] = {
         "kernel_shape": list(kernel),
         "strides": list(stride),
@@ -115,6 +118,23 @@ def convolution(
             **attributes,
         )  # fmt: skip
     return _transposed(page, "Conv", node, [x, weight], size, values, attributes)
+
+
+def _check_convolution(
+    page: Page, node: str, groups: int, shape: tuple[int, ...], dilation: tuple[int, int]
+) -> None:
+    """Refuse what the reader has not; `shape` is that of the input."""
+    target = page.target
+    channels = shape[1] if target.layout == "nchw" else shape[-1]
+    if groups not in (1, channels) and not target.groups:
+        raise StbpError(
+            f"{target.reader} has convolutions of 1 group or of one per channel, not of {groups}, "
+            f"as '{node}' is: choose another target."
+        )
+    if dilation != (1, 1) and not target.dilation:
+        raise StbpError(
+            f"{target.reader} has no dilated convolutions, as '{node}' is: choose another target."
+        )
 
 
 def _transposed(
@@ -141,7 +161,8 @@ def pool_sum(
     page: Page, pool: IntPool, node: str, x: str, size: tuple[int, ...]
 ) -> tuple[str, tuple[int, ...]]:
     """A sum, by a depthwise convolution of ones, or a maximum; and the features behind it."""
-    out = (size[0], *windows(size[1:], pool.size, pool.stride, pool.dilation, node))
+    image = padded(size[1:], pool.padding)
+    out = (size[0], *windows(image, pool.size, pool.stride, pool.dilation, node))
     writer, values = page.writer, page.writer.ranges[x]
     if pool.kind == "sum":
         ones = np.ones((size[0], 1, *pool.size))
@@ -151,13 +172,20 @@ def pool_sum(
         number = pool.size[0] * pool.size[1]
         total = Range(values.low * number, values.high * number)
         y = convolution(
-            page, node, x, w, pool.size, pool.stride, (0, 0), (1, 1), size[0], out, total
+            page, node, x, w, pool.size, pool.stride, pool.padding, (1, 1), size[0], out, total
         )
         return y, out
+    if page.target.maxima == "apart" and not _apart(pool):
+        return _any_spike(page, pool, node, x, size)
+    if page.target.maxima == "unsigned" and pool.padding != (0, 0) and values.signed:
+        raise StbpError(
+            f"{page.target.reader} pads maxima with zeros, and '{node}' takes negative values: "
+            f"pool spikes, pool without padding, or choose another target."
+        )
     attributes: dict[str, Any] = {
         "kernel_shape": list(pool.size),
         "strides": list(pool.stride),
-        "pads": [0, 0, 0, 0],
+        "pads": [*pool.padding, *pool.padding],
         "dilations": list(pool.dilation),
     }
     if page.target.layout == "nhwc_transposed":
@@ -167,6 +195,29 @@ def pool_sum(
         "MaxPool", node, [x], f"{node}_out", page.shape(out), values, domain, **attributes
     )
     return y, out
+
+
+def _apart(pool: IntPool) -> bool:
+    """Whether its windows lie side by side, without padding."""
+    return pool.size == pool.stride and pool.padding == (0, 0) and pool.dilation == (1, 1)
+
+
+def _any_spike(
+    page: Page, pool: IntPool, node: str, x: str, size: tuple[int, ...]
+) -> tuple[str, tuple[int, ...]]:
+    """The maxima of spikes as their sums, clipped to one bit.
+
+    Raises:
+        StbpError: If `x` are no spikes.
+    """
+    writer = page.writer
+    if writer.ranges[x] != Range(0, 1) or pool.dilation != (1, 1):
+        raise StbpError(
+            f"{page.target.reader} takes maxima of spikes, or of windows side by side without "
+            f"padding; '{node}' is neither: choose another target or other windows."
+        )
+    total, out = pool_sum(page, replace(pool, kind="sum"), f"{node}_sum", x, size)
+    return writer.quant(node, total, f"{node}_out", 1, False), out
 
 
 def accumulated(weight: Array, inputs: Range) -> Range:

@@ -21,6 +21,11 @@ class Target:
         shared: Whether the steps share constants.
         quantizers: QONNX's `Quant`, or FINN's `MultiThreshold`, which is the same function.
         multithreshold: Whether it reads `MultiThreshold` at all.
+        reader: What messages call it.
+        groups, dilation: Whether its convolutions may be dilated, and have other groups than one or
+            one per channel.
+        maxima: Windows of maximum pooling: any; padded only where no value is negative; or side by
+            side without padding.
     """
 
     layout: Literal["nchw", "nhwc", "nhwc_transposed"] = "nchw"
@@ -29,12 +34,20 @@ class Target:
     shared: bool = True
     quantizers: Literal["quant", "multithreshold"] = "quant"
     multithreshold: bool = True
+    reader: str = "QONNX"
+    groups: bool = True
+    dilation: bool = True
+    maxima: Literal["any", "unsigned", "apart"] = "any"
 
 
 TARGETS = {
     "generic": Target(),
-    "finn": Target(layout="nhwc_transposed", quantizers="multithreshold"),
-    "hls4ml": Target(
-        layout="nhwc", affine="batchnorm", separator="_", shared=False, multithreshold=False
+    "finn": Target(
+        layout="nhwc_transposed", quantizers="multithreshold", reader="FINN", groups=False,
+        maxima="unsigned",
     ),
-}
+    "hls4ml": Target(
+        layout="nhwc", affine="batchnorm", separator="_", shared=False, multithreshold=False,
+        reader="hls4ml", groups=False, dilation=False, maxima="apart",
+    ),
+}  # fmt: skip

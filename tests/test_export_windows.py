@@ -1,0 +1,80 @@
+"""Windows of convolutions and poolings: every reader gets what it has, and is refused the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import snntorch_stbp as stbp
+from snntorch_stbp.errors import StbpError
+from snntorch_stbp.export import to_qonnx
+from snntorch_stbp.export.qonnx.targets import TARGETS, Form
+from snntorch_stbp.lowering import lower
+
+from .nets import digits, make
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+
+@pytest.mark.parametrize("target", ["hls4ml", "finn"])
+def test_maxima_of_currents_beyond_the_border_are_refused(tmp_path: Path, target: str) -> None:
+    model, path = make("padded currents"), tmp_path / "net.onnx"
+    assert to_qonnx(model, digits(4), path).agreement.samples == 4
+    message = {
+        "finn": "FINN pads maxima with zeros, and '7/pool0_after0/t0' takes negative values: pool",
+        "hls4ml": "hls4ml takes maxima of spikes, or of windows side by side .* other windows",
+    }[target]
+    with pytest.raises(StbpError, match=message):
+        to_qonnx(model, digits(4), path, target=target, force=True)
+
+
+@pytest.mark.parametrize(("options", "targets", "message"), [
+    ({"dilation": 2}, ["hls4ml"], "hls4ml has no dilated convolutions, as '.*' is: choose another"),
+    ({"groups": 2}, ["hls4ml", "finn"], "of 1 group or of one per channel, not of 2, as '.*' is:"),
+    ({"groups": 4}, [], ""),
+])  # fmt: skip
+def test_convolutions_that_a_reader_has_not_are_refused(
+    tmp_path: Path, options: dict[str, int], targets: list[str], message: str
+) -> None:
+    precision = stbp.Precision(4)
+    model = nn.Sequential(
+        stbp.DirectCoding(2),
+        stbp.TimeDistributed(precision.conv2d(1, 4, 3)),
+        stbp.Leaky(),
+        stbp.TimeDistributed(precision.conv2d(4, 4, 2, **options)),
+        stbp.Leaky(),
+    )
+    path = tmp_path / "net.onnx"
+    for target in TARGETS:
+        for net in (model, lower(model)):
+            if target in targets:
+                with pytest.raises(StbpError, match=message):
+                    to_qonnx(net, digits(2), path, target=target, force=True)
+            else:
+                to_qonnx(net, digits(2), path, target=target, force=True)
+
+
+@pytest.mark.parametrize("form", ["unrolled", "step"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_images_come_out_where_images_go_in(tmp_path: Path, target: str, form: Form) -> None:
+    """Of a network that says something of every pixel."""
+    precision = stbp.Precision(4)
+    body = [
+        stbp.DirectCoding(2),
+        stbp.TimeDistributed(precision.conv2d(1, 6, 3, padding=1)),
+        stbp.Leaky(threshold=0.2),
+    ]
+    head = stbp.TimeDistributed(precision.conv2d(6, 3, 3, (2, 1), padding=1))
+    path = tmp_path / "net.onnx"
+    for layers in ([*body, head], [*body, head, stbp.Leaky(threshold=0.2)]):
+        model = nn.Sequential(*layers).eval()
+        nets: list[nn.Module] = [model]
+        if form == "unrolled" or target != "finn":
+            nets.append(lower(model))
+        for net in nets:
+            exported = to_qonnx(net, digits(8), path, target=target, form=form, force=True)
+            assert exported.agreement.scores == 8 * 3 * 4 * 8
+        if target == "generic":
+            to_qonnx(model, digits(8), path, form=form, as_trained=True, force=True)
