@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 import snntorch_stbp as stbp
 from snntorch_stbp.errors import StbpError
@@ -54,6 +56,23 @@ def test_convolutions_that_a_reader_has_not_are_refused(
                     to_qonnx(net, digits(2), path, target=target, force=True)
             else:
                 to_qonnx(net, digits(2), path, target=target, force=True)
+
+
+def test_torchvisions_resnet_with_its_stem_reaches_every_reader(tmp_path: Path) -> None:
+    images = digits(64, 32).repeat(1, 3, 1, 1)
+    ann = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
+    net = stbp.convert(ann, images, num_steps=2, precision=stbp.Precision(4))
+    with torch.no_grad():
+        for _ in range(4):
+            net(images)  # statistics
+    net.eval()
+    fixed = stbp.lower(net)
+    assert torch.equal(fixed(images).sum(0).argmax(1), net(images).sum(0).argmax(1))
+    for target in TARGETS:
+        for deployed in (net, fixed):
+            path = tmp_path / "net.onnx"
+            exported = to_qonnx(deployed, images[:8], path, target=target, vectors=1, force=True)
+            assert exported.onnxruntime.spikes > 10**5
 
 
 @pytest.mark.parametrize("form", ["unrolled", "step"])
