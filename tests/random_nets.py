@@ -72,13 +72,18 @@ class Draw:
             net.append(layer)
             channels = width
             if size >= 4 and self.random.random() < 0.3:
-                net.append(TimeDistributed(chosen([nn.MaxPool2d, nn.AvgPool2d])(2)))
-                size //= 2
+                kind = chosen([nn.MaxPool2d, nn.AvgPool2d])
+                padding = chosen([0, 0, 1]) if kind is nn.MaxPool2d else 0
+                net.append(TimeDistributed(kind(2, padding=padding)))
+                size = size // 2 + padding
+                if kind is nn.AvgPool2d and layer.norm is None:
+                    net.append(TDBatchNorm2d(width))
             net.append(self._neuron())
             if size >= 4 and self.random.random() < 0.3:
                 window, stride = chosen([(2, 2), (2, 1), (3, 2)])
-                net.append(TimeDistributed(chosen([nn.MaxPool2d, nn.AvgPool2d])(window, stride)))
-                size = (size - window) // stride + 1
+                kind, padding = chosen([nn.MaxPool2d, nn.AvgPool2d]), chosen([0, 0, 1])
+                net.append(TimeDistributed(kind(window, stride, padding)))
+                size = (size + 2 * padding - window) // stride + 1
         self._head(net, channels * size * size)
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -115,8 +120,8 @@ class Draw:
         left = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         if left < 2:
             kernel, stride, dilation, padding, left = 1, 1, 1, 0, size
-        groups = chosen([1, 1, 1, inputs])
-        groups = groups if outputs % groups == 0 else 1
+        groups = chosen([1, 1, 1, inputs, 2])
+        groups = groups if outputs % groups == inputs % groups == 0 else 1
         norm = TDBatchNorm2d(outputs) if self.random.random() < 0.6 else None
         if norm is not None and self.random.random() < 0.3:
             with torch.no_grad():

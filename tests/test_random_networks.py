@@ -32,6 +32,7 @@ REASONS = (
     "resets by subtraction", "is no multiple of 2^-8", "FINN has no floor", "NIR", "to NIR",
     "has the reset", "more than the 24", "needs more than 24 bits", "which hls4ml",
     "change with age", "hls4ml has no dilated convolutions", "hls4ml takes maxima of",
+    "of 1 group or of one per channel", "pads maxima with zeros",
     "whose shapes nir does not infer", "does not leak",
 )  # fmt: skip
 """Words of the refusals that such networks may meet; "does not compute" is not among them."""
