@@ -34,18 +34,19 @@ def test_maxima_of_currents_beyond_the_border_are_refused(tmp_path: Path, target
 
 @pytest.mark.parametrize(("options", "targets", "message"), [
     ({"dilation": 2}, ["hls4ml"], "hls4ml has no dilated convolutions, as '.*' is: choose another"),
-    ({"groups": 2}, ["hls4ml", "finn"], "of 1 group or of one per channel, not of 2, as '.*' is:"),
+    ({"groups": 2}, ["hls4ml", "finn"], "'.*' has 2 groups, 4 channels in and 4 out: choose"),
+    ({"groups": 4, "out_channels": 8}, ["hls4ml", "finn"], "has 4 groups, 4 channels in and 8 out"),
     ({"groups": 4}, [], ""),
 ])  # fmt: skip
 def test_convolutions_that_a_reader_has_not_are_refused(
     tmp_path: Path, options: dict[str, int], targets: list[str], message: str
 ) -> None:
-    precision = stbp.Precision(4)
+    precision, plain = stbp.Precision(4), {"in_channels": 4, "out_channels": 4, "kernel_size": 2}
     model = nn.Sequential(
         stbp.DirectCoding(2),
         stbp.TimeDistributed(precision.conv2d(1, 4, 3)),
         stbp.Leaky(),
-        stbp.TimeDistributed(precision.conv2d(4, 4, 2, **options)),
+        stbp.TimeDistributed(precision.conv2d(**{**plain, **options})),
         stbp.Leaky(),
     )
     path = tmp_path / "net.onnx"

@@ -24,6 +24,7 @@ from snntorch_stbp.lowering import lower
 
 from .nets import digits
 from .random_nets import Draw
+from .test_export_hls4ml import through_cpp
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 SOON, LATER = range(3), [pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 60)]
@@ -32,7 +33,7 @@ REASONS = (
     "resets by subtraction", "is no multiple of 2^-8", "FINN has no floor", "NIR", "to NIR",
     "has the reset", "more than the 24", "needs more than 24 bits", "which hls4ml",
     "change with age", "hls4ml has no dilated convolutions", "hls4ml takes maxima of",
-    "of 1 group or of one per channel", "pads maxima with zeros",
+    "has convolutions of 1 group, or channel by channel", "pads maxima with zeros",
     "whose shapes nir does not infer", "does not leak",
 )  # fmt: skip
 """Words of the refusals that such networks may meet; "does not compute" is not among them."""
@@ -97,3 +98,16 @@ def test_each_layer_decides_as_the_trained_one(seed: int) -> None:
         spikes, _ = frozen.integrate(stage.neuron, stage.stage.neuron.spike_grad, current)
         trained = given[stage.stage.name]
         assert (spikes != trained).float().mean() < 0.004, stage.stage.name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_hls4ml_computes_a_random_network(seed: int, tmp_path: Path) -> None:
+    drawn = random.Random(seed)
+    net, samples = Draw(seed).network(), digits(40)
+    form, io_type = drawn.choice(["unrolled", "step"]), drawn.choice(["io_stream", "io_parallel"])
+    make: Callable[[nn.Module], Any] = drawn.choice([freeze, lower])
+    deployed = attempt(make, net)
+    if deployed is not None:
+        attempt(through_cpp, deployed, samples, tmp_path, form, io_type)

@@ -27,9 +27,12 @@ MISSING = "hls4ml is not installed: pip install 'snntorch-stbp[hls4ml]'."
 
 
 def precision(values: Range) -> str:
-    """The fixed-point type of hls4ml that holds a range exactly."""
+    """The fixed-point type of hls4ml that holds a range exactly; its point is not in front of it,
+    where hls4ml's C++ would round by a bit that the type lacks.
+    """
     kind = "fixed" if values.signed else "ufixed"
-    return f"{kind}<{values.bits},{values.bits - values.fraction}>"
+    integer = max(values.bits - values.fraction, 0)
+    return f"{kind}<{integer + values.fraction},{integer}>"
 
 
 def configuration(built: Built) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""A factor and an offset per channel, as one `BatchNormalization`: hls4ml's way to hold both."""
+"""A factor and an offset per channel: `Mul` and `Add` of constants, or one `BatchNormalization`.
+
+hls4ml gets the latter. Constants that it finds beside a `Mul` or `Add` it moves through the
+additions behind them, and stumbles where a factor is 0 or two are the same.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +38,14 @@ def affine(
         "BatchNormalization", node, [x, *parameters], f"{node}_out", writer.shapes[x],
         Range(int(low), int(high), fraction), domain, epsilon=0.0,
     )  # fmt: skip
+
+
+def times(
+    page: Page, stage: str, what: str, t: int, x: str, constant: str, factor: Array, digits: int = 0
+) -> str:
+    """`factor * x`, as the reader wants it; `constant` is the factor's name, if it has one."""
+    if page.target.affine == "batchnorm":
+        return affine(page, stage, what, t, x, factor, np.zeros(1), digits)
+    spread = page.per_channel(np.asarray(factor, np.float64), page.sizes[stage])
+    c = page.constant(stage, constant, t, spread, digits)
+    return page.writer.binary("Mul", page.name(stage, what, f"t{t}"), x, c)

@@ -27,7 +27,7 @@ from ...lowering.layers import IntBranch, Ints, IntStage
 from ...lowering.net import FixedStage
 from ...lowering.ranges import FLOAT32, width
 from ..array import Array
-from .affine import affine
+from .affine import affine, times
 from .compared import ComparedNeurons
 from .fixed_neurons import FixedNeurons, floor, lifts
 from .frozen import Parts, integer_image
@@ -73,7 +73,7 @@ def _current(page: Page, fixed: FixedStage, values: dict[str, str], t: int) -> s
                 what, digits = f"multiply{index}", int(shift.max())
                 a = affine(page, name, what, t, a, factor, offset, digits)
         elif (m != 1).any():
-            a = _times(page, name, f"multiply{index}", a, f"multiplier{index}", m, t)
+            a = times(page, name, f"multiply{index}", t, a, f"multiplier{index}", m)
         if total is not None:
             a = page.writer.binary("Add", page.name(name, f"add{index}", f"t{t}"), total, a)
         total = a
@@ -92,23 +92,14 @@ def _scaled(page: Page, stage: IntStage, total: str, up: int, bias: Ints, t: int
     """Shift the integer sums to the left, add the bias, and shift them to the right."""
     name, size = stage.name, page.sizes[stage.name]
     if up:
-        total = _times(page, name, "scale_up", total, "up", np.array(2.0**up), t)
+        total = times(page, name, "scale_up", t, total, "up", np.array(2.0**up))
     if bias.any():
         c = page.constant(name, "bias", t, page.per_channel(bias.astype(np.float64), size))
         total = page.writer.binary("Add", page.name(name, "add_bias", f"t{t}"), total, c)
     if not stage.shift.any():
         return total
     down = 2.0**-stage.shift
-    return _times(page, name, "rescale", total, "down", down, t, int(stage.shift.max()))
-
-
-def _times(
-    page: Page, stage: str, what: str, x: str, factor: str, value: Array, t: int, digits: int = 0
-) -> str:
-    """`x` times a constant per channel, a multiple of `2^-digits`."""
-    spread = page.per_channel(np.asarray(value, np.float64), page.sizes[stage])
-    c = page.constant(stage, factor, t, spread, digits)
-    return page.writer.binary("Mul", page.name(stage, what, f"t{t}"), x, c)
+    return times(page, name, "rescale", t, total, "down", down, int(stage.shift.max()))
 
 
 def _neurons(page: Page, fixed: FixedStage) -> FixedNeurons:

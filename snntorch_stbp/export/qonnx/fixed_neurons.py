@@ -9,6 +9,7 @@ import numpy as np
 from ...lowering.layers import Ints, IntStage
 from ...lowering.net import FixedStage
 from ...lowering.ranges import width
+from .affine import times
 from .page import Page
 from .writer import QONNX, Range
 
@@ -55,8 +56,8 @@ class FixedNeurons:
         u = current
         digits = up if self.lifts else neuron.lift
         if digits:
-            factor = writer.constant(page.name(self.stage.name, "up", f"t{t}"), 2.0**digits)
-            u = writer.binary("Mul", self._label("scale_up", t), u, factor)
+            up_by = np.array(2.0**digits)
+            u = times(page, self.stage.name, "scale_up", t, u, f"up{t}", up_by)
         if page.form == "step":
             state = page.name(self.stage.name, "state_in")
             self.state = writer.input(state, page.shape(self.size), self._states())
@@ -163,14 +164,13 @@ class FixedNeurons:
             most = min(reach.high, int(theta.max()))
             writer.ranges[kept] = Range(min(reach.low, 0), max(most, 0))
         elif neuron.reset in ("subtract", "delayed"):
-            by = self._constant("reset_by", t, theta[0])
-            fired = writer.binary("Mul", self._label("fired", t), spike, by)
+            fired = times(page, self.stage.name, "fired", t, spike, "reset_by", theta[0])
         if neuron.reset == "subtract":
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
         digits = 0 if self.lifts else neuron.leak
         if (neuron.beta != 2**digits).any():
-            beta = self._constant("beta", t, neuron.beta * 2.0**-digits, digits)
-            kept = writer.binary("Mul", self._label("decay", t), kept, beta)
+            beta = neuron.beta * 2.0**-digits
+            kept = times(page, self.stage.name, "decay", t, kept, "beta", beta, digits)
         if neuron.rounds and neuron.leak:
             half = self._constant("half", t, 0.5, 1)
             kept = writer.binary("Add", self._label("offset", t), kept, half)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...frozen.neuron import FrozenNeuron
+from .affine import times
 from .page import Page, array
 from .writer import QONNX, Range
 
@@ -81,8 +82,8 @@ class Neurons(Stepwise):
     def _membrane(self, current: str, t: int) -> str:
         page, writer, state = self.page, self.page.writer, self.state
         if self.neuron.lift:
-            factor = page.constant(self.name, "lift", t, 2.0**self.neuron.lift)
-            current = writer.binary("Mul", self._label("lifted", t), current, factor)
+            factor = np.array(2.0**self.neuron.lift)
+            current = times(page, self.name, "lifted", t, current, "lift", factor)
         if state is None:
             return current
         node = self._label("membrane", t)
@@ -120,10 +121,14 @@ class Neurons(Stepwise):
         positive = writer.node("Relu", relu, [over], f"{relu}_out", writer.shapes[u], values)
         return writer.quant(node, positive, f"{node}_out", 1, False)
 
-    def _threshold(self, t: int, what: str = "threshold") -> str:
-        """The threshold; hls4ml wants a constant of its own for each that reads it."""
+    def _threshold(self, t: int) -> str:
         theta = self.page.per_channel(array(self.neuron.threshold), self.size)
-        return self.page.constant(self.name, what, t, theta)
+        return self.page.constant(self.name, "threshold", t, theta)
+
+    def _taken_off(self, spike: str, t: int) -> str:
+        """What a reset by subtraction takes off: the threshold, where neurons fired."""
+        theta = array(self.neuron.threshold)
+        return times(self.page, self.name, "fired", t, spike, "reset_by", theta)
 
     def _quantized(self, u: str, t: int) -> str:
         page, writer, neuron = self.page, self.page.writer, self.neuron
@@ -134,7 +139,10 @@ class Neurons(Stepwise):
         if shift and page.target.quantizers == "quant":
             half = page.constant(self.name, "half", t, shift, fraction=1)
             u = writer.binary("Add", self._label("membrane_shift", t), u, half)
-        return page.quant(node, u, f"{node}_out", neuron.membrane_bits, scale, shift)
+        u = page.quant(node, u, f"{node}_out", neuron.membrane_bits, scale, shift)
+        top = 1 << (neuron.membrane_bits - 1 + neuron.coarse)
+        writer.ranges[u] = Range(-top, top - (1 << neuron.coarse))
+        return u
 
     def _leak(self, u: str, spike: str, t: int) -> str:
         page, writer, neuron = self.page, self.page.writer, self.neuron
@@ -145,16 +153,12 @@ class Neurons(Stepwise):
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
             writer.ranges[kept] = Range(writer.ranges[u].low, max(top, 0))
         elif neuron.reset == "subtract":
-            fired = writer.binary(
-                "Mul", self._label("fired", t), spike, self._threshold(t, "reset_by")
-            )
+            fired = self._taken_off(spike, t)
             kept = writer.binary("Sub", self._label("reset", t), u, fired)
         delayed = neuron.reset == "delayed"
         digits = neuron.beta_digits
-        beta = page.constant(
-            self.name, "beta", t, page.per_channel(array(neuron.beta), self.size), fraction=digits
-        )
-        decayed = writer.binary("Mul", self._label("decay", t), kept, beta)
+        beta = array(neuron.beta)
+        decayed = times(page, self.name, "decay", t, kept, "beta", beta, digits)
         half = page.constant(self.name, "half_step", t, 2.0 ** -(digits + 1), fraction=digits + 1)
         shifted = writer.binary("Add", self._label("offset", t), decayed, half)
         bits = Range(min(neuron.leaked[0], -1), neuron.leaked[1]).bits
@@ -164,7 +168,7 @@ class Neurons(Stepwise):
         writer.ranges[quantized] = Range(*neuron.leaked)
         if not delayed:
             return quantized
-        fired = writer.binary("Mul", self._label("fired", t), spike, self._threshold(t, "reset_by"))
+        fired = self._taken_off(spike, t)
         state = writer.binary("Sub", self._label("reset", t), quantized, fired, out)
         writer.state(state, Range(*neuron.state))
         return state

@@ -103,7 +103,7 @@ def convolution(
 ) -> str:  # fmt: skip
     """A convolution, in the layout of the target."""
     writer = page.writer
-    _check_convolution(page, node, groups, writer.shapes[x], dilation)
+    _check_convolution(page, node, groups, (writer.shapes[x], size[0]), dilation)
     attributes: dict[str, Any] = {
         "kernel_shape": list(kernel),
         "strides": list(stride),
@@ -121,15 +121,15 @@ def convolution(
 
 
 def _check_convolution(
-    page: Page, node: str, groups: int, shape: tuple[int, ...], dilation: tuple[int, int]
+    page: Page, node: str, groups: int, io: tuple[tuple[int, ...], int], dilation: tuple[int, int]
 ) -> None:
-    """Refuse what the reader has not; `shape` is that of the input."""
-    target = page.target
+    """Refuse what the reader has not; `io` are the shape of the input and channels behind."""
+    target, (shape, outputs) = page.target, io
     channels = shape[1] if target.layout == "nchw" else shape[-1]
-    if groups not in (1, channels) and not target.groups:
+    if groups > 1 and not (groups == channels == outputs or target.groups):
         raise StbpError(
-            f"{target.reader} has convolutions of 1 group or of one per channel, not of {groups}, "
-            f"as '{node}' is: choose another target."
+            f"{target.reader} has convolutions of 1 group, or channel by channel; '{node}' has "
+            f"{groups} groups, {channels} channels in and {outputs} out: choose another target."
         )
     if dilation != (1, 1) and not target.dilation:
         raise StbpError(
