@@ -32,6 +32,28 @@ def test_maxima_of_currents_beyond_the_border_are_refused(tmp_path: Path, target
         to_qonnx(model, digits(4), path, target=target, force=True)
 
 
+@pytest.mark.parametrize(("target", "message"), [
+    ("generic", None),
+    ("finn", "FINN has no dilated maximum pooling, as '.*' is: choose another target"),
+    ("hls4ml", "hls4ml takes maxima of spikes, or of windows side by side"),
+])  # fmt: skip
+def test_dilated_maxima(tmp_path: Path, target: str, message: str | None) -> None:
+    model = nn.Sequential(
+        stbp.DirectCoding(2),
+        stbp.TimeDistributed(stbp.Precision(4).conv2d(1, 4, 3)),
+        stbp.Leaky(threshold=0.1),
+        stbp.TimeDistributed(nn.Sequential(nn.MaxPool2d(2, 1, dilation=2), nn.Conv2d(4, 3, 2))),
+        stbp.Leaky(threshold=0.1),
+    ).eval()
+    path = tmp_path / "net.onnx"
+    if message is not None:
+        with pytest.raises(StbpError, match=message):
+            to_qonnx(model, digits(2), path, target=target)
+        return
+    for options in ({}, {"as_trained": True}):
+        assert to_qonnx(model, digits(2), path, target=target, force=True, **options).nodes
+
+
 @pytest.mark.parametrize(("options", "targets", "message"), [
     ({"dilation": 2}, ["hls4ml"], "hls4ml has no dilated convolutions, as '.*' is: choose another"),
     ({"groups": 2}, ["hls4ml", "finn"], "'.*' has 2 groups, 4 channels in and 4 out: choose"),

@@ -177,6 +177,11 @@ def pool_sum(
         return y, out
     if page.target.maxima == "apart" and not _apart(pool):
         return _any_spike(page, pool, node, x, size)
+    if page.target.maxima == "unsigned" and pool.dilation != (1, 1):
+        raise StbpError(
+            f"{page.target.reader} has no dilated maximum pooling, as '{node}' is: choose another "
+            f"target."
+        )
     if page.target.maxima == "unsigned" and pool.padding != (0, 0) and values.signed:
         raise StbpError(
             f"{page.target.reader} pads maxima with zeros, and '{node}' takes negative values: "
