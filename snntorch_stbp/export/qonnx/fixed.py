@@ -32,7 +32,8 @@ from .compared import ComparedNeurons
 from .fixed_neurons import FixedNeurons, floor, lifts
 from .frozen import Parts, integer_image
 from .page import Page
-from .sums import accumulated, convolved, pool_sum, pooled_sums
+from .sums import accumulated, convolved, pooled_sums
+from .windows import pool_sum
 
 
 def _image(page: Page, net: FixedPointNet, name: str) -> str:

@@ -11,8 +11,9 @@ Per stage and step, in units of the stage's step, everything between two `Quant`
 it rounds nor the way it compares matters. The `unrolled` form holds `T` steps and gives the sum of
 the record over time; the `step` form holds one, with the states `v` as inputs and outputs.
 
-This module walks the steps and stages. `sums` writes `w (*) s`, `currents` the rest of `x`,
-`neurons` what follows; `page` knows names and layouts, `targets` what the readers differ in.
+This module walks the steps and stages. `sums` writes `w (*) s`, over `windows` of images,
+`currents` the rest of `x`, `neurons` what follows; `page` knows names and layouts, `targets` what
+the readers differ in.
 """
 
 from __future__ import annotations

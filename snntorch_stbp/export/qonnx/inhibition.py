@@ -7,7 +7,7 @@ import numpy as np
 from ...errors import StbpError
 from ...frozen.inhibition import FrozenInhibition
 from .page import Page, array
-from .sums import convolution
+from .windows import convolution
 from .targets import TARGETS
 from .writer import Range
 

@@ -24,8 +24,8 @@ class Target:
         reader: What messages call it.
         groups, dilation: Whether its convolutions may be dilated, and have other groups than one or
             one per channel.
-        maxima: Windows of maximum pooling: any; not dilated, and padded only where no value is
-            negative; or side by side without padding.
+        maxima: Windows of maximum pooling: any; not dilated, and padded only of spikes and pixels;
+            or side by side without padding.
     """
 
     layout: Literal["nchw", "nhwc", "nhwc_transposed"] = "nchw"
