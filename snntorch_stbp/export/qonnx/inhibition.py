@@ -7,8 +7,8 @@ import numpy as np
 from ...errors import StbpError
 from ...frozen.inhibition import FrozenInhibition
 from .page import Page, array
-from .windows import convolution
 from .targets import TARGETS
+from .windows import convolution
 from .writer import Range
 
 
