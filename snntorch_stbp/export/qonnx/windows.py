@@ -149,5 +149,7 @@ def _any_spike(
             f"{page.target.reader} takes maxima of spikes, or of windows side by side without "
             f"padding; '{node}' is neither: choose another target or other windows."
         )
-    total, out = pool_sum(page, replace(pool, kind="sum"), f"{node}_sum", x, size)
-    return writer.quant(node, total, f"{node}_out", 1, False), out
+    total, out = pool_sum(page, replace(pool, kind="sum"), node, x, size)
+    label, step = node.rsplit(f"{page.target.separator}t", 1)
+    clipped = page.name(label, "any", f"t{step}")
+    return writer.quant(clipped, total, f"{clipped}_out", 1, False), out
