@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, save
 
 from snntorch_stbp.cli import main
 from snntorch_stbp.export import to_qonnx
-from snntorch_stbp.export.qonnx.writer import bits_of
+from snntorch_stbp.export.qonnx.ranges import bits_of
 from snntorch_stbp.lowering import lower
 
 from .nets import digits, make

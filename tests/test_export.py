@@ -22,8 +22,8 @@ from snntorch_stbp.export import api, to_qonnx
 from snntorch_stbp.export.golden import load
 from snntorch_stbp.export.names import Names
 from snntorch_stbp.export.qonnx.frozen import build
+from snntorch_stbp.export.qonnx.ranges import Range
 from snntorch_stbp.export.qonnx.targets import TARGETS
-from snntorch_stbp.export.qonnx.writer import Range
 from snntorch_stbp.export.reading.inspect import read
 from snntorch_stbp.export.verify import qonnx_executor, verify
 from snntorch_stbp.frozen import freeze

@@ -15,8 +15,8 @@ from snntorch_stbp.export import golden
 from snntorch_stbp.export.hls4ml import configuration, convert, precision, simulate
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import FROZEN, build
+from snntorch_stbp.export.qonnx.ranges import Range
 from snntorch_stbp.export.qonnx.targets import Form
-from snntorch_stbp.export.qonnx.writer import Range
 from snntorch_stbp.frozen import FrozenNet, freeze
 from snntorch_stbp.lowering import FixedPointNet, lower
 

@@ -20,7 +20,7 @@ from ..errors import StbpError
 from .array import Array
 from .names import Names, with_spikes
 from .qonnx.frozen import Built
-from .qonnx.writer import Range
+from .qonnx.ranges import Range
 from .verify import Execute, run_graph
 
 MISSING = "hls4ml is not installed: pip install 'snntorch-stbp[hls4ml]'."

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..array import Array
 from .page import Page
-from .writer import CHANNELS_LAST, Range
+from .ranges import Range
+from .writer import CHANNELS_LAST
 
 
 def affine(

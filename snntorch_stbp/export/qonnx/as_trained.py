@@ -154,8 +154,8 @@ def _layer(page: Page, layer: nn.Conv2d | nn.Linear, name: str, x: str, t: int) 
     if isinstance(layer, nn.Conv2d):
         padding, dilation = pair(layer.padding), pair(layer.dilation)  # type: ignore[arg-type]
         batch, _, *image = writer.shapes[x]
-        padded = tuple(n + 2 * p for n, p in zip(image, padding, strict=True))
-        out = windows(padded, layer.kernel_size, pair(layer.stride), dilation, node)
+        size = padded(tuple(image), padding)
+        out = windows(size, layer.kernel_size, pair(layer.stride), dilation, node)
         return writer.node(
             "Conv", node, [x, weight, *([] if bias is None else [bias])], f"{node}_out",
             (batch, layer.out_channels, *out), None, kernel_shape=list(layer.kernel_size),
@@ -215,18 +215,18 @@ def _norm(page: Page, norm: nn.modules.batchnorm._BatchNorm, name: str, x: str, 
 def _pool(page: Page, pool: nn.Module, node: str, x: str) -> str:
     assert isinstance(pool, (nn.AvgPool2d, nn.MaxPool2d))
     average = isinstance(pool, nn.AvgPool2d)
-    whole = int_pool(pool)
-    more: dict[str, Any] = {"dilations": list(whole.dilation)}
+    window = int_pool(pool)
+    more: dict[str, Any] = {"dilations": list(window.dilation)}
     if average:
         more = {"count_include_pad": 1}
     batch, channels, *image = page.writer.shapes[x]
     out = windows(
-        padded(tuple(image), whole.padding), whole.size, whole.stride, whole.dilation, node
+        padded(tuple(image), window.padding), window.size, window.stride, window.dilation, node
     )
     return page.writer.node(
         "AveragePool" if average else "MaxPool", node, [x], f"{node}_out",
-        (batch, channels, *out), None, kernel_shape=list(whole.size), strides=list(whole.stride),
-        pads=[*whole.padding, *whole.padding], **more,
+        (batch, channels, *out), None, kernel_shape=list(window.size), strides=list(window.stride),
+        pads=[*window.padding, *window.padding], **more,
     )  # fmt: skip
 
 

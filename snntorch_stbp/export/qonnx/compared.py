@@ -15,14 +15,16 @@ from ...lowering.layers import Ints
 from ...lowering.ranges import FLOAT32
 from .affine import affine
 from .fixed_neurons import FixedNeurons
-from .writer import Range
+from .neurons import above, one_bit, positive
+from .ranges import Range
 
 
 class ComparedNeurons(FixedNeurons):
     """The neurons of one stage, step after step, without `MultiThreshold`."""
 
     def _threshold(self, what: str, x: str, theta: Ints, t: int) -> str:
-        return self._above(what, x, self._constant("threshold", t, self._within(theta, x)), t)
+        level = self._constant("threshold", t, self._within(theta, x))
+        return above(self.page, self.stage.name, what, x, level, t)
 
     def _by_age(self, u: str, theta: Ints, at_least: list[str], t: int) -> str:
         writer, theta = self.page.writer, self._within(theta, u)
@@ -39,7 +41,7 @@ class ComparedNeurons(FixedNeurons):
             )
             writer.ranges[level] = Range(int(theta.min()), int(theta.max()))
             offset = np.zeros(1, np.int64)
-        return self._above("spike", u, level, t)
+        return above(self.page, self.stage.name, "spike", u, level, t)
 
     def _at_least(self, ages: int, t: int) -> list[str]:
         """Where an age, less 1 for each that was asked before, is not 0.
@@ -51,13 +53,13 @@ class ComparedNeurons(FixedNeurons):
         flags: list[str] = []
         if self.age is None:
             return flags
-        rest = self.age
+        page, name, rest = self.page, self.stage.name, self.age
         for i in range(1, ages if self.page.form == "step" else min(ages, t + 1)):
             if i > 1:
                 one = self._constant(f"one{i}", t, 1)
-                less = self.page.writer.binary("Sub", self._label(f"over{i}", t), rest, one)
-                rest = self._positive(less, f"relu{i}", t)
-            flags.append(self._bit(rest, f"older_than{i}", t))
+                less = page.writer.binary("Sub", self._label(f"over{i}", t), rest, one)
+                rest = positive(page, name, f"relu{i}", less, t)
+            flags.append(one_bit(page, name, f"older_than{i}", rest, t))
         return flags
 
     def _grow_older(self, spike: str, t: int) -> None:
@@ -81,17 +83,3 @@ class ComparedNeurons(FixedNeurons):
         """Thresholds that decide alike about `x`, of as many bits as `x`."""
         reach = self.page.writer.ranges[x]
         return theta.clip(reach.low - 1, reach.high)
-
-    def _above(self, what: str, x: str, level: str, t: int) -> str:
-        """1 where `x > level`: a float32 difference of integers has the sign of the exact one."""
-        over = self.page.writer.binary("Sub", self._label("over", t), x, level)
-        return self._bit(self._positive(over, "relu", t), what, t)
-
-    def _positive(self, x: str, what: str, t: int) -> str:
-        writer, node = self.page.writer, self._label(what, t)
-        values = Range(0, max(writer.ranges[x].high, 1))
-        return writer.node("Relu", node, [x], f"{node}_out", writer.shapes[x], values)
-
-    def _bit(self, x: str, what: str, t: int) -> str:
-        node = self._label(what, t)
-        return self.page.writer.quant(node, x, f"{node}_out", 1, False)

@@ -9,8 +9,8 @@ from ...frozen.net import READOUT_BITS, FrozenStage
 from ..array import Array
 from .affine import affine
 from .page import Page, array
+from .ranges import Range
 from .sums import branch_sum
-from .writer import Range
 
 
 def input_current(page: Page, stage: FrozenStage, values: dict[str, str], t: int) -> str:

@@ -13,6 +13,8 @@ membrane is kept in units `2^(leak t)` finer than at step 0, so that a leak is a
 new current instead, and the thresholds are those of that unit. In a `step` graph, which is the same
 at every step, and where the leak rounds, a `Quant` with scale 1 takes the floor.
 
+Readers without `MultiThreshold` get differences instead, see `compared`.
+
 Thresholds by age: `z_i` is 1 for neurons whose last reset is at least `i` steps ago, and
 `o = o_0 + sum of z_i * (o_i - o_(i-1))`, `o_i` being the spike by the thresholds of age `i`.
 """

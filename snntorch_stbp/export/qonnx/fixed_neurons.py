@@ -11,7 +11,8 @@ from ...lowering.net import FixedStage
 from ...lowering.ranges import width
 from .affine import times
 from .page import Page
-from .writer import QONNX, Range
+from .ranges import Range
+from .writer import QONNX
 
 
 def lifts(page: Page, stage: IntStage) -> bool:

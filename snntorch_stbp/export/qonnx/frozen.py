@@ -36,8 +36,9 @@ from .currents import input_current
 from .inhibition import Inhibitor
 from .neurons import Neurons
 from .page import Page
+from .ranges import Range
 from .targets import TARGETS, Form, Target
-from .writer import Range, Writer
+from .writer import Writer
 
 RECORD = "record"
 

@@ -7,9 +7,9 @@ import numpy as np
 from ...errors import StbpError
 from ...frozen.inhibition import FrozenInhibition
 from .page import Page, array
+from .ranges import Range
 from .targets import TARGETS
 from .windows import convolution
-from .writer import Range
 
 
 class Inhibitor:

@@ -10,7 +10,30 @@ import numpy as np
 from ...frozen.neuron import FrozenNeuron
 from .affine import times
 from .page import Page, array
-from .writer import QONNX, Range
+from .ranges import Range
+from .writer import QONNX
+
+
+def above(page: Page, stage: str, what: str, x: str, level: str, t: int) -> str:
+    """1 where `x > level`, both integers: the positive part of their difference, clipped to a bit.
+
+    Where float32 rounds the difference, it has the sign of the exact one.
+    """
+    over = page.writer.binary("Sub", page.name(stage, "over", f"t{t}"), x, level)
+    return one_bit(page, stage, what, positive(page, stage, "relu", over, t), t)
+
+
+def positive(page: Page, stage: str, what: str, x: str, t: int) -> str:
+    """`x`, but 0 where it is negative."""
+    writer, node = page.writer, page.name(stage, what, f"t{t}")
+    values = Range(0, max(writer.ranges[x].high, 1))
+    return writer.node("Relu", node, [x], f"{node}_out", writer.shapes[x], values)
+
+
+def one_bit(page: Page, stage: str, what: str, x: str, t: int) -> str:
+    """1 where the integer `x`, which is not negative, is not 0."""
+    node = page.name(stage, what, f"t{t}")
+    return page.writer.quant(node, x, f"{node}_out", 1, False)
 
 
 class Stepwise(ABC):
@@ -115,11 +138,7 @@ class Neurons(Stepwise):
                 f"{node}_out", writer.shapes[u], Range(0, 1), QONNX,
                 out_dtype="BINARY", data_layout=layout,
             )  # fmt: skip
-        over = writer.binary("Sub", self._label("over", t), u, self._threshold(t))
-        relu, top = self._label("relu", t), max(writer.ranges[over].high, 1)
-        values = Range(0, top)
-        positive = writer.node("Relu", relu, [over], f"{relu}_out", writer.shapes[u], values)
-        return writer.quant(node, positive, f"{node}_out", 1, False)
+        return above(page, self.name, "spike", u, self._threshold(t), t)
 
     def _threshold(self, t: int) -> str:
         theta = self.page.per_channel(array(self.neuron.threshold), self.size)

@@ -12,8 +12,9 @@ from ...lowering.terms import geometry, int_pool
 from ..array import Array
 from ..shapes import padded, windows
 from .page import Page, array
+from .ranges import Range
 from .windows import convolution, pool_sum
-from .writer import QONNX, Range
+from .writer import QONNX
 
 
 def branch_sum(

@@ -14,7 +14,8 @@ from ...errors import StbpError
 from ...lowering.layers import IntPool
 from ..shapes import padded, windows
 from .page import Page
-from .writer import CHANNELS_LAST, Range
+from .ranges import Range
+from .writer import CHANNELS_LAST
 
 
 def convolution(

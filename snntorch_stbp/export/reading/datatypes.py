@@ -16,7 +16,8 @@ from qonnx.core.datatype import DataType
 from qonnx.custom_op.registry import getCustomOp
 
 from ..array import Array
-from ..qonnx.writer import QONNX, Range
+from ..qonnx.ranges import Range
+from ..qonnx.writer import QONNX
 from .graph import DOMAINS, MOVES, QUANTIZERS, Graph
 
 
