@@ -6,10 +6,10 @@
     python -m benchmarks.network --seed DIR     # beside STBP-train-and-compression, unpacked there
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
-process; memory is what two steps add to the peak of a process of their own, imports excluded, or
-on a GPU what a step allocates. ReLU, to which the ratios are, is always among the candidates.
-Networks are channels-last, as `train` lays them out, and half precision is autocast. On a GPU those
-of the zoo are CUDA graphs, as in `train`, except where memory is saved.
+process; memory is what two steps add to the peak of a process of their own, imports excluded, the
+median of three, or on a GPU what a step allocates. ReLU, to which the ratios are, is always among
+the candidates. Networks are channels-last, as `train` lays them out, and half precision is
+autocast. On a GPU those of the zoo are CUDA graphs, as in `train`, except where memory is saved.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import snntorch as snn
@@ -146,11 +147,12 @@ def peak(make: Callable[[int, int], Callable[[], None]], steps: int, batch: int)
 
 
 def peak_of_process(name: str, steps: int, batch: int, model: str, seed: Path | None) -> float:
-    """`peak` in a process of its own."""
+    """`peak` in a process of its own, the median of three."""
     arguments = ["--sizes", f"{steps}x{batch}", "--model", model, "--peak", name]
     arguments += ["--seed", str(seed)] if seed else []
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    peaks = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3))
+    return median(float(process.stdout) for process in peaks)
 
 
 def peak_on_gpu(step: Callable[[], None]) -> float:

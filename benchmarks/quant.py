@@ -2,8 +2,9 @@
 
     python -m benchmarks.quant [--bits 8,4,3,2,ternary,1] [--rounds 7]
 
-Layers: a convolution of 128 to 128 channels, 3 x 3, on 16 maps of 16 x 16, and a linear layer of
-4096 to 1024 features on 16 samples; forward and backward. Weights: 512 x 512 x 3 x 3, forward and
+Layers: a convolution of 128 to 128 channels, 3 x 3, on 16 maps of 16 x 16, of real numbers and of
+spikes (16 %, channels last), and a linear layer of 4096 to 1024 features on 16 and on 512 samples;
+forward and backward. Weights: 512 x 512 x 3 x 3, forward and
 backward, by Brevitas' own modules, by torch operations, and compiled. Medians in milliseconds of
 candidates that run in turn in one process.
 """
@@ -33,15 +34,20 @@ CHANNELS = 512
 def layers(bits: Bits) -> dict[str, tuple[nn.Module, Tensor]]:
     """The layers at `bits`, and an input of each."""
     precision = stbp.Precision(weight_bits=bits)
+    images, features = torch.randn(16, 128, 16, 16), torch.randn(512, 4096)
+    lying = images.to(memory_format=torch.channels_last)
     return {
-        "convolution": (precision.conv2d(128, 128, 3, padding=1), torch.randn(16, 128, 16, 16)),
-        "linear": (precision.linear(4096, 1024), torch.randn(16, 4096)),
+        "convolution": (precision.conv2d(128, 128, 3, padding=1), images),
+        "of spikes": (precision.conv2d(128, 128, 3, padding=1), (lying > 1).float()),
+        "linear": (precision.linear(4096, 1024), features[:16]),
+        "of 512 samples": (precision.linear(4096, 1024), features),
+        "of their spikes": (precision.linear(4096, 1024), (features > 1).float()),
     }
 
 
 def through(layer: nn.Module, x: Tensor) -> Callable[[], None]:
     """A forward and a backward pass."""
-    x.requires_grad_()
+    x = x.clone().requires_grad_()
     gradient = torch.randn_like(layer(x))
 
     def run() -> None:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import brevitas.nn as qnn
 from torch import nn
 
 from .errors import UsageError, suggest
+from .layers import QuantConv2d, QuantLinear
 from .quant import Bits, Precision
 from .rounded import weight_bits
 from .time import TimeDistributed
@@ -108,12 +108,12 @@ def layer_at(layer: Layer, bits: Bits, precision: Precision) -> Layer:
         options["weight_quant"] = weight_quantizer(bits, at.per_channel, at.scale, at.weight_range)
     new: Layer
     if isinstance(layer, nn.Conv2d):
-        conv = nn.Conv2d if bits is None else qnn.QuantConv2d
+        conv = nn.Conv2d if bits is None else QuantConv2d
         same = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         options |= {name: getattr(layer, name) for name in same}
         new = conv(layer.in_channels, layer.out_channels, **options)
     else:
-        linear = nn.Linear if bits is None else qnn.QuantLinear
+        linear = nn.Linear if bits is None else QuantLinear
         new = linear(layer.in_features, layer.out_features, **options)
     new.weight, new.bias = layer.weight, layer.bias
     return new.to(layer.weight.device).train(layer.training)

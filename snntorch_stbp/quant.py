@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import brevitas.nn as qnn
 from torch import Tensor, nn
 
 from .activation import HalfUpQuant, activation_quantizer, membrane_quantizer, membrane_step
+from .layers import QuantConv2d, QuantLinear
 from .membrane import ThresholdGrid
 from .neuron import Leaky
 from .weights import weight_quantizer
@@ -113,7 +113,7 @@ class Precision:
         layer, options = nn.Conv2d, dict[str, Any](bias=bias, dilation=dilation, groups=groups)
         bits = self.layer_bits(boundary)
         if bits is not None:
-            layer, options["weight_quant"] = qnn.QuantConv2d, self._weight_quant(bits)
+            layer, options["weight_quant"] = QuantConv2d, self._weight_quant(bits)
         return layer(in_channels, out_channels, kernel_size, stride, padding, **options)
 
     def linear(
@@ -123,7 +123,7 @@ class Precision:
         bits = self.layer_bits(boundary)
         if bits is None:
             return nn.Linear(in_features, out_features, bias=bias)
-        return qnn.QuantLinear(
+        return QuantLinear(
             in_features, out_features, bias=bias, weight_quant=self._weight_quant(bits)
         )
 

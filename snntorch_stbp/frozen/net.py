@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..exact import exact_sums
+from ..kernels import int8
 from ..pooling import sum_pool2d
 from . import image
-from .branches import Source, weight_sum
+from .branches import FrozenBranch, Source, weight_sum
 from .fold import FrozenCurrent, Settings, fold_current
 from .graph import INPUT, Branch, Graph, Pool, Stage, inhibition, pair
 from .grid import on_grid, round_ste
@@ -48,6 +49,11 @@ class FrozenStage:
     current: FrozenCurrent
     neuron: FrozenNeuron | None
     inhibition: FrozenInhibition | None = None
+
+    @property
+    def terms(self) -> list[tuple[Branch, FrozenBranch]]:
+        """The terms of its current, and their numbers."""
+        return list(zip(self.stage.branches, self.current.branches, strict=True))
 
     @property
     def readout_digits(self) -> int:
@@ -110,6 +116,12 @@ class FrozenNet(nn.Module):
         """Take the numbers from the network's parameters as they are now."""
         with torch.no_grad():
             self.stages = self._fold()
+            self.packed = {
+                (stage.stage.name, number): int8.pack(frozen.weight, None, _geometry(branch))
+                for stage in self.stages
+                for number, (branch, frozen) in enumerate(stage.terms)
+                if frozen.weight is not None
+            }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNet:
         """Move the numbers along with the network."""
@@ -207,8 +219,9 @@ class FrozenNet(nn.Module):
     def _current(self, stage: FrozenStage, values: dict[str, Tensor]) -> Tensor:
         """The input current `[T, B, C, ...]`, before it is rounded to integers."""
         total: Tensor | None = None
-        for branch, frozen in zip(stage.stage.branches, stage.current.branches, strict=True):
-            summed = _accumulate(branch, frozen.weight, values[branch.value])
+        for number, (branch, frozen) in enumerate(stage.terms):
+            packed = None if self.refolds else self.packed.get((stage.stage.name, number))
+            summed = _accumulate(branch, frozen.weight, values[branch.value], packed)
             term = summed * per_channel(frozen.multiplier, summed)
             total = term if total is None else total + term
         assert total is not None
@@ -228,22 +241,29 @@ def _mapped(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _accumulate(branch: Branch, weight: Tensor | None, spikes: Tensor) -> Tensor:
+def _accumulate(
+    branch: Branch, weight: Tensor | None, spikes: Tensor, packed: int8.Packed | None
+) -> Tensor:
     """Integer sums of a branch, `[T, B, C, ...]`."""
     x = spikes.flatten(0, 1)
     for pool in branch.pools:
         x = _pooled(pool, x)
     if branch.flatten:
         x = x.flatten(1)
-    layer = branch.layer
-    if isinstance(layer, nn.Conv2d) and weight is not None:
-        padding = pair(layer.padding)  # type: ignore[arg-type]
-        x = F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
-    elif weight is not None:
-        x = F.linear(x, weight)
+    if weight is not None:
+        x = int8.apply(x, weight, None, None, _geometry(branch), packed)
     for pool in branch.after:
         x = _pooled(pool, x)
     return x.unflatten(0, spikes.shape[:2])
+
+
+def _geometry(branch: Branch) -> int8.Geometry | None:
+    """Of a branch's convolution; `None` of a linear layer."""
+    layer = branch.layer
+    if not isinstance(layer, nn.Conv2d):
+        return None
+    padding = pair(layer.padding)  # type: ignore[arg-type]
+    return int8.Geometry(pair(layer.stride), padding, pair(layer.dilation), layer.groups)
 
 
 def _pooled(pool: Pool, x: Tensor) -> Tensor:

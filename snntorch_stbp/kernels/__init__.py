@@ -6,7 +6,8 @@ potentials are computed again from it. On a CPU `compiled` is a loop of machine 
 `cpu` needs no compiler, and walks through the sequence by torch operations on blocks that stay in
 the processor's cache. `cuda` is one Triton kernel per direction. `normed` and `cuda_normed` are the
 same behind a normalisation (`snntorch_stbp.fire`), whose statistics on a GPU are `cuda_moments`;
-`integers` is the neuron of `lowering`.
+`integers` is the neuron of `lowering`, and `int8` the layers in front of neurons, where weights are
+quantized.
 
     with kernels.backend("loop"): ...        the plain loop of `Leaky`, for comparison
     SNNTORCH_STBP_KERNELS=loop python ...    the same for a whole process

@@ -15,6 +15,7 @@ from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings, image
 from ..frozen.graph import Graph
 from ..frozen.read import read_graph
+from ..kernels import int8
 from ..pooling import sum_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
@@ -142,11 +143,13 @@ class FixedPointNet(nn.Module):
         self.ranges: dict[str, StageRange] = ranges(integers)
         largest = max(stage.largest for stage in self.ranges.values())
         self.dtype = torch.float32 if largest <= FLOAT32 else torch.float64
+        self.packed: dict[tuple[int, int], int8.Packed | None] = {}
         for index, stage in enumerate(integers.stages):
             for number, branch in enumerate(stage.branches):
                 if branch.weight is not None:
                     weight = torch.tensor(branch.weight, dtype=self.dtype)
                     self.register_buffer(_weight(index, number), weight, persistent=False)
+                    self.packed[index, number] = int8.pack(weight, None, _geometry(branch))
         self.layers = nn.ModuleList(
             IntegerCurrent(stage, self.dtype)
             if stage.neuron is None
@@ -205,8 +208,8 @@ class FixedPointNet(nn.Module):
         result = frames
         for index, (stage, layer) in enumerate(zip(self.integers.stages, self.layers, strict=True)):
             sums = [
-                _accumulate(b, getattr(self, _weight(index, n), None), values[b.source])
-                for n, b in enumerate(stage.branches)
+                self._sums(index, number, values[branch.source])
+                for number, branch in enumerate(stage.branches)
             ]
             if stage.neuron is None:
                 result = layer(sums) * stage.unit.item()
@@ -220,26 +223,32 @@ class FixedPointNet(nn.Module):
             result = result.unflatten(-1, (self.integers.votes, -1)).mean(-1)
         return result.to(torch.float32)
 
+    def _sums(self, index: int, number: int, spikes: Tensor) -> Tensor:
+        """Sums `a` of a branch of a stage, `[T, B, C, ...]`."""
+        branch = self.integers.stages[index].branches[number]
+        x = spikes.flatten(0, 1)
+        for pool in branch.pools:
+            x = _pooled(pool, x)
+        if branch.flatten:
+            x = x.flatten(1)
+        if branch.weight is not None:
+            weight, packed = getattr(self, _weight(index, number)), self.packed[index, number]
+            x = int8.apply(x, weight, None, None, _geometry(branch), packed)
+        for pool in branch.after:
+            x = _pooled(pool, x)
+        return x.unflatten(0, spikes.shape[:2])
+
 
 def _weight(index: int, number: int) -> str:
     """Name of the weights of a stage's branch."""
     return f"stage{index}_weight{number}"
 
 
-def _accumulate(branch: IntBranch, weight: Tensor | None, spikes: Tensor) -> Tensor:
-    """Sums `a` of a branch, `[T, B, C, ...]`."""
-    x = spikes.flatten(0, 1)
-    for pool in branch.pools:
-        x = _pooled(pool, x)
-    if branch.flatten:
-        x = x.flatten(1)
-    if weight is not None and weight.dim() == 4:
-        x = F.conv2d(x, weight, None, branch.stride, branch.padding, branch.dilation, branch.groups)
-    elif weight is not None:
-        x = F.linear(x, weight)
-    for pool in branch.after:
-        x = _pooled(pool, x)
-    return x.unflatten(0, spikes.shape[:2])
+def _geometry(branch: IntBranch) -> int8.Geometry | None:
+    """Of a branch's convolution; `None` of a linear layer."""
+    if branch.weight is None or branch.weight.ndim != 4:
+        return None
+    return int8.Geometry(branch.stride, branch.padding, branch.dilation, branch.groups)
 
 
 def _pooled(pool: IntPool, x: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from ..kernels import int8
 from ..neuron import watchers
 from .kept import Bits, Itself, Recipe, View, restored
 
 SMALL = 4096  # tensors below this many elements are kept as they are
 FAN_IN = 256  # convolutions of up to so many products per output are computed again
+CONVOLUTIONS = (F.conv2d, int8.apply)
 ADDITIONS = (torch.add, Tensor.add, Tensor.__add__)
 
 _active: _Keeper | None = None
@@ -135,7 +137,7 @@ class _Keeper(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func is F.batch_norm:
             self._note(result, func, *_normalisation(*args, **kwargs))
-        elif func is F.conv2d and self.bits and not kwargs and _small(*args[:2]):
+        elif func in CONVOLUTIONS and self.bits and not kwargs and _small(*args[:2]):
             self._note(result, func, *args)
         elif func in ADDITIONS and len(args) == 2 and not kwargs and self._knows(*args):
             self._note(result, torch.add, *args)
@@ -176,14 +178,15 @@ def _normalisation(
 
 def _small(x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution has few products per output, all of them as they are written."""
-    return weight[0].numel() <= FAN_IN and not torch.is_autocast_enabled(x.device.type)
+    few = weight.dim() == 4 and weight[0].numel() <= FAN_IN
+    return few and not torch.is_autocast_enabled(x.device.type)
 
 
 def _dense(x: Any) -> bool:
-    """Whether `x` is a tensor that is large, real, and a piece of memory without gaps."""
+    """Whether `x` is a tensor that is large, real or of bytes, and memory without gaps."""
     return (
         type(x) in (Tensor, nn.Parameter)
-        and x.is_floating_point()
+        and (x.is_floating_point() or x.dtype == torch.uint8)
         and x.layout == torch.strided
         and x.numel() >= SMALL
         and x.numel() == 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))

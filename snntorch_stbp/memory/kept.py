@@ -123,6 +123,8 @@ def _packed(flat: Tensor) -> Tensor:
 
 def _binary(x: Tensor) -> bool:
     """Whether `x` holds nothing but 0 and 1: `x - x^2` is 0 for no other number."""
+    if x.dtype == torch.uint8:
+        return bool(x.max() <= 1)
     return torch.addcmul(x, x, x, value=-1).abs_().max().item() == 0
 
 
