@@ -65,16 +65,16 @@ class Levels(NamedTuple):
         """The loading of each row of `w`, reduced dimensions kept, or the one of all."""
         shape = [len(w) if self.per_channel else 1, *[1] * (w.dim() - 1)]
         if log_loading is not None:
-            return log_loading.exp().reshape(shape)
+            return log_loading.to(_wide(w)).exp().to(w.dtype).reshape(shape)
         return w.new_full(shape, self.loading or 1)
 
     def statistic(self, w: Tensor, loading: Tensor) -> Tensor:
         """The largest level, or at 1 bit and ternary the scale; reduced dimensions are kept."""
         dims = self.over(w)
         if self.loading is not None:
-            count = w.numel() // loading.numel()
-            value = torch.linalg.vector_norm(w, dim=dims, keepdim=True)
-            value.mul_(loading / count**0.5)
+            kind, count = _wide(w), w.numel() // loading.numel()
+            value = torch.linalg.vector_norm(w, dim=dims, keepdim=True, dtype=kind)
+            value = value.mul_(loading.to(kind) / count**0.5).to(w.dtype)
         else:
             value = w.abs().amax(dims, keepdim=True)
         return value.clamp_(min=SMALLEST_SCALE)
@@ -156,6 +156,14 @@ class Quantize(torch.autograd.Function):
             return d_w, None, None
         shape = (-1,) if levels.per_channel else ()
         return d_w, (d_statistic * statistic).reshape(shape), None
+
+
+def _wide(w: Tensor) -> torch.dtype:
+    """A type in which results, once they are rounded to that of `w`, do not depend on the machine.
+
+    That is float64, whatever the order of a sum, but Apple's devices have none.
+    """
+    return torch.float64 if w.device.type != "mps" else w.dtype
 
 
 def _forward(w: Tensor, loading: Tensor, quantized: Tensor, levels: Levels) -> Tensor:

@@ -71,6 +71,21 @@ def test_equal_to_brevitas(
             torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize(("bits", "weight_range"), RANGES)
+def test_levels_are_the_same_on_every_machine(bits: Any, weight_range: str) -> None:
+    # Other vectors add in another order, as torch without the compiled loop and reversed rows do.
+    quantizer = weight_quantizer(bits, True, "float", weight_range)
+    weight, found = torch.randn(512, 4608), []
+    for backend in ("compiled", "fused"):
+        for reverse in (False, True):
+            layer = qnn.QuantLinear(4608, 512, bias=False, weight_quant=quantizer)
+            layer.weight.data = weight.flip(1) if reverse else weight
+            with kernels.backend(backend), torch.no_grad():
+                value = layer.quant_weight().value
+            found.append(value.flip(1) if reverse else value)
+    assert all(torch.equal(value, found[0]) for value in found)
+
+
 @pytest.mark.parametrize("scale", ["float", "po2"])
 @pytest.mark.parametrize("backend", ["fused", "compiled"])
 def test_ternary_weights_are_brevitas_and_leave_zero_again(backend: str, scale: str) -> None:

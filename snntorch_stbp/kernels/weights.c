@@ -14,13 +14,16 @@
 
 static inline real sign(real w) { return (real)((w > 0) - (w < 0)); }
 
+/* Sums of doubles come out alike in whatever order, once they are rounded to float: levels are the
+   same on every machine. */
 static double statistic(const real *w, int64_t n, double loading, double smallest) {
-  real sum = 0;
 #if SCALE == 0
+  double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += w[i] * w[i];
-  const double value = loading * sqrt((double)sum / n);
+  for (int64_t i = 0; i < n; i++) sum += (double)w[i] * w[i];
+  const double value = loading * sqrt(sum / n);
 #else
+  real sum = 0;
 #pragma omp simd reduction(max : sum)
   for (int64_t i = 0; i < n; i++) sum = ABS(w[i]) > sum ? ABS(w[i]) : sum;
   const double value = loading * sum;
