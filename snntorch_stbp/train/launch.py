@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -54,7 +56,14 @@ def launch(config: RunConfig) -> Fabric:
         ) from error
     if several:
         fabric.launch()
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Close the connections between processes: on CPUs nobody else ends the threads behind them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def summary(
