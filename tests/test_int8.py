@@ -24,7 +24,7 @@ WIDTHS: tuple[Bits, ...] = (1, "ternary", 2, 3, 4, 8)
 
 in_bytes = pytest.mark.skipif(
     not int8._supported() or kernels.native._compiler() is None,
-    reason="no processor with VNNI, or no compiler",
+    reason="no processor with AVX2, or no compiler",
 )
 
 

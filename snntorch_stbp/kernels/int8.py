@@ -1,9 +1,9 @@
 """Layers of quantized weights behind spikes, by the 8-bit instructions of a CPU.
 
-Both are small whole numbers, times a scale that can wait. Processors with VNNI multiply four times
-as many bytes as float32 numbers in the same time, and add them up in 32 bits, exactly. The layers
-are oneDNN's, as torch ships it. What enters is looked at, and whatever is not whole goes the usual
-way.
+Both are small whole numbers, times a scale that can wait. Processors with AVX2 multiply twice, and
+with VNNI four times as many bytes as float32 numbers in the same time, and add them up in 32 bits,
+exactly. The layers are oneDNN's, as torch ships it. What enters is looked at, and whatever is not
+whole goes the usual way.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from . import compiles, native
 _log = logging.getLogger(__name__)
 
 LARGEST = 127
-"""Largest magnitude of inputs and weights: two products then fit 16 bits, which some processors
-add in between."""
+"""Largest magnitude of inputs and weights: two products then fit the 16 bits in which AVX2 adds
+them."""
 DIVISORS = (1, 4, 16)
 """Of what inputs may be multiples: spikes and sums of them, averages of 2x2 and of 4x4."""
 PRODUCTS = 120
@@ -246,8 +246,8 @@ def _computed(
 @cache
 def _supported() -> bool:
     """Whether this processor and this torch compute in bytes, and exactly."""
-    vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    if not vnni() or not torch.backends.mkldnn.is_available():
+    avx2 = getattr(torch.cpu, "_is_avx2_supported", lambda: False)
+    if not avx2() or not torch.backends.mkldnn.is_available():
         return False
     try:
         exact = all(_exact(geometry) for geometry in (None, Geometry(padding=(1, 1))))
