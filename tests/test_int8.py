@@ -202,6 +202,15 @@ def test_quantized_layers_compute_what_brevitas_does(bits: Bits, per_channel: bo
             assert torch.equal(ours(x), found)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_is_traced_for_another_format_has_standard_operators() -> None:
+    x, weight, scale, bias = operands()
+    traced = torch.jit.trace(lambda x: int8.apply(x, weight, scale, bias, PADDED), x)
+    assert "onednn" not in str(traced.graph)
+    exported = torch.export.export(stbp.Precision(4).conv2d(16, 32, 3, padding=1), (x,))
+    assert "onednn" not in str(exported.graph)
+
+
 @in_bytes
 def test_layers_behind_spikes_are_computed_in_bytes() -> None:
     layer = stbp.Precision(4).conv2d(16, 32, 3, padding=1)
