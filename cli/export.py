@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.errors import StbpError
+from snntorch_stbp.files import claim
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .export_kind import kind_of
 from .export_text import MISSING, WIDER, command_line, counts, facts, print_agreements
 from .group import command, json_option
 from .params import BitsType, Whole
 from .text import counter, to_json
-
-if TYPE_CHECKING:
-    from .export_change import Change
-    from .export_fixed import FixedPoint
-
-NOTED = 0.01
-"""Share of spikes that differ from which on the remedies are named."""
 
 EXAMPLE = """\
 snntorch-stbp export runs/resnet18-digits-w4-T2-1
@@ -41,6 +36,8 @@ snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
                  show_default=True, help="All time steps in one graph, or one step with states."),
     click.Option(["--target"], type=click.Choice(["generic", "finn", "hls4ml"]),
                  default="generic", show_default=True, help="The reader it is written for."),
+    click.Option(["--frozen"], is_flag=True,
+                 help="Currents rounded to few bits, even where that changes many spikes."),
     click.Option(["--as-trained"], is_flag=True,
                  help="The plain float graph instead, for flows that do their own folding."),
     click.Option(["--fixed-point"], is_flag=True,
@@ -62,11 +59,13 @@ snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
 def export(run: str, as_json: bool, **options: Any) -> None:
     """Export RUN to QONNX in arithmetic that no runtime can round differently.
 
+    Input currents are rounded (--frozen); where that changes more than 1 % of the trained network's
+    spikes, the network of integers is written in its place, which rounds none (--fixed-point), if
+    the target can read it. What either changes is measured and said.
+
     The file is run on real samples before it is kept: the spikes of every layer and the readout
-    must equal those of the trained network in deployment arithmetic, or with --fixed-point those of
-    the network of integers; what either changed is measured and said. With --as-trained and
-    --format nir they must equal those of the trained network itself, but where float rounding
-    explains a difference.
+    must equal those of the network in its arithmetic. With --as-trained and --format nir they must
+    equal those of the trained network itself, but where float rounding explains a difference.
     """
     folder = RunDir.open(run)
     if not (folder.path / f"{options['checkpoint']}.pt").is_file():
@@ -76,56 +75,46 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
         export_nir(folder, run, as_json, options)
         return
-    kind = _kind(options)
+    kind = kind_of(options)
     if options["format"] in ("folder", "c"):
         _hushed()
         from .export_fixed import export_folder
 
         export_folder(folder, run, as_json, options)
         return
-    path = Path(options["output"] or folder.path / "export" / f"{kind}-{options['form']}.onnx")
-
     _hushed()
     from snntorch_stbp.export import to_qonnx
-    from snntorch_stbp.frozen import FrozenNet, freeze
     from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import frozen_settings, load_trained
 
-    from .export_change import changed
+    from .export_arithmetic import choose
 
-    settings = frozen_settings(folder.config, options["act_bits"])
+    frozen_settings(folder.config, options["act_bits"])  # refuses bits that training chose
+    if not (options["as_trained"] or options["fixed_point"]):
+        claim([_path(folder, kind, options)], options["force"])  # before anything is measured
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, WIDER * options["verify"])
-    fixed, net = _integers(trained, options), trained.model
-    if fixed is not None:
-        net, arithmetic = fixed.net, f"fixed-point {fixed.net.integers.form}"
-    elif options["as_trained"]:
-        arithmetic = "as trained"
-    else:
-        net, arithmetic = freeze(net, settings), f"deployment {settings.act_bits}"
+    chosen = choose(trained, options)
+    if chosen.fixed is not None:
+        options["fixed_point"] = True
+        kind = kind_of(options)
     exported = to_qonnx(
-        net, samples, path, form=options["form"], target=options["target"],
-        as_trained=options["as_trained"], batch=options["batch"], vectors=options["verify"],
-        force=options["force"], progress=None if as_json else counter("comparing sample"),
+        chosen.net, samples, _path(folder, kind, options), form=options["form"],
+        target=options["target"], as_trained=options["as_trained"], batch=options["batch"],
+        vectors=options["verify"], force=options["force"],
+        progress=None if as_json else counter("comparing sample"),
         metadata={
             **facts(folder, trained.config),
-            **(fixed.net.integers.settings if fixed else {}),
-            "arithmetic": arithmetic,  # `verify` reads it
+            **(chosen.fixed.net.integers.settings if chosen.fixed else {}),
+            "arithmetic": chosen.arithmetic,  # `verify` reads it
             "command": command_line(run, options),
         },
     )  # fmt: skip
-    change = changed(trained, net) if isinstance(net, FrozenNet) else None
     if as_json:
-        said = _said(exported, trained.config, options)
-        said |= {} if change is None else {"deployment": change.facts()}
-        click.echo(to_json(said if fixed is None else said | {"fixed_point": fixed.facts()}))
+        click.echo(to_json(_said(exported, trained.config, options) | chosen.facts()))
         return
     _print(exported, f"{options['form']}, {kind.replace('-', ' ')}")
-    if fixed is not None:
-        fixed.print()
-    if change is not None:
-        change.print()
-        _print_remedy(change)
+    chosen.print()
     if not trained.config.quantized and not options["as_trained"]:
         click.echo(
             f"{'note':<10}this run was trained in fp32: nothing is quantized; its weights were put "
@@ -133,22 +122,10 @@ def export(run: str, as_json: bool, **options: Any) -> None:
         )
 
 
-def _print_remedy(change: Change) -> None:
-    """What follows the trained network more closely, where deployment changed much of it."""
-    if change.spikes_differ > NOTED:
-        click.echo(
-            f"{'note':<10}rounded currents changed these spikes; --fixed-point rounds none, and "
-            f"`finetune RUN --frozen` trains in the arithmetic of this file"
-        )
-
-
-def _integers(trained: Any, options: dict[str, Any]) -> FixedPoint | None:
-    """The network of integers, if that is what is to be written."""
-    if not options["fixed_point"]:
-        return None
-    from .export_fixed import measured
-
-    return measured(trained, options["arithmetic"] or "exact")
+def _path(folder: RunDir, kind: str, options: dict[str, Any]) -> Path:
+    """Where the graph goes."""
+    named = folder.path / "export" / f"{kind}-{options['form']}.onnx"
+    return Path(options["output"] or named)
 
 
 def _said(exported: Any, config: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -176,35 +153,6 @@ def _hushed() -> None:
         import snntorch_stbp.export  # noqa: F401
     except ImportError as error:
         raise StbpError(MISSING) from error
-
-
-def _kind(options: dict[str, Any]) -> str:
-    """What is written, as part of a file name.
-
-    Raises:
-        UsageError: If options exclude each other.
-    """
-    as_trained, fixed_point = options["as_trained"], options["fixed_point"]
-    if as_trained and fixed_point:
-        raise UsageError("--as-trained and --fixed-point exclude each other; choose one.")
-    if options["arithmetic"] is not None and not fixed_point:
-        raise UsageError("--arithmetic chooses how integers are made: it needs --fixed-point.")
-    if options["act_bits"] is not None and (as_trained or fixed_point):
-        other = "--as-trained" if as_trained else "--fixed-point"
-        raise UsageError(f"--act-bits changes deployment arithmetic: {other} goes without it.")
-    if fixed_point and options["target"] == "finn":
-        for name, value in (("form", "step"), ("arithmetic", "simple")):
-            if options[name] == value:
-                raise UsageError(
-                    f"FINN has no floor, which --{name} {value} of integers needs: leave it out, "
-                    f"or take --target generic."
-                )
-    if as_trained:
-        return "as-trained"
-    target = str(options["target"])
-    if fixed_point:
-        return "fixed-point" if target == "generic" else f"fixed-point-{target}"
-    return target
 
 
 def _print(exported: Any, kind: str) -> None:

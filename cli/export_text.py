@@ -19,6 +19,7 @@ DEFAULTS = {
     "format": "qonnx",
     "form": "unrolled",
     "target": "generic",
+    "frozen": False,
     "as_trained": False,
     "fixed_point": False,
     "arithmetic": None,

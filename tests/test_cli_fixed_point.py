@@ -183,6 +183,7 @@ def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[s
      "--form is for graphs: --format folder goes without it"),
     (["export", "RUN", "--format", "nir", "--fixed-point"], "goes without it"),
     (["export", "RUN", "--fixed-point", "--as-trained"], "exclude each other; choose one"),
+    (["export", "RUN", "--frozen", "--fixed-point"], "--frozen and --fixed-point exclude each"),
     (["export", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),
     (["export", "RUN", "--fixed-point", "--act-bits", "9"], "--fixed-point goes without it"),
     (["evaluate", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),

@@ -164,7 +164,8 @@ def _fits(x: Tensor, weight: Tensor, geometry: Geometry | None, packed: Packed |
         and x.dim() == weight.dim()
         and x.dtype in native.STORED
         and _result_type(x) in (torch.float32, torch.bfloat16)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and compiles()
         and (packed is not None or _outputs(x, geometry) >= OUTPUTS)
         and _worth(weight, geometry)
