@@ -26,8 +26,9 @@ from .rounded import rounds_weights
 def constant(net: nn.Module) -> Iterator[None]:
     """Inside the block quantized layers of `net` round their weights once, and `fire` is prepared.
 
-    Results are those without it. For evaluation: parameters and statistics must not change inside
-    the block, and weights get no gradient. Blocks may be nested.
+    Results are those without it, but for the last digits of sums that are computed in bytes
+    (`kernels.int8`) only where weights are laid out for many passes. For evaluation: parameters and
+    statistics must not change inside the block, and weights get no gradient. Blocks may be nested.
 
     Args:
         net: Any network; the layers of `Precision` in it round their weights.
