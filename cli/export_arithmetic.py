@@ -47,8 +47,9 @@ class Chosen:
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
-        facts = {} if self.change is None else {"deployment": self.change.facts()}
-        return facts if self.fixed is None else facts | {"fixed_point": self.fixed.facts()}
+        facts: dict[str, Any] = {} if self.note is None else {"note": self.note}
+        facts |= {} if self.change is None else {"deployment": self.change.facts()}
+        return facts | ({} if self.fixed is None else {"fixed_point": self.fixed.facts()})
 
     def print(self) -> None:
         """What it needs, what it changes, and the note."""

@@ -120,7 +120,9 @@ def test_integers_are_written_where_rounding_changes_much(
     assert "fixed-point" in output
     assert "exists already" in output
     code, output = call(*options, "--json", "--force")
-    assert "fixed_point" in json.loads(output)
+    said = json.loads(output)
+    assert said["fixed_point"]["predictions_differ"] == 0
+    assert "this is the network of integers" in said["note"]
 
 
 def test_rounded_currents_are_written_where_integers_cannot_be(
