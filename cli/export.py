@@ -61,7 +61,8 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     Input currents are rounded (--frozen); where that changes more than 1 % of the trained network's
     spikes, the network of integers is written in its place, which rounds none (--fixed-point), if
-    the target can read it. What either changes is measured and said.
+    the target can read it. A refined run is written in the arithmetic it was refined in. What
+    either changes is measured and said.
 
     The file is run on real samples before it is kept: the spikes of every layer and the readout
     must equal those of the network in its arithmetic. With --as-trained and --format nir they must

@@ -12,6 +12,7 @@ from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import build
 from snntorch_stbp.frozen import freeze
+from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.data import examples
 from snntorch_stbp.train.evaluate import Trained, frozen_settings
 
@@ -63,8 +64,9 @@ class Chosen:
 def choose(trained: Trained, options: dict[str, Any]) -> Chosen:
     """The network of a run in the arithmetic of `options`.
 
-    Where these leave it open it has rounded currents, unless that changes more than `NOTED` of the
-    spikes and the network of integers, which rounds none, can be written.
+    Where these leave it open it is the arithmetic that the run was refined in, if it was; else it
+    has rounded currents, unless that changes more than `NOTED` of the spikes and the network of
+    integers, which rounds none, can be written.
 
     Raises:
         StbpError: If the network has no counterpart in the arithmetic that was asked for.
@@ -76,7 +78,7 @@ def choose(trained: Trained, options: dict[str, Any]) -> Chosen:
     settings = frozen_settings(trained.config, options["act_bits"])
     net = freeze(trained.model, settings)
     change, note = changed(trained, net), None
-    if change.spikes_differ > NOTED:
+    if change.spikes_differ > _tolerated(trained.config):
         note = f"rounded currents changed these spikes; --fixed-point rounds none, and {REMEDY}"
         if not (options["frozen"] or options["act_bits"]):
             try:
@@ -84,6 +86,13 @@ def choose(trained: Trained, options: dict[str, Any]) -> Chosen:
             except StbpError as error:
                 note = f"rounded currents changed these spikes; {REMEDY}. Not as integers: {error}"
     return Chosen(net, f"deployment {settings.act_bits}", change=change, note=note)
+
+
+def _tolerated(config: RunConfig) -> float:
+    """Share of spikes that rounded currents may change without a word."""
+    if config.frozen_aware:
+        return 1.0  # it was trained with these currents
+    return 0.0 if config.fixed_point_aware else NOTED
 
 
 def _instead(trained: Trained, options: dict[str, Any], change: Change) -> Chosen:

@@ -125,6 +125,15 @@ def test_integers_are_written_where_rounding_changes_much(
     assert "this is the network of integers" in said["note"]
 
 
+def test_a_run_refined_as_integers_is_exported_as_integers(run: str, tmp_path: Path) -> None:
+    code, output = call("finetune", run, "--fixed-point", "--epochs", "1", "--out", str(tmp_path))
+    assert code == 0, output
+    (refined,) = tmp_path.iterdir()
+    code, output = call("export", str(refined), "--verify", "1")
+    assert code == 0, output
+    assert (refined / "export" / "fixed-point-unrolled.onnx").is_file()
+
+
 def test_rounded_currents_are_written_where_integers_cannot_be(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +203,9 @@ def test_bits_of_input_currents_that_do_nothing_are_refused(run: str, tmp_path: 
     assert "leave --act-bits out" in output
 
 
-def test_frozen_aware_training_refines_a_run(run: str, tmp_path: Path) -> None:
+def test_frozen_aware_training_refines_a_run(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ("--bits", "4", "--init-from", run, "--epochs", "1", "--lr", "1e-4")
     code, output = call("train", "mnistnet", *arguments, "--frozen-aware", "--out", str(tmp_path))
     assert code == 0, output
@@ -203,6 +214,12 @@ def test_frozen_aware_training_refines_a_run(run: str, tmp_path: Path) -> None:
     assert trained is not None
     code, output = call("evaluate", str(refined), "--frozen", "--json")
     assert json.loads(output)["accuracy"] == trained["test_accuracy"]
+
+    monkeypatch.setattr(export_arithmetic, "NOTED", 0.0)  # it is exported as it was refined
+    code, output = call("export", str(refined), "--verify", "1")
+    assert code == 0, output
+    assert (refined / "export" / "generic-unrolled.onnx").is_file()
+    assert "rounded currents" not in output
 
     code, output = call("train", "mnistnet", "--frozen-aware", "--out", str(tmp_path))
     assert code == 2
