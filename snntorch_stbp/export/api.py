@@ -77,8 +77,9 @@ def to_qonnx(
     """Export a trained network and prove on `samples` that the file computes it.
 
     Args:
-        model: A trained network of the modules of this package, a `FrozenNet`, or a
-            `FixedPointNet` (targets generic and finn).
+        model: A trained network of the modules of this package, which is frozen: its currents are
+            rounded, and in a deep one some percent of the spikes change; a `FrozenNet`; or the
+            `FixedPointNet` that `lower` makes, which rounds no current.
         samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
         path: Where the graph goes; its folder is made.
         form: `"unrolled"`: `T` steps, image in, readout out. `"step"`: one step, states as inputs
