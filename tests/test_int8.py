@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import brevitas.nn as qnn
@@ -18,12 +20,15 @@ from snntorch_stbp.constant import constant
 from snntorch_stbp.kernels import int8
 from snntorch_stbp.quant import Bits
 
+from .nets import digits, make
+
 PADDED = int8.Geometry(padding=(1, 1))
 TAKEN = "_ApplyBackward"
 WIDTHS: tuple[Bits, ...] = (1, "ternary", 2, 3, 4, 8)
 
+USABLE = int8._supported() and kernels.native._compiler() is not None
 in_bytes = pytest.mark.skipif(
-    not int8._supported() or kernels.native._compiler() is None,
+    not USABLE,
     reason="no processor with AVX2, or no compiler",
 )
 
@@ -209,6 +214,24 @@ def test_what_is_traced_for_another_format_has_standard_operators() -> None:
     assert "onednn" not in str(traced.graph)
     exported = torch.export.export(stbp.Precision(4).conv2d(16, 32, 3, padding=1), (x,))
     assert "onednn" not in str(exported.graph)
+
+
+@in_bytes
+@pytest.mark.parametrize("geometry", [None, PADDED])
+def test_packed_weights_can_be_copied_and_sent(geometry: int8.Geometry | None) -> None:
+    x, weight, scale, bias = operands(geometry, 16, 160)
+    packed = int8.pack(weight, scale, geometry)
+    expected = int8.apply(x, weight, scale, bias, geometry, packed)
+    for copied in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert copied is not packed
+        assert torch.equal(int8.apply(x, weight, scale, bias, geometry, copied), expected)
+
+
+def test_hard_networks_can_be_copied() -> None:
+    net, x = make("mnistnet"), digits(8)
+    for hard in (stbp.lower(net), stbp.freeze(net)):
+        assert torch.equal(copy.deepcopy(hard)(x), hard(x))
+        assert any(hard.packed.values()) == USABLE
 
 
 @in_bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
@@ -44,12 +45,42 @@ class Geometry(NamedTuple):
     groups: int = 1
 
 
-class Packed(NamedTuple):
-    """Weights as oneDNN wants them."""
+@dataclass(frozen=True)
+class Packed:
+    """Weights as oneDNN wants them; copies lay them out anew, which nobody else can.
 
-    levels: Tensor
+    Attributes:
+        weight: Whole numbers, as bytes.
+        scale: One per output channel.
+        geometry: Of a convolution; `None` of a linear layer.
+        levels: `weight` in a layout that only oneDNN knows.
+    """
+
+    weight: Tensor
     scale: Tensor
-    zero: Tensor
+    geometry: Geometry | None
+    levels: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, scale: Tensor, geometry: Geometry | None) -> Packed:
+        """Lay `weight` out."""
+        if geometry is None:
+            levels = torch.ops.onednn.qlinear_prepack(weight, [64, weight.shape[1]])
+        else:
+            stride, padding, dilation, groups = geometry
+            shape = [1, weight.shape[1] * groups, 16, 16]  # to choose a layout for, not a limit
+            levels = torch.ops.onednn.qconv_prepack(
+                weight, scale, 1.0, 0, stride, padding, dilation, groups, shape
+            )
+        return cls(weight, scale, geometry, levels)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.weight, self.scale, self.geometry)
+
+
+def _again(weight: Tensor, scale: Tensor, geometry: Geometry | None) -> Packed | None:
+    """The weights on the processor that a copy is for."""
+    return Packed.of(weight, scale, geometry) if _supported() else None
 
 
 def pack(weight: Tensor, scale: Tensor | None, geometry: Geometry | None) -> Packed | None:
@@ -74,7 +105,7 @@ def pack(weight: Tensor, scale: Tensor | None, geometry: Geometry | None) -> Pac
     counts = (len(rows), rows[0].numel(), torch.get_num_threads())
     if library.weights(*tensors, *map(ctypes.c_int64, counts)):
         return None
-    return _packed(levels, scales, geometry)
+    return Packed.of(levels, scales, geometry)
 
 
 def apply(
@@ -216,25 +247,13 @@ def _in_rows(weight: Tensor) -> bool:
     return last or weight.is_contiguous()
 
 
-def _packed(weight: Tensor, scale: Tensor, geometry: Geometry | None) -> Packed:
-    """Of whole `weight` as bytes."""
-    zero = torch.zeros(len(scale), dtype=torch.int32)
-    if geometry is None:
-        shape = [64, weight.shape[1]]
-        return Packed(torch.ops.onednn.qlinear_prepack(weight, shape), scale, zero)
-    stride, padding, dilation, groups = geometry
-    shape = [1, weight.shape[1] * groups, 16, 16]  # a size to choose a layout for, not a limit
-    packed = torch.ops.onednn.qconv_prepack(
-        weight, scale, 1.0, 0, stride, padding, dilation, groups, shape
-    )
-    return Packed(packed, scale, zero)
-
-
 def _computed(
     small: Tensor, divisor: int, packed: Packed, bias: Tensor | None, geometry: Geometry | None,
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    operands = (small, 1 / divisor, 0, *packed, None if bias is None else bias.detach().float())
+    zero = torch.zeros(len(packed.scale), dtype=torch.int32)
+    weights = (packed.levels, packed.scale, zero, None if bias is None else bias.detach().float())
+    operands = (small, 1 / divisor, 0, *weights)
     produced: tuple[Any, ...] = (1.0, 0, dtype, "none", [], "")
     result: Tensor
     if geometry is None:
@@ -272,6 +291,6 @@ def _exact(geometry: Geometry | None) -> bool:
     small = x.to(torch.uint8)
     if geometry is not None:
         small = small.contiguous(memory_format=torch.channels_last)
-    operands = (small, 4, _packed(levels.to(torch.int8), scale, geometry), scale, geometry)
+    operands = (small, 4, Packed.of(levels.to(torch.int8), scale, geometry), scale, geometry)
     found, half = (_computed(*operands, dtype) for dtype in (torch.float32, torch.bfloat16))
     return torch.equal(found.double(), expected) and torch.equal(half, found.bfloat16())
