@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from snntorch_stbp.errors import StbpError
-from snntorch_stbp.files import claim
+from snntorch_stbp.files import check_new
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_kind import kind_of
@@ -92,7 +92,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     frozen_settings(folder.config, options["act_bits"])  # refuses bits that training chose
     if not (options["as_trained"] or options["fixed_point"]):
-        claim([_path(folder, kind, options)], options["force"])  # before anything is measured
+        check_new([_path(folder, kind, options)], options["force"])  # before anything is measured
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, WIDER * options["verify"])
     chosen = choose(trained, options)

@@ -31,6 +31,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise StbpError(f"cannot write '{path}': {error}{kept}.") from error
 
 
+def check_new(files: Sequence[Path], force: bool) -> None:
+    """Refuse to replace `files`.
+
+    Raises:
+        UsageError: If one of them exists, unless `force`.
+    """
+    there = [file for file in files if file.exists()]
+    if there and not force:
+        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
+
+
 def claim(files: Sequence[Path], force: bool) -> None:
     """Make sure that `files` may be written: the folder of the first is made.
 
@@ -38,9 +49,7 @@ def claim(files: Sequence[Path], force: bool) -> None:
         UsageError: If one of them exists, unless `force`.
         StbpError: If the folder cannot be made.
     """
-    there = [file for file in files if file.exists()]
-    if there and not force:
-        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
+    check_new(files, force)
     folder = files[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
