@@ -90,12 +90,12 @@ def export(run: str, as_json: bool, **options: Any) -> None:
 
     from .export_arithmetic import choose
 
-    frozen_settings(folder.config, options["act_bits"])  # refuses bits that training chose
+    settings = frozen_settings(folder.config, options["act_bits"])
     if not (options["as_trained"] or options["fixed_point"]):
         check_new([_path(folder, kind, options)], options["force"])  # before anything is measured
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, WIDER * options["verify"])
-    chosen = choose(trained, options)
+    chosen = choose(trained, settings, options)
     if chosen.fixed is not None:
         options["fixed_point"] = True
         kind = kind_of(options)

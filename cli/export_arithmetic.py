@@ -11,10 +11,10 @@ from torch import nn
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import build
-from snntorch_stbp.frozen import freeze
+from snntorch_stbp.frozen import Settings, freeze
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.data import examples
-from snntorch_stbp.train.evaluate import Trained, frozen_settings
+from snntorch_stbp.train.evaluate import Trained
 
 from .export_change import Change, changed
 from .export_fixed import FixedPoint, measured
@@ -61,8 +61,8 @@ class Chosen:
             click.echo(f"{'note':<10}{self.note}")
 
 
-def choose(trained: Trained, options: dict[str, Any]) -> Chosen:
-    """The network of a run in the arithmetic of `options`.
+def choose(trained: Trained, settings: Settings, options: dict[str, Any]) -> Chosen:
+    """The network of a run in the arithmetic of `options`, `settings` being those of rounding.
 
     Where these leave it open it is the arithmetic that the run was refined in, if it was; else it
     has rounded currents, unless that changes more than `NOTED` of the spikes and the network of
@@ -75,7 +75,6 @@ def choose(trained: Trained, options: dict[str, Any]) -> Chosen:
         return Chosen(trained.model, "as trained")
     if options["fixed_point"]:
         return _integers(measured(trained, options["arithmetic"] or "exact"))
-    settings = frozen_settings(trained.config, options["act_bits"])
     net = freeze(trained.model, settings)
     change, note = changed(trained, net), None
     if change.spikes_differ > _tolerated(trained.config):
