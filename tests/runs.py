@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from snntorch_stbp.cli import main
 from snntorch_stbp.errors import Interrupted
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
@@ -68,3 +70,15 @@ class StopAt(Reporter):
 
     def interrupted(self, run: str, epoch: int, step: int, command: str) -> None:
         self.command = command
+
+
+def short_run(folder: Path) -> str:
+    """A run of `mnistnet` at 4 bits, trained on the digits for one epoch."""
+    config = RunConfig.from_recipe("mnistnet", "digits", bits=4, epochs=1)
+    return str(fit(config, out=folder, reporter=Reporter())["run"])
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of a command line."""
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.output

@@ -10,28 +10,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 from qonnx.core.modelwrapper import ModelWrapper
 
-from snntorch_stbp.cli import main
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
+
+from .runs import call, short_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    config = RunConfig.from_recipe("mnistnet", "digits", bits=4, epochs=1)
-    result = fit(config, out=tmp_path_factory.mktemp("runs"), reporter=Reporter())
-    return str(result["run"])
-
-
-def call(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, list(arguments))
-    return result.exit_code, result.output
+    return short_run(tmp_path_factory.mktemp("runs"))
 
 
 def test_a_run_is_exported_and_verified(run: str) -> None:
