@@ -106,10 +106,10 @@ def _as_one(
         if norm.training:
             fired = normed.normalize_and_fire(y, added, *values, repeats)
             norm.track(fired.mean, fired.variance, y.numel() // norm.num_features * max(repeats, 1))
-            return neuron._told(neuron._graded(fired.spikes).to(y.dtype))
+            return neuron.finished(fired.spikes, y.dtype)
         statistics = (norm.running_mean, norm.running_var)
         kept[kind] = normed.prepare(y, added, statistics, *values, repeats)
-    return neuron._told(neuron._graded(kept[kind](y, added)).to(y.dtype))
+    return neuron.finished(kept[kind](y, added), y.dtype)
 
 
 def _values(
@@ -117,7 +117,7 @@ def _values(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, kernels.Rule, float] | None:
     """Gain, shift, decay, threshold, rule and epsilon of the operation, where there is one."""
     channels, exact = norm.num_features, torch.promote_types(y.dtype, torch.float32)
-    beta, threshold = neuron.beta.to(exact).clamp(0, 1), neuron.threshold.to(exact)
+    beta, threshold = neuron.values(exact)
     if (
         not isinstance(neuron.spike_grad, Surrogate)
         or (repeats and added is not None)

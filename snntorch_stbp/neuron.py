@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Literal
 
 import snntorch as snn
@@ -22,9 +23,13 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from . import kernels
+from .looking import Looked, is_one, within_unit
 from .surrogate import Surrogate, rectangular
 
 SpikeHook = Callable[["Leaky", Tensor], None]
+
+exact = cache(partial(torch.promote_types, torch.float32))
+"""The type in which a neuron of inputs of some type is computed."""
 
 watchers: list[Callable[[Tensor], None]] = []
 """What is told of all spikes that can be nothing but 0 and 1."""
@@ -107,7 +112,7 @@ class Leaky(snn.Leaky):
             # snnTorch's list would keep every neuron ever made; ours have no state to reset.
             SpikingNeuron.instances.remove(self)
         self._spike_hooks: OrderedDict[int, SpikeHook] = OrderedDict()
-        self._seen_factor: tuple[Tensor | None, int, bool] = (None, 0, False)
+        self._factor_is_one, self._beta_decays = Looked(is_one), Looked(within_unit)
         self.detach_reset = reset_delay if detach_reset is None else detach_reset
         self.state_quant = state_quant or None
         self.current_quant = current_quant
@@ -120,16 +125,34 @@ class Leaky(snn.Leaky):
                 f"{tuple(input_.shape)}"
             )
         x = input_ if self.current_quant is None else self.current_quant(input_)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        beta = self._per_step(self.beta.to(dtype), x).clamp(0, 1)
-        threshold = self._per_step(self.threshold.to(dtype), x)
+        beta, threshold = (self._per_step(value, x) for value in self.values(exact(x.dtype)))
         if self.state_quant is None and kernels.covers(x, beta, threshold, self.spike_grad):
             rule = kernels.Rule(self.spike_grad, self.reset_rule, self.detach_reset)
             record, potential = kernels.integrate(x, beta, threshold, rule, self.output)
         else:
-            record, potential = self._loop(x.to(dtype), beta, threshold)
-        record = self._told(self._graded(record).to(input_.dtype))
+            record, potential = self._loop(x.to(beta.dtype), beta, threshold)
+        record = self.finished(record, input_.dtype)
         return (record, potential) if self.output else record
+
+    def values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Decay, within [0, 1], and threshold in the type `dtype`, in the shapes that they have."""
+        beta, threshold = self.beta, self.threshold
+        if not self._beta_decays(beta):
+            beta = beta.clamp(0, 1)
+        return _in(beta, dtype), _in(threshold, dtype)
+
+    def finished(self, spikes: Tensor, dtype: torch.dtype) -> Tensor:
+        """`spikes` times their factor in the type `dtype`, once all who watch have seen them."""
+        factor = self.graded_spikes_factor
+        if not self._factor_is_one(factor):
+            spikes = spikes * factor
+        spikes = _in(spikes, dtype)
+        for hook in tuple(self._spike_hooks.values()):
+            hook(self, spikes)
+        if watchers and self._fires_ones():
+            for watch in watchers:
+                watch(spikes)
+        return spikes
 
     @property
     def reset_rule(self) -> str:
@@ -149,20 +172,11 @@ class Leaky(snn.Leaky):
         self._spike_hooks[handle.id] = hook
         return handle
 
-    def _told(self, spikes: Tensor) -> Tensor:
-        """`spikes`, once the hooks have seen them."""
-        for hook in tuple(self._spike_hooks.values()):
-            hook(self, spikes)
-        if watchers and self._fires_ones():
-            for watch in watchers:
-                watch(spikes)
-        return spikes
-
     def _fires_ones(self) -> bool:
-        """Whether spikes are 0 and 1, by what `_graded` has just seen."""
-        factor, version, is_one = self._seen_factor
-        seen = factor is self.graded_spikes_factor and version == factor._version
-        return seen and is_one and isinstance(self.spike_grad, Surrogate)
+        """Whether spikes are 0 and 1, by what `finished` has just seen."""
+        seen = self._factor_is_one
+        ones = seen.answer and seen.at(self.graded_spikes_factor)
+        return ones and isinstance(self.spike_grad, Surrogate)
 
     def _loop(self, x: Tensor, beta: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and membrane potentials, step by step: what the kernels have to equal."""
@@ -190,20 +204,6 @@ class Leaky(snn.Leaky):
             return u - spike * threshold
         return u
 
-    def _graded(self, spikes: Tensor) -> Tensor:
-        """Spikes times their factor, saving the pass over memory where that is seen to be 1.
-
-        It is looked at again only where it may have changed: a look waits for an accelerator.
-        """
-        factor = self.graded_spikes_factor
-        if torch.compiler.is_compiling() or factor.requires_grad or factor.is_inference():
-            return spikes * factor
-        seen, version, is_one = self._seen_factor
-        if seen is None or factor is not seen or factor._version != version:
-            is_one = bool((factor == 1).all())
-            self._seen_factor = factor, factor._version, is_one
-        return spikes if is_one else spikes * factor
-
     @staticmethod
     def _per_step(value: Tensor, x: Tensor) -> Tensor:
         """`value`; one value per channel is aligned with one step `[B, C, ...]` of `x`."""
@@ -220,3 +220,8 @@ class Leaky(snn.Leaky):
         parts = [f"beta={short(self.beta)}", f"threshold={short(self.threshold)}"]
         parts += [f"reset={self.reset_rule}", f"spike_grad={self.spike_grad}"]
         return ", ".join(parts)
+
+
+def _in(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x.to(dtype)`, which takes its time to find that it has nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)

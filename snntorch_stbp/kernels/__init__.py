@@ -36,6 +36,7 @@ __all__ = ["BACKENDS", "Rule", "backend", "compiles", "covers", "integrate"]
 
 BACKENDS = ("compiled", "fused", "loop")
 VARIABLE = "SNNTORCH_STBP_KERNELS"
+FLOATS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
 def _checked(name: str) -> str:
@@ -86,10 +87,11 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
     return (
         _backend != "loop"
         and type(x) is Tensor
-        and x.is_floating_point()
+        and x.dtype in FLOATS
         and x.numel() > 0
         and isinstance(spike_grad, Surrogate)
-        and all(p.numel() == 1 or per_channel(p, x) for p in (beta, threshold))
+        and (beta.numel() == 1 or per_channel(beta, x))
+        and (threshold.numel() == 1 or per_channel(threshold, x))
         and not torch.compiler.is_compiling()
         and _device(x) is not None
     )
@@ -117,14 +119,18 @@ def integrate(
 
 
 def _flat(value: Tensor) -> Tensor:
-    return value if value.dim() == 0 else value.reshape([] if value.numel() == 1 else [-1])
+    return (
+        value
+        if value.dim() == 0
+        else value.reshape([] if value.numel() == 1 else [-1]).contiguous()
+    )
 
 
 def _device(x: Tensor) -> Any:
     """The module that computes on the device of `x`, if one does."""
-    if x.device.type == "cpu":
+    if x.is_cpu:
         return compiled if compiles() else cpu
-    return _triton() if x.device.type == "cuda" else None
+    return _triton() if x.is_cuda else None
 
 
 @cache

@@ -38,7 +38,7 @@ int forward(const shape *s, const rule *r, const real *sums, const real *added, 
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const tables = malloc(rows * lanes * sizeof(real));
+    real *const tables = lines(rows * lanes * sizeof(real));
     failed = tables == NULL;
     int ready = 0;
 #pragma omp for schedule(static)

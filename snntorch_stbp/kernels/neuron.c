@@ -44,7 +44,7 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const memory = malloc((3 + STEPS) * lanes * sizeof(real));
+    real *const memory = lines((3 + STEPS) * lanes * sizeof(real));
     failed = memory == NULL;
     int ready = 0;
 #pragma omp for schedule(static)
@@ -98,7 +98,7 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const memory = malloc(rows * lanes * sizeof(real));
+    real *const memory = lines(rows * lanes * sizeof(real));
     failed = memory == NULL;
     int ready = 0;
 #pragma omp for schedule(static)

@@ -9,7 +9,6 @@
 
    Products and sums must not be contracted: spikes are those of the plain loop. */
 
-#include <stdlib.h>
 #include <string.h>
 #ifdef __AVX__
 #include <immintrin.h>
@@ -85,7 +84,7 @@ static inline real of_spike(real given, real d, real u, real threshold) {
 }
 
 /* Numbers that a block of neurons keeps of each: a block of `rows` of them stays in the cache. */
-enum { MOST = 512, STATE = 65536 /* bytes */, LINE = 64 /* bytes of a line of the cache */ };
+enum { MOST = 128, STATE = 65536 /* bytes */ };
 
 /* Write past the cache what would not stay in it: a store into the cache reads the memory first.
    Whole lines only, since one that is written in parts is slower than either. */

@@ -15,6 +15,11 @@
 
 typedef double sums[2]; /* of a channel */
 
+static double *zeros(int64_t count) {
+  double *const memory = lines(count * sizeof(double));
+  return memory ? memset(memory, 0, count * sizeof(double)) : NULL;
+}
+
 /* Add sums per neuron, [2, lanes], to those per channel; leave zeros behind. */
 static void gather(sums *total, double *lane, int64_t lanes, const shape *s, int64_t start,
                    int64_t n) {
@@ -50,7 +55,7 @@ int statistics(const shape *s, const stored *x, sums *result) {
   int failed = parts == NULL;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed) if (parts != NULL)
   {
-    double *const lane = parts ? calloc(2 * lanes, sizeof(double)) : NULL;
+    double *const lane = parts ? zeros(2 * lanes) : NULL;
     failed |= lane == NULL;
     sums *const part = parts + omp_get_thread_num() * s->channels;
 #pragma omp for schedule(static)
@@ -111,7 +116,7 @@ int forward(const shape *s, const stored *x, const stored *added, const real *va
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const tables = malloc(rows * lanes * sizeof(real));
+    real *const tables = lines(rows * lanes * sizeof(real));
     failed = tables == NULL;
     int ready = 0;
 #pragma omp for schedule(static)
@@ -160,8 +165,8 @@ int backward(const shape *s, const stored *x, const stored *added, const real *v
   int failed = parts == NULL;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed) if (parts != NULL)
   {
-    real *const tables = parts ? malloc(rows * lanes * sizeof(real)) : NULL;
-    double *const lane = parts ? calloc(2 * lanes, sizeof(double)) : NULL;
+    real *const tables = parts ? lines(rows * lanes * sizeof(real)) : NULL;
+    double *const lane = parts ? zeros(2 * lanes) : NULL;
     failed |= tables == NULL || lane == NULL;
     sums *const part = parts + omp_get_thread_num() * s->channels;
     int ready = 0;
@@ -254,7 +259,7 @@ int settle(const shape *s, const stored *x, const stored *d, const real *values,
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
   {
-    real *const a = malloc(3 * lanes * sizeof(real)), *const b = a + lanes, *const c = b + lanes;
+    real *const a = lines(3 * lanes * sizeof(real)), *const b = a + lanes, *const c = b + lanes;
     failed = a == NULL;
     int ready = 0;
 #pragma omp for schedule(static)

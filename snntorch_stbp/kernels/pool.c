@@ -4,7 +4,6 @@
    numbers each, an even number of rows and of pixels: planes one after the other (`depth` 1), or
    images with their channels last. A window is added up in the order of its pixels, as torch does. */
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "real.h"
@@ -24,7 +23,7 @@ void forward(const stored *x, stored *y, int64_t rows, int64_t width, int64_t de
   const int few = depth > 1 && depth <= FEW;
 #pragma omp parallel num_threads(threads)
   {
-    stored *const sums = few ? malloc(width * depth * sizeof(stored)) : NULL;
+    stored *const sums = few ? lines(width * depth * sizeof(stored)) : NULL;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows / 2; row++) {
       const stored *upper = x + 2 * row * width * depth, *lower = upper + width * depth;
@@ -57,7 +56,7 @@ void backward(const stored *d_y, stored *d_x, int64_t rows, int64_t width, int64
   const int few = depth > 1 && depth <= FEW;
 #pragma omp parallel num_threads(threads)
   {
-    stored *const shares = few ? malloc(width / 2 * depth * sizeof(stored)) : NULL;
+    stored *const shares = few ? lines(width / 2 * depth * sizeof(stored)) : NULL;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows / 2; row++) {
       stored *upper = d_x + 2 * row * width * depth, *lower = upper + width * depth;

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #if STORED == 1
 typedef double real;
@@ -34,3 +35,11 @@ typedef real stored;
 static inline real load(stored value) { return value; }
 static inline stored store(real value) { return value; }
 #endif
+
+enum { LINE = 64 /* bytes of a line of the cache */ };
+
+/* Memory for `bytes` that begins with a line of the cache, or NULL. What `malloc` returns mostly does
+   not, and every other vector then lies across two lines: the neuron took 1.4 times as long. */
+static inline void *lines(int64_t bytes) {
+  return aligned_alloc(LINE, (bytes + LINE - 1) / LINE * LINE);
+}

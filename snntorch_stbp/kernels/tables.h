@@ -14,7 +14,7 @@ static int64_t lanes_of(const shape *s, int64_t rows) {
   int64_t lanes = STATE / (rows * (int64_t)sizeof(real));
   lanes = lanes > MOST ? MOST : lanes;
   int64_t unit = s->inner == 1 ? s->channels : 64;
-  while (unit * sizeof(stored) % LINE && 2 * unit <= lanes) unit *= 2;
+  while (unit * sizeof(stored) % LINE && unit <= lanes) unit *= 2;
   return lanes < unit ? unit : lanes / unit * unit;
 }
 
