@@ -9,6 +9,7 @@ import click
 from torch import nn
 
 from snntorch_stbp.errors import StbpError
+from snntorch_stbp.export.change import NOTED
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import build
 from snntorch_stbp.frozen import Settings, freeze
@@ -20,9 +21,6 @@ from .export_change import Change, changed
 from .export_fixed import FixedPoint, measured
 from .export_kind import check_integers
 from .text import percent
-
-NOTED = 0.01
-"""Share of spikes from which on what rounded currents change is noted, and avoided."""
 
 REMEDY = "`finetune RUN --frozen` trains in the arithmetic of this file"
 """What else there is to do about them."""

@@ -26,7 +26,9 @@ from snntorch_stbp.export.qonnx.ranges import Range
 from snntorch_stbp.export.qonnx.targets import TARGETS
 from snntorch_stbp.export.reading.inspect import read
 from snntorch_stbp.export.verify import qonnx_executor, verify
-from snntorch_stbp.frozen import freeze
+from snntorch_stbp.frozen import Settings, freeze
+from snntorch_stbp.lowering import lower
+from snntorch_stbp.neuron import Leaky
 
 from .nets import digits, make
 
@@ -105,6 +107,30 @@ def test_event_frames(tmp_path: Path) -> None:
     for form in ("unrolled", "step"):
         result = to_qonnx(model, frames, tmp_path / f"{form}.onnx", form=form)
         assert result.agreement.samples == 2
+
+
+def test_what_rounded_currents_change_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a share of all spikes of the samples; a network that comes ready changes nothing."""
+    net, samples = make("mnistnet", bits=4), digits(3)
+    coarse = Settings(act_bits=4)
+    result = to_qonnx(net, samples, tmp_path / "a.onnx", settings=coarse, vectors=1)
+    seen: dict[str, torch.Tensor] = {}
+    freeze(net, coarse)(samples, seen)
+    trained: dict[str, torch.Tensor] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, Leaky):
+            module.register_forward_hook(lambda *all_, name=name: trained.update({name: all_[2]}))
+    net(samples)
+    differing = sum(int((spikes != seen[name]).sum()) for name, spikes in trained.items())
+    total = sum(spikes.numel() for spikes in trained.values())
+    assert result.changed == differing / total > 0.01
+    assert f"rounded currents change {100 * result.changed:.2f} % of the spikes" in caplog.text
+    caplog.clear()
+    for name, ready in (("frozen", freeze(net, coarse)), ("integers", lower(net))):
+        assert to_qonnx(ready, samples, tmp_path / f"{name}.onnx", vectors=1).changed is None
+    assert not caplog.records
 
 
 def test_a_batch_that_does_not_divide_the_samples(tmp_path: Path) -> None:

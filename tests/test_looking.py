@@ -33,10 +33,13 @@ def test_a_look_is_taken_once_and_again_after_a_change():
     assert [looked(x), looked(x), len(looks)] == [True, True, 1]
     x[1] = 2
     assert [looked(x), looked(x), len(looks)] == [False, False, 2]
-    assert looked(torch.ones(3)) and len(looks) == 3
-    assert not looked(torch.ones(3).requires_grad_()) and len(looks) == 3
+    assert looked(torch.ones(3))
+    assert len(looks) == 3
+    assert not looked(torch.ones(3).requires_grad_())
+    assert len(looks) == 3
     with torch.inference_mode():
-        assert not looked(torch.ones(3)) and len(looks) == 3
+        assert not looked(torch.ones(3))
+        assert len(looks) == 3
 
 
 @pytest.mark.parametrize("learned", [False, True])

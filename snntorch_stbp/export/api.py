@@ -12,6 +12,7 @@ golden vectors, and onnxruntime, the whole graph in stock operators (see `stock`
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from ..files import atomic_write, claim
 from ..frozen import FrozenNet, Settings, freeze
 from ..lowering import FixedPointNet
 from . import golden
+from .change import NOTED, spikes_changed
 from .qonnx import fixed
 from .qonnx.as_trained import PARTS
 from .qonnx.frozen import FROZEN, Built, build
@@ -35,6 +37,8 @@ from .qonnx.targets import TARGETS, Form
 from .tolerance import verify_trained
 from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
+
+_log = logging.getLogger(__name__)
 
 MOST_SAMPLES, MOST_SPIKES = 50, 2**24
 """What onnxruntime runs at a time."""
@@ -50,6 +54,8 @@ class Exported:
         agreement: What was compared with QONNX's executor and found equal.
         onnxruntime: What was compared with onnxruntime and found equal.
         nodes: Number of nodes of the graph.
+        changed: Share in [0, 1] of the spikes of the samples that rounding the currents of the
+            network changed; `None` where it came ready, or is written as it was trained.
     """
 
     path: Path
@@ -57,6 +63,7 @@ class Exported:
     agreement: Agreement
     onnxruntime: Agreement
     nodes: int
+    changed: float | None = None
 
 
 def to_qonnx(
@@ -78,8 +85,9 @@ def to_qonnx(
 
     Args:
         model: A trained network of the modules of this package, which is frozen: its currents are
-            rounded, and in a deep one some percent of the spikes change; a `FrozenNet`; or the
-            `FixedPointNet` that `lower` makes, which rounds no current.
+            rounded, and in a deep one some percent of the spikes change (`changed`; from 1 % on
+            it is logged); a `FrozenNet`; or the `FixedPointNet` that `lower` makes, which rounds
+            no current.
         samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
         path: Where the graph goes; its folder is made.
         form: `"unrolled"`: `T` steps, image in, readout out. `"step"`: one step, states as inputs
@@ -107,7 +115,10 @@ def to_qonnx(
     claim(files, force)
     metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
-    built, compute, compare = _built(model, _one(samples), settings, as_trained, options)
+    ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
+    net: Any = model if ready else freeze(model, settings)
+    built, compute, compare = _built(net, _one(samples), as_trained, options)
+    changed = None if ready else _told(spikes_changed(net, samples))
     axis = 1 if samples.dim() == 5 else 0
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
@@ -127,7 +138,7 @@ def to_qonnx(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(path, tuple(files), agreement, wide, len(built.model.graph.node))
+    return Exported(path, tuple(files), agreement, wide, len(built.model.graph.node), changed)
 
 
 def _check(
@@ -151,19 +162,24 @@ def _files(path: Path, form: str, target: str) -> list[Path]:
     return files + [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
 
 
+def _told(changed: float) -> float:
+    """`changed`, once it is known to whom it should be."""
+    if changed > NOTED:
+        _log.warning(
+            "rounded currents change %.2f %% of the spikes of these samples; "
+            "to_qonnx(lower(model), ...) rounds none",
+            100 * changed,
+        )
+    return changed
+
+
 def _built(
-    model: nn.Module,
-    sample: Tensor,
-    settings: Settings | None,
-    as_trained: bool,
-    options: dict[str, Any],
+    net: Any, sample: Tensor, as_trained: bool, options: dict[str, Any]
 ) -> tuple[Built, Callable[[Tensor], golden.Golden], Callable[..., Agreement]]:
     """The graph, what computes golden vectors for it, and what compares with them."""
     if as_trained:
-        trained = TrainedNet(model)
+        trained = TrainedNet(net)
         return build(trained, sample, parts=PARTS, **options), trained.vectors, verify_trained
-    ready = isinstance(model, FrozenNet | FixedPointNet)
-    net: Any = model if ready else freeze(model, settings)
     parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
     return build(net, sample, parts=parts, **options), partial(golden.compute, net), verify
 
