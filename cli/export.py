@@ -53,7 +53,7 @@ snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
     click.Option(["--checkpoint"], type=click.Choice(["best", "last"]), default="best",
                  show_default=True, help="The best epoch by validation, or the last one."),
     click.Option(["--data-dir"], metavar="DIR", help="Where data sets are found."),
-    click.Option(["--force"], is_flag=True, help="Replace files that exist."),
+    click.Option(["--force"], is_flag=True, help="Replace an earlier export."),
     json_option(),
 )  # fmt: skip
 def export(run: str, as_json: bool, **options: Any) -> None:

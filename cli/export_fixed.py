@@ -91,19 +91,20 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     for name in GRAPHS:
         if options[name] != DEFAULTS[name]:
             raise UsageError(f"--{name} is for graphs: --format {kind} goes without it.")
-    from snntorch_stbp.export.c99 import to_c99
-    from snntorch_stbp.export.folder import to_folder
+    from snntorch_stbp.export import c99
+    from snntorch_stbp.export import folder as plain
     from snntorch_stbp.train.evaluate import load_trained
 
     path = Path(options["output"] or folder.path / "export" / f"fixed-point-{kind}")
-    check_free(path, options["force"])
+    writer = c99 if kind == "c" else plain
+    check_free(path, options["force"], writer.WROTE)
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, options["verify"])
     fixed = measured(trained, options["arithmetic"] or "exact")
     said = facts(folder, trained.config)
     if kind == "c":
         del said["train"]  # JSON, which is no reading in a comment
-    write = to_c99 if kind == "c" else to_folder
+    write = c99.to_c99 if kind == "c" else plain.to_folder
     bundle = write(
         fixed.net, samples, path, force=options["force"],
         metadata={**said, "command": command_line(run, options)},

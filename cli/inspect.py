@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.files import check_new
 
 from .group import command, json_option
 from .text import Column, paragraph, percent, table, to_json
@@ -89,8 +90,7 @@ def _check(picture: Path, force: bool) -> None:
     """Refuse a path before anything is read."""
     if picture.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"a drawing is a .png or .svg file, not '{picture.name}'.")
-    if picture.exists() and not force:
-        raise UsageError(f"'{picture}' exists already; replace it with --force.")
+    check_new([picture], force)
     if not picture.parent.is_dir():
         raise StbpError(f"there is no folder '{picture.parent}' for the drawing.")
 

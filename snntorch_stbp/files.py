@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import StbpError, UsageError
+
+OF_RUNS = (
+    "config.json", "metrics.csv", "curves.png", "last.pt", "best.pt", "result.json", "log.txt",
+)  # fmt: skip
+"""Files in the folder of a run that nothing but training writes."""
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder that nobody else writes to."""
+    for file in folder.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -18,9 +30,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StbpError: If the file cannot be written; what `path` held before stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of this writer alone
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,9 +47,12 @@ def check_new(files: Sequence[Path], force: bool) -> None:
     """Refuse to replace `files`.
 
     Raises:
-        UsageError: If one of them exists, unless `force`.
+        UsageError: If one of them exists, unless `force`; if it is a file of a run, in any case.
     """
     there = [file for file in files if file.exists()]
+    for file in there:
+        if file.name in OF_RUNS and file.with_name("config.json").exists():
+            raise UsageError(f"'{file}' belongs to a run; give another name.")
     if there and not force:
         raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
 

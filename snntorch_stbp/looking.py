@@ -1,49 +1,44 @@
-"""What is known of a tensor of parameters, without a look at its numbers in every pass."""
+"""What is known of a tensor of numbers without computing with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class Looked:
-    """Whether `holds` is true of a tensor; it is asked again only where that may have changed.
+def number(x: Tensor) -> float | None:
+    """The number in a tensor of one on a CPU, where it is no part of a graph; else `None`.
 
-    A look waits for an accelerator, and on a CPU costs as much as the operation it may save. What
-    changes in place is noticed by the tensor's version, which `tensor.data` gets past: answers are
-    good for saving an operation that would hardly matter, not for values.
+    Reading it costs less than the operation that it may save.
+    """
+    if torch.compiler.is_compiling() or x.requires_grad or not x.is_cpu or x.numel() != 1:
+        return None
+    return None if torch.jit.is_tracing() else x.item()
 
-    Args:
-        holds: Tells it of a tensor that needs no gradient.
+
+class Ones:
+    """Whether all numbers of a tensor are 1; many, or on an accelerator, are not read every time.
+
+    A look waits for an accelerator. It is taken where a buffer is another than before, or its
+    version: what changes `buffer.data` on an accelerator gets past that. Parameters, which are
+    often changed so (by averages, by clipping), are never said to be 1.
     """
 
-    def __init__(self, holds: Callable[[Tensor], bool]) -> None:
-        self.holds = holds
+    def __init__(self) -> None:
         self.tensor: Tensor | None = None
         self.version = 0
         self.answer = False
 
     def __call__(self, x: Tensor) -> bool:
-        """Whether it holds of `x`; no, where `x` is learned, or where a compiler is watching."""
-        if x.requires_grad or torch.compiler.is_compiling() or x.is_inference():
+        """Whether all of `x` are 1; no, where that must not be asked."""
+        value = number(x)
+        if value is not None:
+            return value == 1
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_inference():
             return False
-        if not self.at(x):
-            self.answer = self.holds(x)
+        if x.requires_grad or isinstance(x, nn.Parameter):
+            return False
+        if x is not self.tensor or x._version != self.version:
+            self.answer = bool((x == 1).all())
             self.tensor, self.version = x, x._version
         return self.answer
-
-    def at(self, x: Tensor) -> bool:
-        """Whether the last look was at `x` as it is."""
-        return x is self.tensor and x._version == self.version
-
-
-def is_one(x: Tensor) -> bool:
-    """Whether all of `x` are 1."""
-    return bool((x == 1).all())
-
-
-def within_unit(x: Tensor) -> bool:
-    """Whether all of `x` lie in [0, 1]."""
-    return bool(((x >= 0) & (x <= 1)).all())

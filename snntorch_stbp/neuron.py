@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache, partial
 from typing import Literal
 
 import snntorch as snn
@@ -23,13 +22,10 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from . import kernels
-from .looking import Looked, is_one, within_unit
+from .looking import Ones, number
 from .surrogate import Surrogate, rectangular
 
 SpikeHook = Callable[["Leaky", Tensor], None]
-
-exact = cache(partial(torch.promote_types, torch.float32))
-"""The type in which a neuron of inputs of some type is computed."""
 
 watchers: list[Callable[[Tensor], None]] = []
 """What is told of all spikes that can be nothing but 0 and 1."""
@@ -112,7 +108,7 @@ class Leaky(snn.Leaky):
             # snnTorch's list would keep every neuron ever made; ours have no state to reset.
             SpikingNeuron.instances.remove(self)
         self._spike_hooks: OrderedDict[int, SpikeHook] = OrderedDict()
-        self._factor_is_one, self._beta_decays = Looked(is_one), Looked(within_unit)
+        self._ones = Ones()
         self.detach_reset = reset_delay if detach_reset is None else detach_reset
         self.state_quant = state_quant or None
         self.current_quant = current_quant
@@ -125,7 +121,7 @@ class Leaky(snn.Leaky):
                 f"{tuple(input_.shape)}"
             )
         x = input_ if self.current_quant is None else self.current_quant(input_)
-        beta, threshold = (self._per_step(value, x) for value in self.values(exact(x.dtype)))
+        beta, threshold = (self._per_step(value, x) for value in self.values(_exact(x.dtype)))
         if self.state_quant is None and kernels.covers(x, beta, threshold, self.spike_grad):
             rule = kernels.Rule(self.spike_grad, self.reset_rule, self.detach_reset)
             record, potential = kernels.integrate(x, beta, threshold, rule, self.output)
@@ -137,19 +133,19 @@ class Leaky(snn.Leaky):
     def values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Decay, within [0, 1], and threshold in the type `dtype`, in the shapes that they have."""
         beta, threshold = self.beta, self.threshold
-        if not self._beta_decays(beta):
+        value = number(beta)
+        if value is None or not 0 <= value <= 1:
             beta = beta.clamp(0, 1)
         return _in(beta, dtype), _in(threshold, dtype)
 
     def finished(self, spikes: Tensor, dtype: torch.dtype) -> Tensor:
         """`spikes` times their factor in the type `dtype`, once all who watch have seen them."""
         factor = self.graded_spikes_factor
-        if not self._factor_is_one(factor):
-            spikes = spikes * factor
-        spikes = _in(spikes, dtype)
+        ones = self._ones(factor)
+        spikes = _in(spikes if ones else spikes * factor, dtype)
         for hook in tuple(self._spike_hooks.values()):
             hook(self, spikes)
-        if watchers and self._fires_ones():
+        if ones and isinstance(self.spike_grad, Surrogate):  # nothing but 0 and 1
             for watch in watchers:
                 watch(spikes)
         return spikes
@@ -171,12 +167,6 @@ class Leaky(snn.Leaky):
         handle = RemovableHandle(self._spike_hooks)
         self._spike_hooks[handle.id] = hook
         return handle
-
-    def _fires_ones(self) -> bool:
-        """Whether spikes are 0 and 1, by what `finished` has just seen."""
-        seen = self._factor_is_one
-        ones = seen.answer and seen.at(self.graded_spikes_factor)
-        return ones and isinstance(self.spike_grad, Surrogate)
 
     def _loop(self, x: Tensor, beta: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and membrane potentials, step by step: what the kernels have to equal."""
@@ -225,3 +215,8 @@ class Leaky(snn.Leaky):
 def _in(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x.to(dtype)`, which takes its time to find that it has nothing to do."""
     return x if x.dtype == dtype else x.to(dtype)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """The type in which a neuron of inputs of some type is computed."""
+    return dtype if dtype == torch.float32 else torch.promote_types(dtype, torch.float32)

@@ -6,40 +6,33 @@ import pytest
 import torch
 
 import snntorch_stbp as stbp
-from snntorch_stbp.looking import Looked, is_one, within_unit
+from snntorch_stbp.looking import Ones, number
 
 
-@pytest.mark.parametrize(
-    ("values", "one", "unit"),
-    [
-        ([1.0, 1.0], True, True),
-        ([0.0, 1.0], False, True),
-        ([1.0, 1.1], False, False),
-        ([-0.1, 1.0], False, False),
-        ([float("nan"), 1.0], False, False),
-    ],
-)
-def test_what_is_asked_of_numbers(values, one, unit):
-    """Numbers that are none lie nowhere."""
-    assert is_one(torch.tensor(values)) is one
-    assert within_unit(torch.tensor(values)) is unit
+def test_one_number_is_read_where_it_is_no_part_of_a_graph():
+    """On a CPU, by whichever way it came there; never what is learned."""
+    x = torch.tensor(0.5)
+    assert number(x) == 0.5
+    x.data.fill_(2)
+    assert number(x) == 2
+    assert number(torch.ones(2)) is None
+    assert number(x.requires_grad_()) is None
 
 
-def test_a_look_is_taken_once_and_again_after_a_change():
-    """In place or by another tensor; never at what is learned."""
-    looks = []
-    looked = Looked(lambda x: looks.append(1) or is_one(x))
-    x = torch.ones(3)
-    assert [looked(x), looked(x), len(looks)] == [True, True, 1]
-    x[1] = 2
-    assert [looked(x), looked(x), len(looks)] == [False, False, 2]
-    assert looked(torch.ones(3))
-    assert len(looks) == 3
-    assert not looked(torch.ones(3).requires_grad_())
-    assert len(looks) == 3
-    with torch.inference_mode():
-        assert not looked(torch.ones(3))
-        assert len(looks) == 3
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)])
+def test_ones_are_known_and_changes_are_noticed(shape):
+    """In place or by another tensor; parameters are never said to be 1."""
+    ones, x = Ones(), torch.ones(shape)
+    assert [ones(x), ones(x)] == [True, True]
+    x.view(-1)[-1] = 2
+    assert [ones(x), ones(x)] == [False, False]
+    assert ones(torch.ones(shape))
+    assert not ones(torch.ones(shape).requires_grad_())
+    assert not ones(torch.full(shape, float("nan")))
+    if x.numel() > 1:
+        assert not ones(torch.nn.Parameter(torch.ones(shape), requires_grad=False))
+        with torch.inference_mode():
+            assert not ones(torch.ones(shape))
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -72,3 +65,27 @@ def test_a_factor_of_spikes_that_changes_is_applied():
     spikes = neuron(x)
     neuron.graded_spikes_factor.fill_(0.5)
     assert torch.equal(neuron(x), spikes / 2)
+
+
+def test_an_average_of_parameters_kept_by_hand_is_followed():
+    """As many scripts keep it, by `data` of parameters that need no gradient."""
+    live = stbp.Leaky(0.9, learn_beta=True, learn_graded_spikes_factor=True)
+    average = copy.deepcopy(live).requires_grad_(False)
+    x = torch.rand(5, 2, 3)
+    average(x)
+    with torch.no_grad():
+        live.graded_spikes_factor.fill_(2.0)
+        live.beta.fill_(1.5)
+    for mine, other in zip(average.parameters(), live.parameters(), strict=True):
+        mine.data.mul_(0.0).add_(other.data)
+    assert torch.equal(average(x), live(x))
+    assert torch.equal(copy.deepcopy(average)(x), live(x))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_neuron_is_one_graph_for_a_compiler(learned):
+    """Nothing is read of its parameters while a compiler looks."""
+    neuron, x = stbp.Leaky(0.5, learn_beta=learned), torch.rand(3, 2, 5)
+    torch._dynamo.reset()
+    compiled = torch.compile(neuron, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), neuron(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,16 +38,30 @@ class Bundle:
     compiled: bool = False
 
 
-def check_free(path: Path, force: bool) -> None:
+def check_free(path: Path, force: bool, wrote: str) -> None:
     """Refuse a path that is taken.
 
+    Args:
+        path: The folder that is to be written.
+        force: Replace it, if it is an earlier export.
+        wrote: A pattern of the names of files that exports of this kind consist of.
+
     Raises:
-        UsageError: If `path` exists and is not to be replaced, or is a file.
+        UsageError: If `path` is a file, a folder that is not to be replaced, or one that holds
+            anything but an earlier export of this kind.
     """
-    if path.exists() and not path.is_dir():
+    if not path.exists():
+        return
+    if not path.is_dir():
         raise UsageError(f"'{path}' is a file; give the name of a folder.")
-    if path.exists() and not force:
+    if not force:
         raise UsageError(f"'{path}' exists already; replace it with --force.")
+    for file in sorted(path.iterdir()):
+        if not re.fullmatch(wrote, file.name) or file.is_dir():
+            raise UsageError(
+                f"'{path}' holds '{file.name}', which is not of an export of this kind, and is not "
+                f"replaced; give the name of another folder."
+            )
 
 
 @contextmanager
@@ -55,20 +71,26 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         StbpError: If it cannot be written; what `path` held before stays.
     """
-    temporary: Path | None = None
+    place = path.resolve()  # which may be the working directory
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as around:
+            new = Path(around, "new")
+            new.mkdir()
+            yield new
+            if place.exists():
+                place.rename(old)
+            try:
+                new.rename(place)
+            except OSError:
+                if old.exists():
+                    old.rename(place)
+                raise
+        if old.exists():
+            shutil.rmtree(old)
     except OSError as error:
         raise StbpError(f"cannot write the folder '{path}': {error}.") from error
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary)
 
 
 def image_size(samples: torch.Tensor) -> tuple[int, ...]:

@@ -28,7 +28,10 @@ from .bundle import Bundle, agree, check_free, check_samples, image_size, new_fo
 from .folder_reader import FORMAT, VERSION, load_folder
 from .shapes import Size, Sizes, sizes
 
-__all__ = ["load_folder", "to_folder"]
+__all__ = ["WROTE", "load_folder", "to_folder"]
+
+WROTE = r"network\.json|samples\.npz|\d{2,}_.*\.npz"
+"""Names of the files of such a folder."""
 
 
 def to_folder(
@@ -47,15 +50,15 @@ def to_folder(
             `[T, N, C, H, W]`.
         path: The folder; those above it are made.
         metadata: Further words for `network.json`.
-        force: Replace a folder that exists.
+        force: Replace an earlier export.
 
     Raises:
-        UsageError: If `path` exists, or for samples that the network does not take.
+        UsageError: If `path` exists (with `force`, if it holds anything else), or for samples that the network does not take.
         StbpError: If it cannot be written, or what was read back computes something else; then
             nothing is left behind.
     """
     path = Path(path)
-    check_free(path, force)
+    check_free(path, force, WROTE)
     check_samples(net.integers, samples)
     size = image_size(samples)
     with new_folder(path) as folder:

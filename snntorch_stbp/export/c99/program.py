@@ -9,6 +9,7 @@ The program is compiled and run before the folder gets its name, if there is a c
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -38,6 +39,8 @@ MOST_SAMPLES, MOST_SPIKES = 50, 2**23
 """What is computed at a time."""
 
 FILES = ("network.h", "selftest.c", "samples.bin")
+WROTE = "|".join(map(re.escape, FILES))
+"""Names of the files of such a folder."""
 
 
 def to_c99(
@@ -55,19 +58,19 @@ def to_c99(
         samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
         path: The folder; those above it are made.
         metadata: Further words for the comment at the head of `network.h`.
-        force: Replace a folder that exists.
+        force: Replace an earlier export.
 
     Returns:
         What was written and compared; `compiled` tells whether there was a compiler (gcc or cc).
         Without one only the integers of `samples.bin` were compared with the torch module.
 
     Raises:
-        UsageError: If `path` exists, or for samples that the network does not take.
+        UsageError: If `path` exists (with `force`, if it holds anything else), or for samples that the network does not take.
         StbpError: If an integer needs more than 32 bits, the folder cannot be written, or the
             program does not compile or computes something else; then nothing is left behind.
     """
     path = Path(path)
-    check_free(path, force)
+    check_free(path, force, WROTE)
     check_samples(net.integers, samples)
     words = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     text = header(net.integers, image_size(samples), samples.dim() == 5, words)

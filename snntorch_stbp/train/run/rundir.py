@@ -4,7 +4,7 @@
 - metrics.csv    one row per epoch
 - curves.png     the same as a picture
 - last.pt        complete state after the last epoch (or interruption)
-- best.pt        the network with the best validation accuracy
+- best.pt        the network that `select` chose: of the best epoch, or of the last
 - result.json    how the run ended
 - log.txt        what was said, with times
 - tensorboard/   the same figures as events
@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...errors import StbpError
-from ...files import atomic_write
+from ...files import atomic_write, remove_unfinished
 from ..config import RunConfig
 
 
@@ -144,6 +144,7 @@ class RunDir:
         """
         try:
             with FileLock(self.path / ".lock", timeout=0):
+                remove_unfinished(self.path)
                 yield
         except Timeout as error:
             raise StbpError(f"another process is training in '{self.path}'.") from error
