@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import kernels
 from .kernels import normed
+from .looking import recorded
 from .neuron import Leaky
 from .norm import _TDBatchNorm
 from .surrogate import Surrogate
@@ -86,7 +87,7 @@ def _plain(layer: TimeDistributed, neuron: Leaky, x: Tensor) -> bool:
         and neuron.current_quant is None
         and not (neuron.beta.requires_grad or neuron.threshold.requires_grad)
         and kernels.compiles()
-        and not torch.compiler.is_compiling()
+        and not recorded()
         and not _hooked((layer, norm, neuron))
     )
 

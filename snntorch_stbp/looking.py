@@ -6,14 +6,19 @@ import torch
 from torch import Tensor, nn
 
 
+def recorded() -> bool:
+    """Whether torch compiles or traces what runs now, and would not see what a kernel does."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 def number(x: Tensor) -> float | None:
     """The number in a tensor of one on a CPU, where it is no part of a graph; else `None`.
 
     Reading it costs less than the operation that it may save.
     """
-    if torch.compiler.is_compiling() or x.requires_grad or not x.is_cpu or x.numel() != 1:
+    if recorded() or x.requires_grad or not x.is_cpu or x.numel() != 1:
         return None
-    return None if torch.jit.is_tracing() else x.item()
+    return x.item()
 
 
 class Ones:
@@ -34,7 +39,7 @@ class Ones:
         value = number(x)
         if value is not None:
             return value == 1
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_inference():
+        if recorded() or x.is_inference():
             return False
         if x.requires_grad or isinstance(x, nn.Parameter):
             return False

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from . import kernels
 from .kernels import native
+from .looking import recorded
 
 Size = int | Sequence[int]
 
@@ -95,7 +96,7 @@ def _layout(x: Tensor) -> torch.memory_format | None:
 def _library(x: Tensor, kernel_size: Size, stride: Size | None) -> ctypes.CDLL | None:
     """The compiled loops, where there are any for these windows and images."""
     if not (
-        not torch.compiler.is_compiling()
+        not recorded()
         and kernels.compiles()
         and type(x) is Tensor
         and x.device.type == "cpu"

@@ -27,6 +27,7 @@ from brevitas.quant.solver import WeightQuantSolver
 from torch import Tensor, nn
 
 from .levels import SMALLEST_SCALE, TERNARY_THRESHOLD, Levels, Quantize
+from .looking import recorded
 
 # Largest level of the uniform quantizer with the least mean squared error for normally
 # distributed weights, in units of their root mean square (J. Max, "Quantizing for minimum
@@ -161,7 +162,7 @@ class _Fused:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights, scale, zero point and bits."""
-        if torch.compiler.is_compiling():
+        if recorded():
             return super().forward(x)  # type: ignore[misc]
         y, scale = Quantize.apply(x, self.log_loading(), self.levels)
         return y, scale, *self.constants(x, scale)

@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_replaced_stays(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(StbpError, match="cannot write the folder .*: trouble with the disk"):
+    with pytest.raises(StbpError, match=r"cannot write the folder .*: trouble with the disk"):
         to_folder(lower(make("mnistnet")), digits(2), folder, force=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["net"]

@@ -1,12 +1,16 @@
 """What is known of parameters without looking at them: neurons notice every change of theirs."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 
 import snntorch_stbp as stbp
+from snntorch_stbp import kernels
 from snntorch_stbp.looking import Ones, number
+
+from .nets import digits, make
 
 
 def test_one_number_is_read_where_it_is_no_part_of_a_graph():
@@ -89,3 +93,17 @@ def test_a_neuron_is_one_graph_for_a_compiler(learned):
     torch._dynamo.reset()
     compiled = torch.compile(neuron, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), neuron(x))
+
+
+@pytest.mark.parametrize("bits", [None, 4, 1, "ternary"])
+def test_a_traced_network_computes_the_same(bits):
+    """Of other inputs, too: a trace does not see what kernels do."""
+    net = make("mnistnet_bn", bits=bits).eval()
+    x, other = digits(4), digits(8)[4:]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(net, x)
+        with kernels.backend("loop"):
+            expected = net(x), net(other)
+        torch.testing.assert_close(traced(x), expected[0])
+        torch.testing.assert_close(traced(other), expected[1])

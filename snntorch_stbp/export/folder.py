@@ -53,7 +53,8 @@ def to_folder(
         force: Replace an earlier export.
 
     Raises:
-        UsageError: If `path` exists (with `force`, if it holds anything else), or for samples that the network does not take.
+        UsageError: If `path` exists (with `force`, if it holds anything else), or for samples that
+            the network does not take.
         StbpError: If it cannot be written, or what was read back computes something else; then
             nothing is left behind.
     """

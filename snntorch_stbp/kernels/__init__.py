@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..looking import recorded
 from ..sequence import is_repeated, repeat
 from ..surrogate import Surrogate
 from . import compiled, cpu
@@ -92,7 +93,7 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
         and isinstance(spike_grad, Surrogate)
         and (beta.numel() == 1 or per_channel(beta, x))
         and (threshold.numel() == 1 or per_channel(threshold, x))
-        and not torch.compiler.is_compiling()
+        and not recorded()
         and _device(x) is not None
     )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from ..looking import recorded
 from . import compiles, native
 
 _log = logging.getLogger(__name__)
@@ -195,8 +196,7 @@ def _fits(x: Tensor, weight: Tensor, geometry: Geometry | None, packed: Packed |
         and x.dim() == weight.dim()
         and x.dtype in native.STORED
         and _result_type(x) in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not recorded()
         and compiles()
         and (packed is not None or _outputs(x, geometry) >= OUTPUTS)
         and _worth(weight, geometry)

@@ -65,7 +65,8 @@ def to_c99(
         Without one only the integers of `samples.bin` were compared with the torch module.
 
     Raises:
-        UsageError: If `path` exists (with `force`, if it holds anything else), or for samples that the network does not take.
+        UsageError: If `path` exists (with `force`, if it holds anything else), or for samples that
+            the network does not take.
         StbpError: If an integer needs more than 32 bits, the folder cannot be written, or the
             program does not compile or computes something else; then nothing is left behind.
     """
