@@ -41,6 +41,40 @@ def trained_spikes(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tens
     return spikes
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("form", ["exact", "simple"])
+@pytest.mark.parametrize("bias", [-0.2, 0.0, 0.3, 0.6])
+@pytest.mark.parametrize(("name", "bits"), [("mnistnet_bn", 4), ("mnistnet_bn", 1), ("resnet", 4)])
+def test_channels_that_a_normalisation_switched_off_fire_by_its_shift(
+    name: str, bits: Any, bias: float, form: Any
+) -> None:
+    """A gain of exactly 0, as pruning and zero initialisation leave it; in both branches, too."""
+    images, net = digits(50), make(name, bits=bits, num_steps=3)
+    norms = [m for m in net.modules() if isinstance(m, stbp.TDBatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight[:2], norm.bias[:2] = 0, bias
+    fixed = lower(net, form=form, samples=images if form == "simple" else None)
+    record: dict[str, torch.Tensor] = {}
+    fixed(images, record)
+    for layer, spikes in trained_spikes(net, images).items():
+        assert torch.equal(record[layer][:, :, :2], spikes[:, :, :2]), layer
+        assert (record[layer] != spikes).float().mean() < 0.01, layer
+
+
+def test_scores_of_float_weights_are_on_one_grid_for_all_classes() -> None:
+    """So that no class gains by rounding: wide weights, and no multiplier."""
+    images, net = digits(50), make("mnistnet", bits=None)
+    fixed = lower(net)
+    (branch,) = fixed.integers.stages[-1].branches
+    assert (branch.multiplier == 1).all()
+    assert branch.weight_bits >= 12
+    with torch.no_grad():
+        expected = net(images)
+        # Where spikes are those of the network, as of most samples.
+        assert (fixed(images) - expected).abs().median() < 1e-3 * expected.std()
+
+
 @pytest.mark.parametrize("bits", [8, 4, 2, "ternary", 1])
 @pytest.mark.parametrize("name", NETS)
 def test_the_exact_form_has_the_spikes_of_the_trained_network(name: str, bits: Any) -> None:

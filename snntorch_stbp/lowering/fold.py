@@ -17,7 +17,7 @@ from ..neuron import Leaky
 from ..rounded import weight_bits
 from .layers import IntBranch, IntNeuron, Ints, IntStage
 from .ranges import branch_range, stage_range
-from .terms import FLOAT_WEIGHT_BITS, Budget, Reals, join, terms
+from .terms import FLOAT_WEIGHT_BITS, TINY, Budget, Reals, join, terms
 
 BETA_DIGITS = 8
 """Most binary digits behind the point of a decay."""
@@ -146,14 +146,22 @@ def readout_stage(stage: Stage, budget: Budget) -> IntStage:
     Raises:
         StbpError: If it does not fit.
     """
+    layers, built = [branch.layer for branch in stage.branches], None
+    floats = all(layer is not None and weight_bits(layer) == 32 for layer in layers)
     for float_bits in range(FLOAT_WEIGHT_BITS, 3, -2):
-        parts = terms(stage, budget, float_bits)
+        parts = terms(stage, budget, float_bits, dyadic=True)
         gains = np.stack(np.broadcast_arrays(*(part.gain for part in parts)))
         shift = np.sum(np.stack(np.broadcast_arrays(*(part.shift for part in parts))), 0)
         cap = 2 ** (budget.multiplier_bits - 1) - 1
-        digits = math.floor(math.log2(cap / max(np.abs(gains).max(), 1e-30)))
-        for fraction in range(digits, digits - 12, -1):
+        if floats:
+            fractions = [-round(math.log2(gains.min()))]  # the finest of their powers of two
+        else:
+            digits = math.floor(math.log2(cap / max(np.abs(gains).max(), TINY)))
+            fractions = list(range(digits, digits - 12, -1))
+        for fraction in fractions:
             whole = np.rint(np.abs(gains) * 2.0**fraction).astype(np.int64)
+            if whole.max() > cap:
+                continue
             branches = tuple(
                 replace(part.integer, multiplier=m) for part, m in zip(parts, whole, strict=True)
             )

@@ -7,6 +7,7 @@ count and pixel scale. In units of `g` per channel the current is the integer `a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,9 @@ Reals = NDArray[np.float64]
 
 FLOAT_WEIGHT_BITS = 16
 """Most bits that the weights of a float network get on their grid."""
+
+TINY = 1e-30
+"""In place of 0, where a logarithm is taken."""
 
 CANDIDATES = 64
 """Divisors that are tried to bring branches to a common unit."""
@@ -59,20 +63,29 @@ class Budget:
 
 @dataclass(frozen=True)
 class Term:
-    """A branch as `gain * a + shift`; `integer` has multiplier 1 and the signs of `gain` inside."""
+    """A branch as `gain * a + shift`; `integer` has the signs of `gain` inside.
+
+    Its multiplier is 1, and 0 where `gain` is: there `a` adds nothing.
+    """
 
     integer: IntBranch
     gain: Reals
     shift: Reals
 
 
-def terms(stage: Stage, budget: Budget, float_bits: int = FLOAT_WEIGHT_BITS) -> list[Term]:
-    """The branches of `stage` with integer weights."""
-    return [_term(branch, budget, float_bits) for branch in stage.branches]
+def terms(
+    stage: Stage, budget: Budget, float_bits: int = FLOAT_WEIGHT_BITS, dyadic: bool = False
+) -> list[Term]:
+    """The branches of `stage` with integer weights.
+
+    Weights of a float layer are put on a grid of that many bits: one for each channel, or, if
+    `dyadic`, one for all, normalisation included, of which the gain is a power of two.
+    """
+    return [_term(branch, budget, float_bits, dyadic) for branch in stage.branches]
 
 
 @torch.no_grad()
-def _term(branch: Branch, budget: Budget, float_bits: int) -> Term:
+def _term(branch: Branch, budget: Budget, float_bits: int, dyadic: bool) -> Term:
     unit = budget.input_scale if branch.source == INPUT else 1.0
     for pool in (*branch.pools, *branch.after):
         unit /= count(pool)
@@ -85,17 +98,31 @@ def _term(branch: Branch, budget: Budget, float_bits: int) -> Term:
         shift = shift + gain * layer.bias
     weight = quantized_weight(layer).double().cpu().numpy()
     bits = weight_bits(layer)
+    by_channel = (-1, *[1] * (weight.ndim - 1))
+    if bits == 32 and dyadic:
+        weight = weight * (gain.cpu().numpy() * unit).reshape(by_channel)
+        step = 2.0 ** math.ceil(math.log2(max(np.abs(weight).max(), TINY) / _top(float_bits)))
+        integer = replace(
+            integer, weight=np.rint(weight / step).astype(np.int64), weight_bits=float_bits
+        )
+        return Term(integer, np.full(channels, step), shift.cpu().numpy())
     if bits < 32:
         scale = layer.quant_weight().scale.double().reshape(-1).cpu().numpy()  # type: ignore[operator]
     else:
         bits = float_bits
         largest = np.abs(weight.reshape(channels, -1)).max(1)
-        scale = np.where(largest > 0, largest, 1.0) / (2 ** (bits - 1) - 1)
+        scale = np.where(largest > 0, largest, 1.0) / _top(bits)
     g = gain.cpu().numpy() * unit * np.broadcast_to(scale, channels)
-    steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int64)
-    signs = np.where(g < 0, -1, 1).reshape(-1, *[1] * (weight.ndim - 1))
+    steps = np.rint(weight / scale.reshape(by_channel)).astype(np.int64)
+    signs = np.where(g < 0, -1, 1).reshape(by_channel)
+    if not g.all():
+        integer = replace(integer, multiplier=(g != 0).astype(np.int64))
     integer = replace(integer, weight=steps * signs, weight_bits=bits)
     return Term(integer, g, shift.cpu().numpy())
+
+
+def _top(bits: int) -> int:
+    return int(2 ** (bits - 1)) - 1
 
 
 def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
@@ -143,9 +170,9 @@ def join(parts: list[Term], budget: Budget, room: float) -> tuple[tuple[IntBranc
     columns = np.arange(gains.shape[1])
     unit = np.abs(gains[dominant, columns])
     unit = np.where(unit > 0, unit, 1.0)
-    ratio = np.abs(gains) / unit
+    ratio = np.abs(gains) / unit  # nothing but zeros in channels where nothing comes in
     cap = 2 ** (budget.multiplier_bits - 1) - 1
-    most = np.minimum(cap / ratio.max(0), room / (ratio * tops).sum(0).clip(min=1))
+    most = np.minimum(cap / ratio.max(0).clip(min=TINY), room / (ratio * tops).sum(0).clip(min=1))
     if most.min() < 1:
         return (), unit
     best = np.full(len(unit), np.inf)
