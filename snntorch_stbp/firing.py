@@ -99,7 +99,7 @@ def _as_one(
     norm._check_input_dim(y[None] if repeats else y)
     added = None if added is None else added.to(y.dtype)
     kept = {} if norm.training or norm.prepared is None else norm.prepared
-    kind = (id(neuron), y.dtype, repeats or len(y), repeats > 0, added is None)
+    kind = (neuron, y.dtype, repeats or len(y), repeats > 0, added is None)
     if kind not in kept:
         values = _values(norm, neuron, y, added, repeats)
         if values is None:

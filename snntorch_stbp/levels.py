@@ -77,7 +77,7 @@ class Levels(NamedTuple):
             value = value.mul_(loading.to(kind) / count**0.5).to(w.dtype)
         else:
             value = w.abs().amax(dims, keepdim=True)
-        return value.clamp_(min=SMALLEST_SCALE)
+        return value.clamp_(min=max(SMALLEST_SCALE, torch.finfo(w.dtype).tiny))
 
     def round(self, w: Tensor, scale: Tensor, out: Tensor) -> None:
         """Fill `out` with the level of each weight: an integer times `scale`."""

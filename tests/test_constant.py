@@ -104,3 +104,15 @@ def test_tables_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         net.train()(batches[1])  # its own statistics, whatever is prepared
         record = net.eval()(batches[1])  # with gradients: module by module
     assert record.requires_grad
+
+
+def test_neurons_that_come_and_go_are_told_apart() -> None:
+    """Also where one takes the place in memory of one that is gone."""
+    torch.manual_seed(0)
+    layer = stbp.TimeDistributed(nn.Conv2d(1, 4, 3), stbp.TDBatchNorm2d(4)).eval()
+    x = torch.rand(3, 2, 1, 6, 6)
+    with torch.no_grad(), constant(layer):
+        for threshold in (0.1, 0.4, 2.0) * 10:
+            neuron = stbp.Leaky(threshold=threshold)
+            assert torch.equal(stbp.fire(layer, neuron, x), neuron(layer(x)))
+            del neuron

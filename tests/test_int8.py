@@ -256,3 +256,18 @@ def test_saved_memory_changes_no_gradient(channels: int) -> None:
         saved = gradients()
     for a, b in zip(saved, plain, strict=True):
         assert torch.equal(a, b)
+
+
+@in_bytes
+@pytest.mark.parametrize("count", [int8.MOST_SUMMED, int8.MOST_SUMMED + 1])
+def test_sums_beyond_32_bits_are_not_taken(count: int) -> None:
+    """The largest bytes of the widest layer that is taken are summed exactly."""
+    layer = stbp.Precision(weight_bits=8).linear(count, int8.PRODUCTS, bias=False)
+    nn.init.ones_(layer.weight)
+    scale = layer.quant_weight().scale.detach()
+    x = torch.full((1, count), 127.0)
+    with torch.no_grad(), constant(layer):
+        result = layer(x)
+    levels = (layer.quant_weight().value / scale).round().double()
+    expected = (x.double() @ levels.t()) * scale.reshape(-1).double()
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=0)

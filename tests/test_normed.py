@@ -175,3 +175,19 @@ def test_a_kernel_is_taken_on_a_device_only_where_it_agrees(
     first, second = (record.getMessage() for record in caplog.records)
     assert "one after the other on cpu (results differ from torch's)" in first
     assert "RuntimeError: no kernel image is available" in second
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("mean", [1e3, 1e7, 1e9])
+def test_a_large_mean_swallows_no_variance(mean: float, layout: str) -> None:
+    """It is subtracted before anything is squared."""
+    torch.manual_seed(0)
+    x = sequence((4, 8, 5, 8, 8), layout, torch.float64) + mean
+    values = (torch.ones(5).double(), torch.zeros(5).double(), torch.tensor(0.5).double())
+    rule = kernels.Rule(surrogate.rectangular())
+    neuron = (values[2], torch.tensor(0.4).double(), rule)
+    fired = normed.normalize_and_fire(x, None, *values[:2], *neuron, 1e-5)
+    variance, rest = torch.var_mean(x - mean, (0, 1, 3, 4), correction=0)  # an exact difference
+    torch.testing.assert_close(fired.mean, rest + mean, rtol=1e-14, atol=0)
+    torch.testing.assert_close(fired.variance, variance, rtol=1e-8, atol=0)

@@ -13,7 +13,7 @@ from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
 from click.testing import CliRunner
 from torch import Tensor
 
-from snntorch_stbp import kernels
+from snntorch_stbp import Precision, kernels
 from snntorch_stbp.cli import main
 from snntorch_stbp.train.build import build_data, build_model, init_from
 from snntorch_stbp.train.loop import fit
@@ -112,6 +112,25 @@ def test_ternary_weights_are_brevitas_and_leave_zero_again(backend: str, scale: 
             with torch.no_grad():
                 layer.weight -= 0.01 * layer.weight.grad
     assert torch.equal(layer.quant_weight().value.sign(), target)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "fused"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, "ternary"])
+def test_a_weight_that_is_no_number_is_not_hidden(bits: Any, backend: str) -> None:
+    layer = Precision(weight_bits=bits).conv2d(3, 4, 3, bias=False)
+    with torch.no_grad(), kernels.backend(backend):
+        layer.weight[1, 0, 0, 0] = float("nan")
+        assert layer.quant_weight().value.isnan().any((1, 2, 3)).tolist() == [
+            False, True, False, False
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, "ternary"])
+def test_a_channel_of_zeros_is_finite_in_half_precision(bits: Any) -> None:
+    layer = Precision(weight_bits=bits).conv2d(3, 4, 3, bias=False)
+    with torch.no_grad():
+        layer.weight[0] = 0
+        assert layer.half().quant_weight().value.isfinite().all()
 
 
 def test_weights_that_are_all_zero_stay_finite() -> None:

@@ -31,6 +31,8 @@ LARGEST = 127
 them."""
 DIVISORS = (1, 4, 16)
 """Of what inputs may be multiples: spikes and sums of them, averages of 2x2 and of 4x4."""
+MOST_SUMMED = (2**31 - 1) // LARGEST**2
+"""Products whose sum always fits 32 bits."""
 PRODUCTS = 120
 """Products of every input, below which it does not pay to make it a byte."""
 OUTPUTS = 512
@@ -205,6 +207,9 @@ def _fits(x: Tensor, weight: Tensor, geometry: Geometry | None, packed: Packed |
 
 
 def _worth(weight: Tensor, geometry: Geometry | None) -> bool:
+    """Whether there is enough to multiply, and no more than 32 bits hold the sums of."""
+    if weight[0].numel() > MOST_SUMMED:
+        return False
     if geometry is None:
         return len(weight) >= PRODUCTS
     products = len(weight) // geometry.groups * prod(weight.shape[2:])

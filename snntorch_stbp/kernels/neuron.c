@@ -20,8 +20,8 @@ typedef struct {
 
 /* Neurons of a block that keeps `rows` numbers of each. */
 static int64_t lanes_of(int64_t rows) {
-  const int64_t lanes = STATE / (rows * (int64_t)sizeof(real)) / 64 * 64;
-  return lanes < 64 ? 64 : lanes > MOST ? MOST : lanes;
+  const int64_t lanes = MOST_BYTES / (rows * (int64_t)sizeof(real)) / 64 * 64;
+  return lanes < 64 ? 64 : lanes > MOST_LANES ? MOST_LANES : lanes;
 }
 
 /* The value of each neuron of a block; one that all share is there once `ready`. */

@@ -83,8 +83,8 @@ static inline real of_spike(real given, real d, real u, real threshold) {
 #endif
 }
 
-/* Numbers that a block of neurons keeps of each: a block of `rows` of them stays in the cache. */
-enum { MOST = 128, STATE = 65536 /* bytes */ };
+/* Neurons of a block at most, and bytes that it keeps of them: so many stay in the cache. */
+enum { MOST_LANES = 128, MOST_BYTES = 65536 };
 
 /* Write past the cache what would not stay in it: a store into the cache reads the memory first.
    Whole lines only, since one that is written in parts is slower than either. */

@@ -48,35 +48,53 @@ static int omp_get_thread_num(void) { return 0; }
 
 /* All return 0, or 1 if there is no memory. */
 
-/* Sums of x and of its squares per channel, over the steps that are in memory. */
+/* Mean and (biased) variance of x per channel, over the steps that are in memory. They are summed up
+   as distances from a value of the channel, since the squares of large numbers swallow a variance. */
 int statistics(const shape *s, const stored *x, sums *result) {
-  const int64_t lanes = lanes_of(s, 4), steps = REPEATED ? 1 : s->steps;
+  const int64_t lanes = lanes_of(s, 6), steps = REPEATED ? 1 : s->steps;
   sums *const parts = calloc(s->threads * s->channels, sizeof(sums));
-  int failed = parts == NULL;
-#pragma omp parallel num_threads(s->threads) reduction(| : failed) if (parts != NULL)
+  real *const first = lines(s->channels * sizeof(real));
+  const int memory = parts != NULL && first != NULL;
+  int failed = !memory;
+  for (int64_t c = 0; c < s->channels && memory; c++) first[c] = load(x[c * s->inner]);
+#pragma omp parallel num_threads(s->threads) reduction(| : failed) if (memory)
   {
-    double *const lane = parts ? zeros(2 * lanes) : NULL;
-    failed |= lane == NULL;
+    double *const lane = memory ? zeros(2 * lanes) : NULL;
+    real *const from = memory ? lines(lanes * sizeof(real)) : NULL;
+    failed |= lane == NULL || from == NULL;
     sums *const part = parts + omp_get_thread_num() * s->channels;
+    int ready = 0;
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < s->n; start += lanes) {
-      if (lane == NULL) continue;
+      if (failed) continue;
       const int64_t n = smaller(s->n - start, lanes);
+      if (!ready || s->inner > 1) spread(from, lanes, 1, first, s, start, n);
+      ready = 1;
       for (int64_t t = 0; t < steps; t++) {
         const stored *const value = x + t * s->n + start;
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-          const double v = load(value[i]);
+          const double v = (double)load(value[i]) - from[i];
           lane[i] += v;
           lane[lanes + i] += v * v;
         }
       }
       if (s->inner > 1) gather(part, lane, lanes, s, start, n);
     }
-    if (lane != NULL && s->inner == 1) gather(part, lane, lanes, s, 0, smaller(s->n, lanes));
+    if (!failed && s->inner == 1) gather(part, lane, lanes, s, 0, smaller(s->n, lanes));
     free(lane);
+    free(from);
   }
-  if (!failed) add_up(result, parts, s);
+  if (!failed) {
+    const double count = (double)(steps * s->n / s->channels);
+    add_up(result, parts, s);
+    for (int64_t c = 0; c < s->channels; c++) {
+      const double mean = result[c][0] / count, variance = result[c][1] / count - mean * mean;
+      result[c][0] = mean + first[c];
+      result[c][1] = variance < 0 ? 0 : variance;
+    }
+  }
+  free(first);
   free(parts);
   return failed;
 }

@@ -158,11 +158,9 @@ class _NormalizeAndFire(torch.autograd.Function):
         count = flat.numel() // len(weight)
         library = _library(x, rule, added is not None, repeated)
 
-        sums = flat.new_empty((len(weight), 2), dtype=torch.float64)
-        _call(library.statistics, shape, flat, sums)
-        mean, square = (sums / count).unbind(1)
-        variance = (square - mean * mean).clamp_(min=0)
-        statistics = (mean, variance)
+        found = flat.new_empty((len(weight), 2), dtype=torch.float64)
+        _call(library.statistics, shape, flat, found)
+        mean, variance = statistics = found.unbind(1)
         values = _tables(library, shape, statistics, weight, bias, beta, threshold, eps)
         spikes = _fire(library, shape, layout, flat, added, values)
 

@@ -11,8 +11,8 @@ typedef struct {
 /* Neurons of a block: whole rounds of channels where these alternate, so that all are alike, and as
    many rounds as end with a line of the cache. */
 static int64_t lanes_of(const shape *s, int64_t rows) {
-  int64_t lanes = STATE / (rows * (int64_t)sizeof(real));
-  lanes = lanes > MOST ? MOST : lanes;
+  int64_t lanes = MOST_BYTES / (rows * (int64_t)sizeof(real));
+  lanes = lanes > MOST_LANES ? MOST_LANES : lanes;
   int64_t unit = s->inner == 1 ? s->channels : 64;
   while (unit * sizeof(stored) % LINE && unit <= lanes) unit *= 2;
   return lanes < unit ? unit : lanes / unit * unit;

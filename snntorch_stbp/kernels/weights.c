@@ -55,7 +55,7 @@ void forward(const real *w, const real *loadings, real *y, real *statistics, int
 #else
     const real least = (real)threshold * value;
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) out[i] = ABS(in[i]) > least ? sign(in[i]) * value : 0;
+    for (int64_t i = 0; i < n; i++) out[i] = (ABS(in[i]) > least ? sign(in[i]) : 0) * value; /* NaN stays */
     (void)top;
 #endif
   }
