@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import StbpError, UsageError
+
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
+    MemoryError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What readers of archives and images raise at files that are damaged, or of a kind they lack."""
 
 OF_RUNS = (
     "config.json", "metrics.csv", "curves.png", "last.pt", "best.pt", "result.json", "log.txt",

@@ -30,7 +30,7 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     state = checkpoint.load(file, run.config.model)
     try:
         model.load_state_dict(state.get("unaveraged", state["model"]))
-    except (KeyError, RuntimeError, TypeError) as error:
+    except checkpoint.MISFITS as error:
         raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
     return state
 
@@ -132,13 +132,15 @@ class TrainState:
                 self._scaler.load_state_dict(state["scaler"])
             self.epoch, self.step = state["epoch"], state["step"]
             self.seconds, self.history = state["seconds"], state["history"]
+            if self.history:
+                best_row(self.history, self.run.config.select)  # its rows have their figures
             processes = state["processes"]
             mine = processes[self.fabric.global_rank % len(processes)]
             self.means = Means(self.fabric.device, mine["sums"])
             torch.set_rng_state(mine["cpu"])
             if "cuda" in mine and self.fabric.device.type == "cuda":
                 torch.cuda.set_rng_state(mine["cuda"], self.fabric.device)
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except checkpoint.MISFITS as error:
             raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
         if self.step and state["steps"] != self.steps:
             raise StbpError(
