@@ -9,6 +9,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .export_kind import given
 from .export_text import DEFAULTS, MISSING, command_line, counts, facts, verdict
 from .text import counter, to_json
 
@@ -23,12 +24,12 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         UsageError: For options that only QONNX has, or files that exist.
         StbpError: If NIR cannot say what the network does, or the file does not compute it.
     """
-    for name in OTHERS:
-        if options[name] != DEFAULTS[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for QONNX: --format nir, which writes one time "
-                f"step of the network as trained, goes without it."
-            )
+    if wrong := given(OTHERS, options):
+        are, them = ("is", "it") if len(wrong) == 1 else ("are", "them")
+        raise UsageError(
+            f"{' and '.join(wrong)} {are} for QONNX: --format nir, which writes one time step of "
+            f"the network as trained, goes without {them}."
+        )
     from .quiet import hush
 
     hush()
