@@ -87,6 +87,14 @@ def run(tmp_path):
             ["sweep", "resnet18", "--bits", "32", "--per-tensor"],
             "--per-tensor is for quantized weights: give --bits, or leave it out.",
         ),
+        (
+            ["train", "resnet18", "--boundary-bits", "8"],
+            "--boundary-bits is for quantized weights: give --bits, or leave it out.",
+        ),
+        (
+            ["sweep", "resnet18", "--bits", "32", "--boundary-bits", "8"],
+            "--boundary-bits is for quantized weights: give --bits, or leave it out.",
+        ),
         (["train", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (["sweep", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (
