@@ -230,7 +230,7 @@ def test_weights_of_another_architecture_are_refused() -> None:
     [
         (
             {"weight_bits": 0},
-            "weight_bits is a whole number from 1 to 8, 'ternary' or None for floating point, not 0",
+            "whole number from 1 to 8, 'ternary' or None for floating point, not 0",
         ),
         ({"weight_bits": 9}, "not 9"),
         ({"weight_bits": 32}, "from 1 to 8, 'ternary' or None for floating point, not 32"),
