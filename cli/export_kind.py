@@ -34,9 +34,11 @@ def kind_of(options: dict[str, Any]) -> str:
         raise UsageError(f"--act-bits changes deployment arithmetic: {other} goes without it.")
     if fixed_point:
         check_integers(options)
+    target = str(options["target"])
+    if as_trained and target != "generic":
+        raise UsageError(f"target {target} needs deployment arithmetic: leave out --as-trained.")
     if as_trained:
         return "as-trained"
-    target = str(options["target"])
     if fixed_point:
         return "fixed-point" if target == "generic" else f"fixed-point-{target}"
     return target

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.files import check_new
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_kind import given
@@ -37,6 +39,8 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         from snntorch_stbp.export import to_nir
     except ImportError as error:
         raise StbpError(MISSING) from error
+    path = Path(options["output"] or folder.path / "export" / "trained.nir")
+    check_new([path], options["force"])
     from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import load_trained
 
@@ -45,7 +49,7 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
     exported = to_nir(
         trained.model,
         samples,
-        options["output"] or folder.path / "export" / "trained.nir",
+        path,
         metadata={**facts(folder, trained.config), "command": command_line(run, options)},
         force=options["force"],
         progress=None if as_json else counter("comparing sample"),

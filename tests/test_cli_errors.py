@@ -265,6 +265,17 @@ def test_an_unexpected_error_is_one_line_too(failing, error, sentence):
     assert result.exit_code == 1
 
 
+@pytest.mark.parametrize("command", [["show"], ["inspect"], ["train", "--resume"], ["evaluate"]])
+def test_a_path_that_the_system_refuses_is_named(command):
+    assert f"cannot use '{'x' * 300}" in fail(*command, "x" * 300, code=1)
+
+
+def test_a_file_of_the_run_that_cannot_be_opened_is_named(failing):
+    result = failing(IsADirectoryError(21, "Is a directory", "run/log.txt"))
+    assert result.stderr == "Error: cannot use 'run/log.txt': Is a directory.\n"
+    assert (result.stdout, result.exit_code) == ("", 1)
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_debug_shows_the_traceback(failing, where):
     error = ZeroDivisionError("by zero")

@@ -219,6 +219,8 @@ def test_a_folder_is_not_replaced_by_a_graph(
     code, output = call("export", run, *options, *arguments)
     assert code == 2
     assert output == f"Error: '{tmp_path}' is a folder; give the name of a file.\n"
+    code, output = call("export", run, *options, "--verify", "1", "--output", ".")
+    assert (code, output) == (2, "Error: '.' is a folder; give the name of a file.\n")
 
 
 def test_a_missing_tool_is_named(run: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,11 @@ from ..metrics import Means, best_row
 from . import checkpoint
 from .rundir import RunDir
 
+FIGURES = {
+    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "best",
+}  # fmt: skip
+"""What is taken up again of each epoch."""
+
 
 def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     """Read `last.pt` and load its weights into `model`; `None` for a run that never saved.
@@ -132,8 +137,8 @@ class TrainState:
                 self._scaler.load_state_dict(state["scaler"])
             self.epoch, self.step = state["epoch"], state["step"]
             self.seconds, self.history = state["seconds"], state["history"]
-            if self.history:
-                best_row(self.history, self.run.config.select)  # its rows have their figures
+            if any(FIGURES - row.keys() for row in self.history):
+                raise KeyError("figures of an epoch")
             processes = state["processes"]
             mine = processes[self.fabric.global_rank % len(processes)]
             self.means = Means(self.fabric.device, mine["sums"])
