@@ -125,7 +125,11 @@ def _network(trained: Any, said: dict[str, str]) -> Any:
     if said["arithmetic"] == "as trained":
         return trained.model
     if kind == "deployment" and detail.isdecimal():
-        return freeze(trained.model, Settings(act_bits=int(detail)))
+        try:
+            settings = Settings(act_bits=int(detail))
+        except ValueError as error:
+            raise StbpError(f"this version knows no '{said['arithmetic']}': {error}.") from error
+        return freeze(trained.model, settings)
     if kind == "fixed-point" and detail in ("exact", "simple", "quantized"):
         return lowered(trained, "simple" if detail == "simple" else "exact")
     raise StbpError(f"this version knows no arithmetic '{said['arithmetic']}'.")

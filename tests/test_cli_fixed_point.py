@@ -128,6 +128,27 @@ def test_a_graph_that_does_not_run_is_one_sentence(
     assert "--debug" not in output
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("names", "[" * 100_000, "names no spikes (maximum recursion depth exceeded"),
+        ("names", "[]", "names no spikes ("),
+        ("arithmetic", "deployment 99", "knows no 'deployment 99': act_bits of a frozen network"),
+        ("arithmetic", "deployment", "this version knows no arithmetic 'deployment'."),
+    ],
+)
+def test_metadata_that_say_nothing(
+    key: str, value: str, message: str, run: str, graph: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(str(graph))
+    next(entry for entry in model.metadata_props if entry.key == key).value = value
+    changed = tmp_path / "changed.onnx"
+    onnx.save(model, str(changed))
+    code, output = call("verify", str(changed), "--run", run, "--samples", "1")
+    assert (code, message in output, "--debug" in output) == (1, True, False), output
+    assert call("inspect", str(changed))[0] == 0
+
+
 def test_what_verify_does_not_take_is_said(run: str, tmp_path: Path) -> None:
     for name, content in (("e.onnx", ""), ("t.onnx", "hello"), ("x.nir", "hello")):
         (tmp_path / name).write_text(content)

@@ -69,7 +69,7 @@ def recheck(
     """
     try:
         names = Names.from_json(metadata(path)["names"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StbpError(f"the metadata of '{path}' names no spikes ({error}).") from error
     compute: Callable[[torch.Tensor], golden.Golden]
     compare: Callable[..., Agreement]
