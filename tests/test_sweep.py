@@ -240,3 +240,14 @@ def test_usage_errors(arguments: list[str], message: str) -> None:
 def test_boundary_bits_are_those_of_quantized_runs() -> None:
     configs = plan("mnistnet", "digits", [None, 4], [2], 1, boundary_bits=8)
     assert [config.boundary_bits for config in configs] == [None, 8]
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    arguments = ["sweep", "mnistnet", "--bits", "4", "--epochs", "1", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    (run,) = list_runs(tmp_path)
+    (run.path / "result.json").write_text("{}")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert f"Error: '{run.path / 'result.json'}' lacks test_accuracy, best_val" in result.stderr
+    assert "--debug" not in result.stderr
