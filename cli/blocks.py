@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .text import bits, duration, paragraph, percent
@@ -52,13 +52,19 @@ def start_block(summary: Mapping[str, Any], width: int | None = None) -> list[st
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
-    """One epoch under `HEADING`; a star marks the best one so far."""
+    """One epoch under `HEADING`; a star marks the best one so far, a dash what is missing."""
     star = "*" if row.get("best") else ""
-    train, val = percent(row["train_accuracy"]), percent(row["val_accuracy"])
+
+    def show(name: str, write: Callable[[float], str]) -> str:
+        value = row.get(name)
+        return write(value) if isinstance(value, int | float) else "-"
+
+    train, val = show("train_accuracy", percent), show("val_accuracy", percent)
+    losses = [show(name, "{:.4f}".format) for name in ("train_loss", "val_loss")]
+    speed, rate = show("images_per_second", "{:,.0f}".format), show("spike_rate", "{:.3f}".format)
     return (
-        f"{row['epoch']:>4}/{epochs:<4}{row['train_loss']:>9.4f} {train:>9}"
-        f"{row['val_loss']:>10.4f} {val:>9}{star:1}{row['images_per_second']:>10,.0f}"
-        f"{row['spike_rate']:>8.3f}  {duration(row['seconds'])}"
+        f"{row['epoch']:>4}/{epochs:<4}{losses[0]:>9} {train:>9}{losses[1]:>10} {val:>9}{star:1}"
+        f"{speed:>10}{rate:>8}  {show('seconds', duration)}"
     )
 
 

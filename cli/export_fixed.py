@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from snntorch_stbp.errors import UsageError
 from snntorch_stbp.export.bundle import check_free
 from snntorch_stbp.lowering import FixedPointNet
 from snntorch_stbp.lowering.ranges import Span
@@ -18,7 +17,7 @@ from snntorch_stbp.train.evaluate import Trained, lowered
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_change import Change, changed
-from .export_text import DEFAULTS, command_line, counts, facts
+from .export_text import command_line, counts, facts
 from .text import Column, print_table, to_json
 
 OBSERVED = 100
@@ -74,23 +73,14 @@ class FixedPoint:
         self.change.print()
 
 
-GRAPHS = ("form", "target", "batch")
-"""Options of graphs, which say nothing of a folder."""
-
-
 def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, Any]) -> None:
     """`--format folder` and `--format c`: the network of integers of a run as files.
 
     Raises:
-        UsageError: Without --fixed-point, for options of graphs, or for a path that exists.
+        UsageError: For a path that exists.
         StbpError: If the network cannot be lowered, or the files do not compute it.
     """
     kind = options["format"]
-    if not options["fixed_point"]:
-        raise UsageError(f"--format {kind} writes integers: it needs --fixed-point.")
-    for name in GRAPHS:
-        if options[name] != DEFAULTS[name]:
-            raise UsageError(f"--{name} is for graphs: --format {kind} goes without it.")
     from snntorch_stbp.export import c99
     from snntorch_stbp.export import folder as plain
     from snntorch_stbp.train.evaluate import load_trained

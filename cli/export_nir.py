@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.files import check_new
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .export_kind import given
 from .export_text import DEFAULTS, MISSING, command_line, counts, facts, verdict
 from .text import counter, to_json
 
@@ -23,12 +26,12 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         UsageError: For options that only QONNX has, or files that exist.
         StbpError: If NIR cannot say what the network does, or the file does not compute it.
     """
-    for name in OTHERS:
-        if options[name] != DEFAULTS[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for QONNX: --format nir, which writes one time "
-                f"step of the network as trained, goes without it."
-            )
+    if wrong := given(OTHERS, options):
+        are, them = ("is", "it") if len(wrong) == 1 else ("are", "them")
+        raise UsageError(
+            f"{' and '.join(wrong)} {are} for QONNX: --format nir, which writes one time step of "
+            f"the network as trained, goes without {them}."
+        )
     from .quiet import hush
 
     hush()
@@ -36,6 +39,8 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         from snntorch_stbp.export import to_nir
     except ImportError as error:
         raise StbpError(MISSING) from error
+    path = Path(options["output"] or folder.path / "export" / "trained.nir")
+    check_new([path], options["force"])
     from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import load_trained
 
@@ -44,7 +49,7 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
     exported = to_nir(
         trained.model,
         samples,
-        options["output"] or folder.path / "export" / "trained.nir",
+        path,
         metadata={**facts(folder, trained.config), "command": command_line(run, options)},
         force=options["force"],
         progress=None if as_json else counter("comparing sample"),

@@ -114,6 +114,9 @@ class LazyGroup(Command, click.Group):
                 if os.environ.get("LOCAL_RANK", "0") == "0":
                     _say(str(error))
                 ctx.exit(error.exit_code)
+            if isinstance(error, OSError) and error.filename and error.strerror:
+                _say(f"cannot use '{error.filename}': {error.strerror}.")
+                ctx.exit(1)
             hint = "" if ctx.meta.get(_DEBUG) else " (run again with --debug for the traceback)"
             _say(_unexpected(error) + hint)
             ctx.exit(1)

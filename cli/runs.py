@@ -45,6 +45,7 @@ def runs(out: str, as_json: bool) -> None:
 def summary(run: RunDir) -> dict[str, Any]:
     """What there is to say about a run, as data."""
     history = run.history
+    accuracy = (run.result or {}).get("test_accuracy")
     accuracies = [row["val_accuracy"] for row in history]
     return {
         "run": str(run.path),
@@ -55,7 +56,7 @@ def summary(run: RunDir) -> dict[str, Any]:
         "epochs_done": history[-1]["epoch"] if history else 0,
         "epochs": run.config.epochs,
         "best_val_accuracy": max(accuracies, default=None),
-        "test_accuracy": (run.result or {}).get("test_accuracy"),
+        "test_accuracy": accuracy if isinstance(accuracy, int | float) else None,
         "status": run.status,
         "config": asdict(run.config),
     }

@@ -28,6 +28,8 @@ def bits(width: int | str | None) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as `41 s`, `3 min 12 s`, `2 h 05 min`."""
+    if not math.isfinite(seconds):
+        return "-"
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"

@@ -176,6 +176,8 @@ def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
     for name, option in (("weight_range", "--weight-range"), ("per_channel", "--per-tensor")):
         if name in given and not any(each.quantized for each in configs):
             raise UsageError(f"{option} is for quantized weights: give --bits, or leave it out.")
+    if "boundary_bits" in given and all(each.bits is None for each in configs):
+        raise UsageError("--boundary-bits is for quantized weights: give --bits, or leave it out.")
     for name in ("momentum", "nesterov"):
         if name in given and config.optimizer != "sgd":
             option = "--momentum" if name == "momentum" else "--no-nesterov"

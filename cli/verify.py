@@ -39,6 +39,7 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
     path = Path(file)
     if not path.exists():
         raise UsageError(f"there is no file '{path}'.")
+    _check_kind(path)
     folder = RunDir.open(run)
 
     from .quiet import hush
@@ -69,6 +70,27 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
         return
     click.echo(f"{'graph':<10}{path} ({said['arithmetic']})")
     print_agreements(*agreements)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse exports of other kinds.
+
+    Raises:
+        StbpError: For a folder of C99 or of something else, or a NIR file.
+    """
+    takes = "`verify` takes a graph (.onnx) or a folder of --format folder"
+    if path.is_dir() and not (path / "network.json").is_file():
+        if (path / "selftest.c").is_file():
+            raise StbpError(
+                f"'{path}' is a network in C99, which tests itself: compile and run its "
+                f"selftest.c; {takes}."
+            )
+        raise StbpError(f"'{path}' is no exported folder, it has no network.json: {takes}.")
+    if path.suffix.lower() == ".nir":
+        raise StbpError(
+            f"'{path}' is a NIR file, which `export` compares with its run when it writes it "
+            f"(again with --force): {takes}."
+        )
 
 
 def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool) -> None:
@@ -103,7 +125,11 @@ def _network(trained: Any, said: dict[str, str]) -> Any:
     if said["arithmetic"] == "as trained":
         return trained.model
     if kind == "deployment" and detail.isdecimal():
-        return freeze(trained.model, Settings(act_bits=int(detail)))
+        try:
+            settings = Settings(act_bits=int(detail))
+        except ValueError as error:
+            raise StbpError(f"this version knows no '{said['arithmetic']}': {error}.") from error
+        return freeze(trained.model, settings)
     if kind == "fixed-point" and detail in ("exact", "simple", "quantized"):
         return lowered(trained, "simple" if detail == "simple" else "exact")
     raise StbpError(f"this version knows no arithmetic '{said['arithmetic']}'.")

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import StbpError, UsageError
+
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
+    MemoryError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What readers of archives and images raise at files that are damaged, or of a kind they lack."""
 
 OF_RUNS = (
     "config.json", "metrics.csv", "curves.png", "last.pt", "best.pt", "result.json", "log.txt",
@@ -24,8 +33,12 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the place of `path` once it is complete and on disk.
+
+    Args:
+        path: The file.
+        asked: The file that the user knows of, where `path` is another's first name.
 
     Raises:
         StbpError: If the file cannot be written; what `path` held before stays.
@@ -39,20 +52,24 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        kept = " (the file from before is kept)" if path.exists() else ""
-        raise StbpError(f"cannot write '{path}': {error}{kept}.") from error
+        named, reason = asked or path, getattr(error, "strerror", None) or error
+        kept = " (the file from before is kept)" if named.exists() else ""
+        raise StbpError(f"cannot write '{named}': {reason}{kept}.") from error
 
 
 def check_new(files: Sequence[Path], force: bool) -> None:
     """Refuse to replace `files`.
 
     Raises:
-        UsageError: If one of them exists, unless `force`; if it is a file of a run, in any case.
+        UsageError: If one of them exists, unless `force`; if it is a file of a run or a folder, in
+            any case.
     """
     there = [file for file in files if file.exists()]
     for file in there:
         if file.name in OF_RUNS and file.with_name("config.json").exists():
             raise UsageError(f"'{file}' belongs to a run; give another name.")
+        if file.is_dir():
+            raise UsageError(f"'{file}' is a folder; give the name of a file.")
     if there and not force:
         raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
 

@@ -14,7 +14,7 @@ quantizers are chosen:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from .neuron import Leaky
 from .weights import weight_quantizer
 
 Bits = int | Literal["ternary"] | None
+
+FLOATING = " or None for floating point"
 
 CURRENT_RANGE = 4.0
 """Initial range of a current quantizer, in thresholds; tdBN puts one threshold at one sigma."""
@@ -43,7 +45,8 @@ class Precision:
         per_channel: One weight scale per output channel, else one per tensor.
         scale: `"float"`, or `"po2"` for weight and current scales that are powers of two (of a
             current, times the step of a quantized membrane potential).
-        boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ.
+        boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ;
+            where weights are float, these layers are, too.
         input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.
         weight_range: `"fitted"`, the range with the least squared error up to 4 bits; for 2 to 8
             bits also `"learned"`, a range that training moves from there, or `"max"`, up to the
@@ -68,10 +71,10 @@ class Precision:
 
     def __post_init__(self) -> None:
         if self.weight_bits != "ternary":
-            _check("weight_bits", self.weight_bits, 1, 8, " or 'ternary'")
-        _check("act_bits", self.act_bits, 2, 16)
-        _check("input_bits", self.input_bits, 1, 8)
-        _check("membrane_bits", self.membrane_bits, 2, 16)
+            _check("weight_bits", self.weight_bits, 1, 8, f", 'ternary'{FLOATING}")
+        _check("act_bits", self.act_bits, 2, 16, FLOATING)
+        _check("input_bits", self.input_bits, 1, 8, FLOATING)
+        _check("membrane_bits", self.membrane_bits, 2, 16, FLOATING)
         _check("boundary_bits", self.boundary_bits, 2, 8)
         if self.scale not in ("float", "po2"):
             raise ValueError(f"scale is 'float' or 'po2', not {self.scale!r}")
@@ -89,6 +92,10 @@ class Precision:
                 f"membrane_grid is 'uniform' or 'threshold', not {self.membrane_grid!r}"
             )
         if self.membrane_grid == "threshold":
+            if self.membrane_bits is None:
+                raise ValueError(
+                    "membrane_grid 'threshold' is for membrane_bits of 2 to 8, not for None"
+                )
             _check("membrane_bits of a threshold grid", self.membrane_bits, 2, 8)
         if not self.input_max > 0:
             raise ValueError(f"input_max is positive, not {self.input_max!r}")
@@ -163,10 +170,6 @@ class Precision:
             options["state_quant"] = grid(self.membrane_bits, threshold)
         return Leaky(beta, threshold, **options)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for configuration files."""
-        return asdict(self)
-
     def layer_bits(self, boundary: bool = False) -> Bits:
         """Bits of a layer's weights; `boundary` marks the first or the last layer."""
         if boundary and self.boundary_bits is not None and self.weight_bits is not None:
@@ -175,6 +178,18 @@ class Precision:
 
     def _weight_quant(self, bits: int | Literal["ternary"]) -> type:
         return weight_quantizer(bits, self.per_channel, self.scale, self.weight_range)
+
+
+def check_precision(precision: Any) -> None:
+    """Refuse what is no precision; `None` is one.
+
+    Raises:
+        TypeError: If it is something else, such as a number of bits.
+    """
+    if precision is not None and not isinstance(precision, Precision):
+        raise TypeError(
+            f"precision is a Precision, such as Precision(weight_bits=4), not {precision!r}"
+        )
 
 
 def _check(name: str, value: Any, low: int, high: int, also: str = "") -> None:

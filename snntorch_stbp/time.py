@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import snntorch as snn
 from snntorch import spikegen
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ class TimeDistributed(nn.Module):
 
     Raises:
         TypeError: If `layer` holds a spiking neuron or a normalisation over sequences: those need
-            the steps in order.
+            the steps in order; when it runs, if `layer` returns anything but one tensor.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
@@ -61,8 +63,16 @@ class TimeDistributed(nn.Module):
         If every step of it is the same one: that step, and the number of steps.
         """
         if is_repeated(x) and isinstance(self.layer, _PURE):
-            return self.layer(x[0]), len(x)
-        return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]), 0
+            return self._one_tensor(self.layer(x[0])), len(x)
+        return self._one_tensor(self.layer(x.flatten(0, 1))).unflatten(0, x.shape[:2]), 0
+
+    def _one_tensor(self, y: Any) -> Tensor:
+        if isinstance(y, Tensor):
+            return y
+        raise TypeError(
+            f"TimeDistributed takes layers that return one tensor [N, ...], but "
+            f"{type(self.layer).__name__} returns a {type(y).__name__}"
+        )
 
     def normalized(self, y: Tensor, repeats: int) -> Tensor:
         """What `forward` makes of the result of `projected`."""
@@ -138,14 +148,25 @@ class PopulationVote(nn.Module):
 
     Shapes:
         `[T, B, K * num_classes]` -> `[T, B, num_classes]`.
+
+    Raises:
+        ValueError: If there are no classes, or the neurons are no multiple of them.
     """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"PopulationVote is for at least 1 class, not {num_classes}")
         self.num_classes = num_classes
 
     def forward(self, record: Tensor) -> Tensor:
         """Mean over each class's neurons."""
+        neurons = record.shape[-1]
+        if neurons % self.num_classes:
+            raise ValueError(
+                f"PopulationVote({self.num_classes}) takes a multiple of {self.num_classes} "
+                f"neurons, not {neurons}"
+            )
         return record.unflatten(-1, (self.num_classes, -1)).mean(-1)
 
 

@@ -87,6 +87,14 @@ def run(tmp_path):
             ["sweep", "resnet18", "--bits", "32", "--per-tensor"],
             "--per-tensor is for quantized weights: give --bits, or leave it out.",
         ),
+        (
+            ["train", "resnet18", "--boundary-bits", "8"],
+            "--boundary-bits is for quantized weights: give --bits, or leave it out.",
+        ),
+        (
+            ["sweep", "resnet18", "--bits", "32", "--boundary-bits", "8"],
+            "--boundary-bits is for quantized weights: give --bits, or leave it out.",
+        ),
         (["train", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (["sweep", "resnet18", "--temperature", "2"], "--temperature needs a --teacher."),
         (
@@ -255,6 +263,17 @@ def test_an_unexpected_error_is_one_line_too(failing, error, sentence):
     hint = " (run again with --debug for the traceback)"
     assert (result.stderr, result.stdout) == (f"Error: {sentence}{hint}\n", "")
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("command", [["show"], ["inspect"], ["train", "--resume"], ["evaluate"]])
+def test_a_path_that_the_system_refuses_is_named(command):
+    assert f"cannot use '{'x' * 300}" in fail(*command, "x" * 300, code=1)
+
+
+def test_a_file_of_the_run_that_cannot_be_opened_is_named(failing):
+    result = failing(IsADirectoryError(21, "Is a directory", "run/log.txt"))
+    assert result.stderr == "Error: cannot use 'run/log.txt': Is a directory.\n"
+    assert (result.stdout, result.exit_code) == ("", 1)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])

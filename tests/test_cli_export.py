@@ -198,6 +198,31 @@ def test_what_cannot_be_exported_is_refused(run: str, tmp_path: Path) -> None:
     assert "tpu" in output
 
 
+@pytest.mark.parametrize(
+    ("options", "name"), [((), "x.onnx"), (("--as-trained",), "x"), (("--format", "nir"), "x.nir")]
+)
+def test_a_file_that_cannot_be_written_is_the_one_that_was_named(
+    run: str, options: tuple[str, ...], name: str
+) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc, in which nobody can make files")
+    code, output = call("export", run, *options, "--verify", "1", "--output", f"/proc/{name}")
+    assert code == 1
+    assert output.endswith(f"Error: cannot write '/proc/{name}': No such file or directory.\n")
+
+
+@pytest.mark.parametrize("options", [(), ("--as-trained",), ("--format", "nir")])
+def test_a_folder_is_not_replaced_by_a_graph(
+    run: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    arguments = ("--verify", "1", "--force", "--output", str(tmp_path))
+    code, output = call("export", run, *options, *arguments)
+    assert code == 2
+    assert output == f"Error: '{tmp_path}' is a folder; give the name of a file.\n"
+    code, output = call("export", run, *options, "--verify", "1", "--output", ".")
+    assert (code, output) == (2, "Error: '.' is a folder; give the name of a file.\n")
+
+
 def test_a_missing_tool_is_named(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("snntorch_stbp.export")]:
         monkeypatch.delitem(sys.modules, name)

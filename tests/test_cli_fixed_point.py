@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,72 @@ def test_a_file_is_verified_again(run: str, graph: Path, tmp_path: Path) -> None
     assert "steps" in output
 
 
+def _typed(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Conv").op_type = "Cnv"
+
+
+def _dangling(model: onnx.ModelProto) -> None:
+    model.graph.node[3].input[0] = "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_typed, r"invalid model\. In Node"), (_dangling, "Found unspecified tensor shapes")],
+)
+def test_a_graph_that_does_not_run_is_one_sentence(
+    change: Callable[[onnx.ModelProto], None], reason: str, run: str, graph: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(str(graph))
+    change(model)
+    broken = tmp_path / "broken.onnx"
+    onnx.save(model, str(broken))
+    code, output = call("verify", str(broken), "--run", run, "--samples", "1")
+    assert code == 1
+    sentence = rf"QONNX's executor cannot run '{broken}': the graph is damaged, or was changed"
+    assert re.search(f"Error: {sentence} after its export \\(.*{reason}", output)
+    assert "--debug" not in output
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("names", "[" * 100_000, "names no spikes (maximum recursion depth exceeded"),
+        ("names", "[]", "names no spikes ("),
+        ("arithmetic", "deployment 99", "knows no 'deployment 99': act_bits of a frozen network"),
+        ("arithmetic", "deployment", "this version knows no arithmetic 'deployment'."),
+    ],
+)
+def test_metadata_that_say_nothing(
+    key: str, value: str, message: str, run: str, graph: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(str(graph))
+    next(entry for entry in model.metadata_props if entry.key == key).value = value
+    changed = tmp_path / "changed.onnx"
+    onnx.save(model, str(changed))
+    code, output = call("verify", str(changed), "--run", run, "--samples", "1")
+    assert (code, message in output, "--debug" in output) == (1, True, False), output
+    assert call("inspect", str(changed))[0] == 0
+
+
+def test_what_verify_does_not_take_is_said(run: str, tmp_path: Path) -> None:
+    for name, content in (("e.onnx", ""), ("t.onnx", "hello"), ("x.nir", "hello")):
+        (tmp_path / name).write_text(content)
+    for folder, file in (("c", "selftest.c"), ("other", "a.txt")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    takes = "`verify` takes a graph (.onnx) or a folder of --format folder."
+    for name, message in (
+        ("e.onnx", "is not an ONNX file, or its graph is empty."),
+        ("t.onnx", "is damaged or is not an ONNX file."),
+        ("x.nir", f"is a NIR file, which `export` compares with its run when it writes it (again "
+         f"with --force): {takes}"),
+        ("c", f"is a network in C99, which tests itself: compile and run its selftest.c; {takes}"),
+        ("other", f"is no exported folder, it has no network.json: {takes}"),
+    ):  # fmt: skip
+        code, output = call("verify", str(tmp_path / name), "--run", run)
+        assert (code, output) == (1, f"Error: '{tmp_path / name}' {message}\n")
+
+
 def test_a_folder_is_verified_again(run: str, tmp_path: Path) -> None:
     path = tmp_path / "net"
     arguments = ("--fixed-point", "--format", "folder", "--output", str(path), "--verify", "2")
@@ -181,7 +249,19 @@ def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[s
     (["export", "RUN", "--format", "c"], "--format c writes integers: it needs --fixed-point"),
     (["export", "RUN", "--format", "folder", "--fixed-point", "--form", "step"],
      "--form is for graphs: --format folder goes without it"),
+    (["export", "RUN", "--format", "c", "--target", "finn", "--act-bits", "9"],
+     "--format c writes integers: it needs --fixed-point, and goes without --target and --act-bits,"
+     " which are for graphs."),
+    (["export", "RUN", "--format", "c", "--fixed-point", "--batch", "2", "--as-trained"],
+     "--batch and --as-trained are for graphs: --format c goes without them."),
+    (["export", "RUN", "--format", "c", "--fixed-point", "--target", "finn", "--form", "step"],
+     "--form and --target are for graphs: --format c goes without them."),
+    (["export", "RUN", "--arithmetic", "simple", "--target", "finn"],
+     "FINN has no floor, which --arithmetic simple of integers needs: leave it out"),
     (["export", "RUN", "--format", "nir", "--fixed-point"], "goes without it"),
+    (["export", "RUN", "--format", "nir", "--target", "finn", "--batch", "2"],
+     "--target and --batch are for QONNX: --format nir, which writes one time step of the network"
+     " as trained, goes without them."),
     (["export", "RUN", "--fixed-point", "--as-trained"], "exclude each other; choose one"),
     (["export", "RUN", "--frozen", "--fixed-point"], "--frozen and --fixed-point exclude each"),
     (["export", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),
@@ -209,7 +289,7 @@ def test_files_of_others_are_refused(run: str, graph: Path, tmp_path: Path) -> N
     text = tmp_path / "text.onnx"
     text.write_text("no graph")
     code, output = call("verify", str(text), "--run", run)
-    assert (code, f"'{text}' is not an ONNX model" in output) == (1, True), output
+    assert (code, f"'{text}' is damaged or is not an ONNX file" in output) == (1, True), output
 
     model = onnx.load(str(graph))
     said = {entry.key: entry for entry in model.metadata_props}

@@ -44,7 +44,7 @@ def test_without_options_the_recipe_decides(fitted):
         ("--membrane-bits 6", "membrane_bits", 6),
         ("--input-bits 4", "input_bits", 4),
         ("--input-bits 32", "input_bits", None),
-        ("--boundary-bits 8", "boundary_bits", 8),
+        ("--bits 4 --boundary-bits 8", "boundary_bits", 8),
         ("--bits 4 --per-tensor", "per_channel", False),
         ("--scale po2", "scale", "po2"),
         ("--dataset npz:a/b.npz", "dataset", "npz:a/b.npz"),

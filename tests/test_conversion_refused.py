@@ -149,3 +149,8 @@ def test_layers_without_quantized_counterpart_are_named() -> None:
     model = nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten())
     with pytest.raises(StbpError, match="Conv1d has no quantized counterpart here"):
         convert(model, digits(4), num_steps=2, precision=stbp.Precision(4))
+
+
+def test_a_precision_is_no_number_of_bits() -> None:
+    with pytest.raises(TypeError, match=r"precision is a Precision, such as .*, not 4"):
+        convert(Dense(), digits(4), num_steps=2, precision=4)  # type: ignore[arg-type]

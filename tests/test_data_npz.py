@@ -1,5 +1,7 @@
 """Numpy archives: every layout read alike, every fault named in one sentence."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,52 @@ def test_damage_inside_an_archive_is_found(tmp_path):
     content[200:260] = bytes(60)
     (tmp_path / "set.npz").write_bytes(content)
     with pytest.raises(StbpError, match=r"x_train is damaged"):
+        load(f"npz:{tmp_path / 'set.npz'}", data_dir=tmp_path)
+
+
+def _changed(path, name, change):
+    """An archive in which the entry `name` is changed: its header and what stands for it."""
+    np.savez(path, **arrays())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(name).header_offset
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    while content[central + 46 : central + 46 + len(name)] != name.encode():
+        central = content.index(b"PK\x01\x02", central + 4)
+    for offset, value in change.items():  # of the local header; 2 more in the central directory
+        content[start + offset] = value
+        content[central + offset + 2] = value
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({6: 0x01}, "x_train is encrypted, or packed in a way that Python does not read"),
+        ({6: 0x20}, "x_train is encrypted, or packed in a way that Python does not read"),
+        ({8: 99}, "x_train is encrypted, or packed in a way that Python does not read"),
+    ],
+)
+def test_archives_that_python_does_not_unpack(tmp_path, change, message):
+    _changed(tmp_path / "set.npz", "x_train.npy", change)
+    with pytest.raises(StbpError, match=message) as caught:
+        load(f"npz:{tmp_path / 'set.npz'}", data_dir=tmp_path)
+    assert caught.value.exit_code == 1
+
+
+def test_an_array_that_claims_to_be_larger_than_memory(tmp_path):
+    np.savez(tmp_path / "set.npz", **arrays(x_train=np.zeros((20, 8, 8), np.uint8)))
+    with zipfile.ZipFile(tmp_path / "set.npz") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**13, 8, 8)}
+    )
+    parts["x_train.npy"] = header.getvalue() + bytes(20 * 8 * 8)
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(StbpError, match="x_train claims to be larger than memory: it is damaged"):
         load(f"npz:{tmp_path / 'set.npz'}", data_dir=tmp_path)
 
 

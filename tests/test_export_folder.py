@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -139,7 +141,25 @@ def _array(key: str, value: Any) -> Callable[[Path], None]:
     return change
 
 
+def _encrypted(folder: Path) -> None:
+    file = next(folder.glob("00_*.npz"))
+    content = bytearray(file.read_bytes())
+    for sign, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(sign) + flags] |= 1
+    file.write_bytes(content)
+
+
+def _huge(folder: Path) -> None:
+    file, header = next(folder.glob("00_*.npz")), io.BytesIO()
+    fields = {"descr": "|i1", "fortran_order": False, "shape": (10**13, 8, 8)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("more.npy", header.getvalue())
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    (_encrypted, "cannot read '.*00_.*npz': .* is encrypted"),
+    (_huge, "cannot read '.*00_.*npz': an array in it claims to be larger than memory"),
     (lambda f: (f / "network.json").write_text("{"), "cannot read '.*network.json'"),
     (lambda f: (f / "network.json").write_text("[]"), "network.json' is no JSON object"),
     (lambda f: (f / "network.json").unlink(), "cannot read '.*network.json'"),

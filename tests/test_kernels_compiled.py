@@ -147,3 +147,36 @@ def test_libraries_are_kept_where_only_the_user_can_write(
     os.chmod(folder, 0o777)
     assert native._cache_folder() != folder
     native._cache_folder().rmdir()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("forgets")
+def test_a_damaged_library_is_compiled_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "snntorch-stbp").mkdir(mode=0o700)
+    built = native._build(str(native._compiler()), "bytes", [])
+    built.write_bytes(b"")
+    assert native._build(str(native._compiler()), "bytes", []) == built
+    assert built.read_bytes() == b""  # no one has looked into it yet
+    assert native.library("bytes") is not None
+    assert list(built.parent.iterdir()) == [built]
+    assert built.stat().st_size > 1000
+
+
+@needs_compiler
+@pytest.mark.usefixtures("forgets")
+def test_what_cannot_be_loaded_is_compiled_once_more_and_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[list[str]] = []
+
+    def run(command: list[str]) -> None:
+        made.append(command)
+        Path(command[command.index("-o") + 1]).write_bytes(b"no library")
+
+    monkeypatch.setattr(native, "_run", run)
+    assert native.library("bytes") is None
+    assert len(made) == 2

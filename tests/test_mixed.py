@@ -190,6 +190,7 @@ def test_another_file_does_not_go_on_with_a_run(run: str, tmp_path: Path) -> Non
     ("[4]", "one JSON object of names and bits, not [4]."),
     ("{}", "names no layer"),
     ('{"a": 4', "is no JSON file of bits by layer"),
+    ("[" * 100_000, "is no JSON file of bits by layer"),
     (None, "No such file"),
 ])  # fmt: skip
 def test_wrong_files(tmp_path: Path, text: str | None, message: str) -> None:

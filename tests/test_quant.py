@@ -228,12 +228,29 @@ def test_weights_of_another_architecture_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weight_bits": 0}, "weight_bits is a whole number from 1 to 8 or 'ternary', not 0"),
+        (
+            {"weight_bits": 0},
+            "whole number from 1 to 8, 'ternary' or None for floating point, not 0",
+        ),
         ({"weight_bits": 9}, "not 9"),
+        ({"weight_bits": 32}, "from 1 to 8, 'ternary' or None for floating point, not 32"),
         ({"weight_bits": "four"}, "not 'four'"),
-        ({"act_bits": 1}, "act_bits is a whole number from 2 to 16, not 1"),
-        ({"input_bits": 9}, "input_bits is a whole number from 1 to 8, not 9"),
-        ({"membrane_bits": 1}, "membrane_bits is a whole number from 2 to 16, not 1"),
+        (
+            {"act_bits": 1},
+            "act_bits is a whole number from 2 to 16 or None for floating point, not 1",
+        ),
+        (
+            {"input_bits": 9},
+            "input_bits is a whole number from 1 to 8 or None for floating point, not 9",
+        ),
+        (
+            {"membrane_bits": 1},
+            "membrane_bits is a whole number from 2 to 16 or None for floating point, not 1",
+        ),
+        (
+            {"membrane_grid": "threshold"},
+            "'threshold' is for membrane_bits of 2 to 8, not for None",
+        ),
         ({"boundary_bits": 1}, "boundary_bits is a whole number from 2 to 8, not 1"),
         ({"scale": "log"}, "scale is 'float' or 'po2', not 'log'"),
         ({"weight_range": "min"}, "weight_range is 'fitted', 'learned' or 'max', not 'min'"),

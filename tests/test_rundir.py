@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from threading import Event
 from typing import Any
 
@@ -18,6 +21,8 @@ from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
+
+from .runs import call
 
 CONFIG = RunConfig.from_recipe("mnistnet", "digits", bits=4)
 
@@ -148,7 +153,8 @@ class Malicious:
 
 def test_damaged_foreign_and_dangerous_checkpoints_are_refused(tmp_path: Path) -> None:
     good = tmp_path / "good.pt"
-    checkpoint.save(good, {"name": "mnistnet", "model": {"w": torch.rand(100, 100)}})
+    state = {"name": "mnistnet", "classes": ["0"], "model": {"w": torch.rand(100, 100)}}
+    checkpoint.save(good, state)
     assert checkpoint.load(good, "mnistnet")["model"]["w"].shape == (100, 100)
 
     files = {
@@ -176,6 +182,92 @@ def test_damaged_foreign_and_dangerous_checkpoints_are_refused(tmp_path: Path) -
         checkpoint.load(tmp_path / "zip.pt")
     with pytest.raises(StbpError, match="is a checkpoint of mnistnet, not of vgg11"):
         checkpoint.load(good, "vgg11")
+
+
+def _with_pickle(source: Path, target: Path, change: Callable[[bytes], bytes]) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            pickled = entry.filename.endswith("data.pkl")
+            new.writestr(entry.filename, change(content) if pickled else content)
+
+
+def test_one_changed_byte_is_damage_whatever_it_hits(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.pt", tmp_path / "bad.pt"
+    checkpoint.save(good, {"name": "mnistnet", "classes": ["0"], "model": {"w": torch.rand(3)}})
+    random, refused = Random(0), 0
+
+    def change(content: bytes) -> bytes:
+        at = random.randrange(len(content))
+        return content[:at] + bytes([random.randrange(256)]) + content[at + 1 :]
+
+    for _ in range(200):
+        _with_pickle(good, bad, change)
+        try:
+            checkpoint.load(bad, "mnistnet")
+        except StbpError:
+            refused += 1
+    assert refused > 50
+
+
+def test_a_checkpoint_without_its_parts_is_damaged(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", {"name": "mnistnet", "classes": None, "model": {}})
+    with pytest.raises(StbpError, match=r"is damaged: it holds no network, or no classes"):
+        checkpoint.load(tmp_path / "a.pt", "mnistnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", "[]"),
+        ("result.json", "[" * 100_000),
+        ("result.json", '{"status": [], "test_accuracy": "high"}'),
+        ("metrics.csv", "epoch,loss\n1,0.5\n"),
+        ("metrics.csv", "epoch,val_accuracy\n1,0.5\n2"),
+        ("metrics.csv", "epoch,val_accuracy\n1,0.5,6,7\n"),
+        ("metrics.csv", "epoch,val_accuracy,seconds\n1,0.5,nan\n"),
+        ("metrics.csv", b"\xff\xfe"),
+        ("metrics.csv", b"epoch,val_accuracy\n1,\0\n"),
+    ],
+)
+def test_a_damaged_file_leaves_its_run_in_the_list(
+    tmp_path: Path, name: str, content: str | bytes
+) -> None:
+    bad, good = (RunDir.create(tmp_path, CONFIG) for _ in range(2))
+    data = content if isinstance(content, bytes) else content.encode()
+    (bad.path / name).write_bytes(data)
+    code, output = call("runs", "--out", str(tmp_path))
+    assert code == 0, output
+    assert str(bad.path) in output
+    assert str(good.path) in output
+    for json in ([], ["--json"]):
+        code, output = call("show", str(bad.path), *json)
+        assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "is not the configuration of a run"),
+        ("[]", "is not the configuration of a run"),
+        (CONFIG.to_json().replace('"digits"', "5"), "'dataset' is 5"),
+        (CONFIG.to_json().replace('"seed": 0', '"seed": false'), "'seed' is False"),
+        (CONFIG.to_json().replace('"teacher": []', '"teacher": [1]'), r"'teacher' holds \(1,\)"),
+    ],
+)
+def test_a_damaged_configuration_takes_only_its_run_out_of_the_list(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    bad, good = (RunDir.create(tmp_path, CONFIG) for _ in range(2))
+    (bad.path / "config.json").write_text(content)
+    code, output = call("runs", "--out", str(tmp_path))
+    assert code == 0, output
+    assert str(good.path) in output
+    assert str(bad.path) not in output
+    code, output = call("show", str(bad.path))
+    assert code == 1
+    assert re.search(message, output)
+    assert "--debug" not in output
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
 from snntorch_stbp.train.sweep.jobs import Job, run_jobs
+from snntorch_stbp.train.sweep.plan import plan
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -234,3 +235,19 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 def test_usage_errors(arguments: list[str], message: str) -> None:
     code, output = call("sweep", *arguments)
     assert (code, message in output) == (2, True), output
+
+
+def test_boundary_bits_are_those_of_quantized_runs() -> None:
+    configs = plan("mnistnet", "digits", [None, 4], [2], 1, boundary_bits=8)
+    assert [config.boundary_bits for config in configs] == [None, 8]
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    arguments = ["sweep", "mnistnet", "--bits", "4", "--epochs", "1", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    (run,) = list_runs(tmp_path)
+    (run.path / "result.json").write_text("{}")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert f"Error: '{run.path / 'result.json'}' lacks test_accuracy, best_val" in result.stderr
+    assert "--debug" not in result.stderr

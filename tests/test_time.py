@@ -133,6 +133,23 @@ def test_population_vote_is_the_mean_of_each_group() -> None:
     torch.testing.assert_close(votes[..., 1], record[..., 4:8].mean(-1))
 
 
+def test_population_vote_names_the_number_of_neurons() -> None:
+    message = r"PopulationVote\(10\) takes a multiple of 10 neurons, not 25"
+    with pytest.raises(ValueError, match=message):
+        stbp.PopulationVote(10)(torch.rand(2, 3, 25))
+    with pytest.raises(ValueError, match="PopulationVote is for at least 1 class, not 0"):
+        stbp.PopulationVote(0)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_refuses_layers_that_return_several_tensors(repeated: bool) -> None:
+    layer = stbp.TimeDistributed(nn.MaxPool2d(2, return_indices=True))
+    x = torch.rand(3, 2, 4, 4)
+    message = r"layers that return one tensor \[N, \.\.\.\], but MaxPool2d returns a tuple"
+    with pytest.raises(TypeError, match=message):
+        layer(stbp.DirectCoding(3)(x) if repeated else x.unsqueeze(0))
+
+
 def test_readout_is_the_mean_over_time() -> None:
     record = torch.rand(4, 2, 3)
     torch.testing.assert_close(stbp.readout(record), record.mean(0))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .runs import StopAt, assert_same_state, last_state, make_config, stopped_and_continued
+from .runs import StopAt, assert_same_state, call, last_state, make_config, stopped_and_continued
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,31 @@ def test_more_epochs_reopen_a_finished_run(small_digits: str, tmp_path: Path) ->
     assert (again.status, again.config.epochs) == ("interrupted", 2)
     fit(again.config, out=tmp_path, reporter=Reporter(), resume=again)
     assert [row["epoch"] for row in again.history] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["optimizer"].pop("state"),
+        lambda state: state.update(optimizer=[]),
+        lambda state: state["history"][0].pop("train_accuracy"),
+        lambda state: state.update(history=[5]),
+        lambda state: state["model"].update({"features.0.layer.weight": "a"}),
+        lambda state: state["processes"].clear(),
+    ],
+)
+def test_a_state_that_does_not_fit_is_one_sentence(
+    change: Callable[[dict[str, Any]], object], uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(uninterrupted, path)
+    state = checkpoint.load(path / "last.pt")
+    change(state)
+    checkpoint.save(path / "last.pt", state)
+    code, output = call("train", "--resume", str(path))
+    message = f"Error: '{path / 'last.pt'}' does not fit the configuration of its run.\n"
+    assert code == 1
+    assert output.endswith(message)
 
 
 def test_what_cannot_train_leaves_no_folder(small_digits: str, tmp_path: Path) -> None:

@@ -110,3 +110,10 @@ def test_the_smallest_size_works_and_odd_and_oblong_ones(name):
     for size in ((least, least), (least + 1, least + 6)):
         net = zoo.create(name, image_size=size, in_channels=1).eval()
         assert net(torch.rand(1, 1, *size)).shape == (2, 1, 10)
+
+
+@pytest.mark.parametrize("precision", [4, "ternary"])
+def test_a_precision_is_no_number_of_bits(precision):
+    message = r"precision is a Precision, such as Precision\(weight_bits=4\), not "
+    with pytest.raises(TypeError, match=f"{message}{precision!r}"):
+        zoo.create("mnistnet", precision=precision)

@@ -182,6 +182,7 @@ def create(
     Raises:
         UsageError: For an unknown model, readout, init or layer, or a number that is too small.
         StbpError: If a model from elsewhere cannot be built.
+        TypeError: If `precision` is none.
     """
     model = info(name)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -194,8 +195,9 @@ def create(
     _check_choice("readout", readout, READOUTS)
     _check_choice("init", init, INITS)
 
-    from snntorch_stbp.quant import Precision
+    from snntorch_stbp.quant import Precision, check_precision
 
+    check_precision(precision)
     from .parts import Parts
 
     parts = Parts(

@@ -18,7 +18,7 @@ from ..errors import StbpError, UsageError
 from ..mixed import layer_at, replace_layer, weight_layers
 from ..neuron import Leaky
 from ..norm import NeuNorm, _TDBatchNorm
-from ..quant import Precision
+from ..quant import Precision, check_precision
 from ..time import TimeDistributed, _Coding
 from .build import Settings, build
 from .trace import trace
@@ -131,6 +131,7 @@ def _steps(network: Network, num_steps: int | None) -> int:
 
 
 def _check_input(example: Tensor, precision: Precision | None) -> None:
+    check_precision(precision)
     if precision is None or precision.input_bits is None:
         return
     low, high = example.min().item(), example.max().item()

@@ -124,7 +124,7 @@ def to_qonnx(
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
     temporary = path.with_name(f".{path.name}.unverified")
     try:
-        with atomic_write(temporary) as file:
+        with atomic_write(temporary, path) as file:
             file.write(built.model.SerializeToString())
         agreement = compare(qonnx_executor(temporary), stored, built.names, progress=progress)
         wide = _with_onnxruntime(temporary, built, compute, samples, as_trained, progress)

@@ -90,7 +90,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         if old.exists():
             shutil.rmtree(old)
     except OSError as error:
-        raise StbpError(f"cannot write the folder '{path}': {error}.") from error
+        reason = error.strerror or error
+        raise StbpError(f"cannot write the folder '{path}': {reason}.") from error
 
 
 def image_size(samples: torch.Tensor) -> tuple[int, ...]:

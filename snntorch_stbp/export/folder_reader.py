@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import StbpError
+from ..files import UNREADABLE
 from ..lowering.layers import IntBranch, IntNetwork, IntNeuron, IntPool, Ints, IntStage
 from ..lowering.ranges import INT32, branch_range, ranges
 from .array import Array
@@ -214,7 +213,6 @@ class _Arrays:
 
     def __init__(self, file: Path, declared: _Entry) -> None:
         self.file = file
-        problems = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
         try:
             with np.load(file, allow_pickle=False) as stored:
                 if not isinstance(stored, np.lib.npyio.NpzFile):
@@ -223,7 +221,11 @@ class _Arrays:
                 if large:
                     raise ValueError(f"'{large[0]}' is too large")
                 self.arrays: dict[str, Array] = {key: stored[key] for key in stored.files}
-        except problems as error:
+        except MemoryError as error:
+            raise StbpError(
+                f"cannot read '{file}': an array in it claims to be larger than memory."
+            ) from error
+        except UNREADABLE as error:
             raise StbpError(f"cannot read '{file}': {error}.") from error
         if self.arrays.keys() != declared.members.keys():
             raise StbpError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
@@ -17,6 +19,7 @@ from ..lowering import FixedPointNet
 from . import golden
 from .folder import load_folder
 from .names import Names
+from .reading.graph import load
 from .tolerance import verify_trained
 from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
@@ -31,11 +34,7 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         StbpError: If the file is no ONNX model, or none that this package wrote.
     """
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own kinds of error
-        raise StbpError(f"'{path}' is not an ONNX model.") from error
-    found = {entry.key: entry.value for entry in model.metadata_props}
+    found = {entry.key: entry.value for entry in load(path).metadata_props}
     if "names" not in found or "arithmetic" not in found:
         raise StbpError(
             f"'{path}' does not say which of its tensors are spikes: only files that "
@@ -70,7 +69,7 @@ def recheck(
     """
     try:
         names = Names.from_json(metadata(path)["names"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StbpError(f"the metadata of '{path}' names no spikes ({error}).") from error
     compute: Callable[[torch.Tensor], golden.Golden]
     compare: Callable[..., Agreement]
@@ -88,13 +87,30 @@ def recheck(
         )
     many = names.with_batch(min(ROWS, count))
     chunks = golden.chunks(compute, samples, many.batch)
-    return (
-        compare(qonnx_executor(path), stored, names, progress=progress),
-        verify_chunks(
-            onnxruntime_executor(path, many), chunks, many, count=count, compare=compare,
-            progress=progress,
-        ),
-    )  # fmt: skip
+    with _running(path, "QONNX's executor"):
+        first = compare(qonnx_executor(path), stored, names, progress=progress)
+    with _running(path, "onnxruntime"):
+        execute = onnxruntime_executor(path, many)
+        second = verify_chunks(
+            execute, chunks, many, count=count, compare=compare, progress=progress
+        )
+    return first, second
+
+
+@contextmanager
+def _running(path: Path, tool: str) -> Iterator[None]:
+    """Turn what `tool` says of a graph that it cannot run into a sentence."""
+    try:
+        yield
+    except (StbpError, MemoryError):
+        raise
+    except Exception as error:  # each tool has kinds of its own
+        said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+        reason = shorten(said, 160, placeholder=" ...") or type(error).__name__
+        raise StbpError(
+            f"{tool} cannot run '{path}': the graph is damaged, or was changed after its export "
+            f"({reason.rstrip('.')})."
+        ) from error
 
 
 def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agreement:

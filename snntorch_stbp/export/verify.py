@@ -236,15 +236,3 @@ def _difference(
         f"{'above' if margin > 0 else 'below or at'} the threshold; {int((got != expected).sum())} "
         f"of {got.size} spikes there differ."
     )
-
-
-def check_model(path: Path) -> None:
-    """Refuse a file that ONNX itself does not accept.
-
-    Raises:
-        StbpError: If the file is no ONNX model.
-    """
-    try:
-        onnx.load(str(path))
-    except Exception as error:  # protobuf's own kinds of error
-        raise StbpError(f"'{path}' is not an ONNX model.") from error

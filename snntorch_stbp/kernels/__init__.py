@@ -1,13 +1,13 @@
 """The neuron over a whole sequence as one differentiable operation with a hand-written backward.
 
-`integrate` computes what the plain loop of `snntorch_stbp.Leaky` computes: the same spikes bit for
-bit, and the same gradient. It keeps one tensor for the backward pass, its own input; membrane
-potentials are computed again from it. On a CPU `compiled` is a loop of machine code per direction;
-`cpu` needs no compiler, and walks through the sequence by torch operations on blocks that stay in
-the processor's cache. `cuda` is one Triton kernel per direction. `normed` and `cuda_normed` are the
-same behind a normalisation (`snntorch_stbp.fire`), whose statistics on a GPU are `cuda_moments`;
-`integers` is the neuron of `lowering`, and `int8` the layers in front of neurons, where weights are
-quantized.
+`integrate` computes what the plain loop of `snntorch_stbp.Leaky` computes: of finite currents the
+same spikes bit for bit, and the same gradient. It keeps one tensor for the backward pass, its own
+input; membrane potentials are computed again from it. On a CPU `compiled` is a loop of machine code
+per direction; `cpu` needs no compiler, and walks through the sequence by torch operations on blocks
+that stay in the processor's cache. `cuda` is one Triton kernel per direction. `normed` and
+`cuda_normed` are the same behind a normalisation (`snntorch_stbp.fire`), whose statistics on a GPU
+are `cuda_moments`; `integers` is the neuron of `lowering`, and `int8` the layers in front of
+neurons, where weights are quantized.
 
     with kernels.backend("loop"): ...        the plain loop of `Leaky`, for comparison
     SNNTORCH_STBP_KERNELS=loop python ...    the same for a whole process
@@ -53,7 +53,7 @@ _backend = _checked(os.environ.get(VARIABLE) or "compiled")
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Compute neurons by `name` inside the `with` block.
+    """Compute neurons by `name` inside the `with` block, in all threads of the process.
 
     Args:
         name: `"compiled"`, the kernels wherever they cover the neuron, on a CPU machine code where
@@ -113,7 +113,8 @@ def integrate(
     Returns:
         Spikes in the type and memory layout of `x`, and the membrane potential `u[t]` (float32
         for half-precision `x`) if `membrane`, else `None`.
-        The operation is differentiable once.
+        Of finite currents the spikes are bit for bit those of the plain loop. The operation is
+        differentiable once; `backend("loop")` has second derivatives.
     """
     spikes, potential = _Integrate.apply(x, _flat(beta), _flat(threshold), rule, membrane)
     return spikes, potential

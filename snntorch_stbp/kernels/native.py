@@ -48,9 +48,13 @@ def library(name: str, *defines: tuple[str, int]) -> ctypes.CDLL | None:
     compiler = _compiler()
     if compiler is None:
         return None
+    options = [f"-D{key}={value}" for key, value in defines]
     try:
-        built = _build(compiler, name, [f"-D{key}={value}" for key, value in defines])
-        return ctypes.CDLL(str(built))
+        try:
+            return ctypes.CDLL(str(_build(compiler, name, options)))
+        except OSError as error:  # what the cache holds is damaged
+            _log.debug("%s.c is compiled again: %s", name, error)
+            return ctypes.CDLL(str(_build(compiler, name, options, again=True)))
     except (OSError, subprocess.SubprocessError) as error:
         _log.debug("%s.c is not compiled: %s", name, error)
         return None
@@ -70,8 +74,15 @@ def _compiler() -> str | None:
     return path
 
 
-def _build(compiler: str, name: str, defines: Sequence[str]) -> Path:
-    """The compiled library; from the cache, if it was compiled before for this processor."""
+def _build(compiler: str, name: str, defines: Sequence[str], again: bool = False) -> Path:
+    """The compiled library; from the cache, if it was compiled before for this processor.
+
+    Args:
+        compiler: Path of the compiler.
+        name: The source.
+        defines: Options of the compiler.
+        again: Compile it in any case.
+    """
     sources = {
         file.name: file.read_bytes()
         for file in sorted(resources.files(__package__).iterdir(), key=lambda file: file.name)
@@ -81,7 +92,7 @@ def _build(compiler: str, name: str, defines: Sequence[str]) -> Path:
     folder = _cache_folder()
     digest = hashlib.sha256(b"".join(sources.values()) + made_of).hexdigest()
     library = folder / f"{name}-{digest[:24]}.so"
-    if library.is_file():
+    if library.is_file() and not again:
         return library
     with tempfile.TemporaryDirectory(dir=folder) as place:
         code, built = Path(place, f"{name}.c"), Path(place, f"{name}.so")
@@ -92,6 +103,8 @@ def _build(compiler: str, name: str, defines: Sequence[str]) -> Path:
             _run([*command, "-fopenmp"])
         except subprocess.CalledProcessError:  # a compiler without OpenMP: one thread
             _run(command)
+        with built.open("rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(built, library)  # whole, whatever other processes do
     return library
 

@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
         bits = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise UsageError(f"cannot read '{path}': {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"'{path}' is no JSON file of bits by layer ({error}).") from error
     if bits == {}:
         raise UsageError(f"'{path}' names no layer.")

@@ -81,5 +81,5 @@ def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
         weights = {k: v for k, v in weights.items() if not k.endswith(LEARNED_RANGE)}
     try:
         load_float_state(model, weights)
-    except ValueError as error:
+    except checkpoint.MISFITS as error:
         raise StbpError(f"cannot start from '{file}': {error}.") from error

@@ -89,7 +89,7 @@ def _load(path: str, bundle: DataBundle) -> nn.Module:
     try:
         model = build_model(run.config, bundle)
         model.load_state_dict(state["model"])
-    except (RuntimeError, UsageError) as error:
+    except (*checkpoint.MISFITS, UsageError) as error:
         raise UsageError(
             f"--teacher '{path}' was trained on images of another size or number of channels than "
             f"{bundle.channels}x{bundle.image_size[0]}x{bundle.image_size[1]}: name a run on the "

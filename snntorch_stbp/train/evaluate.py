@@ -77,7 +77,7 @@ def load_trained(run: RunDir, checkpoint: str = "best", **changes: Any) -> Train
     model = build_model(config, bundle)
     try:
         model.load_state_dict(state["model"])
-    except RuntimeError as error:
+    except checkpoints.MISFITS as error:
         raise StbpError(
             f"the network of '{run.path}' does not fit '{config.dataset}' "
             f"({bundle.channels} channels, {bundle.image_size[0]}x{bundle.image_size[1]} pixels)."

@@ -49,7 +49,9 @@ def fit(
 
     Args:
         config: What to do. With `resume`, the configuration of that run, possibly with other
-            `epochs`, `device`, `devices`, `num_nodes`, `workers` or `data_dir`.
+            `epochs`, `device`, `devices`, `num_nodes`, `workers`, `data_dir`, `download`,
+            `compile`, `cuda_graphs`, `save_memory` or `checkpoint_activations`, or with `select`
+            changed to `"last"`.
         out: Folder in which the folder of a new run is made.
         reporter: Receives what happens (on the first process only).
         resume: The run to go on with.

@@ -95,7 +95,7 @@ def to_nir(
 
     temporary = path.with_name(f".{path.name}.unverified")
     try:
-        _write(temporary, graph)
+        _write(temporary, graph, path)
         compare = partial(verify_trained, golden=vectors, names=names, progress=progress)
 
         def run(reader: Execute, given: bool = False) -> Agreement:
@@ -148,8 +148,11 @@ def _votes(execute: Execute, votes: int | None) -> Execute:
     return count
 
 
-def _write(path: Path, graph: nir.NIRGraph) -> None:
+def _write(path: Path, graph: nir.NIRGraph, asked: Path) -> None:
+    """Write the graph to `path`, which is to be `asked`."""
     try:
         nir.write(path, graph)
     except (OSError, RuntimeError) as error:  # of HDF5
-        raise StbpError(f"cannot write '{path}': {error}.") from error
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else error  # which would name `path`
+        raise StbpError(f"cannot write '{asked}': {reason}.") from error

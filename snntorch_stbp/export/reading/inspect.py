@@ -133,7 +133,7 @@ def _names(text: str) -> Names | None:
         fits = all(isinstance(n, str) for n in [*spikes, *(o for o, _ in names.states.values())])
         fits &= names.form in ("unrolled", "step") and names.separator in ("/", "_")
         return names if fits and isinstance(names.steps, int) else None
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

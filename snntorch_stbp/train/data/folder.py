@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import StbpError
+from ...files import UNREADABLE
 from .arrays import ArrayDataset, Parts
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -122,7 +123,9 @@ def _decode_one(file: Path, size: tuple[int, int] | None) -> np.ndarray:
                 raise StbpError(f"{file} has more than 8 bits a pixel (mode {mode}); convert it.")
             whole = image.convert("RGBA") if "transparency" in image.info else image
             pixels = whole.convert("L" if mode in ("1", "L", "LA") else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except StbpError:
+        raise
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise StbpError(f"{file} cannot be read as an image ({error}).") from error
     if size is not None and pixels.size != size[::-1]:
         pixels = pixels.resize(size[::-1], Image.Resampling.BILINEAR)

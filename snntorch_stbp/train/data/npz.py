@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...errors import StbpError
+from ...files import UNREADABLE
 from .arrays import ArrayDataset, Parts
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _LAYOUTS = "[N, H, W], [N, H, W, C] or [N, C, H, W] with C of 1 to 4"
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def load_npz(path: Path) -> Parts:
@@ -63,7 +61,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         try:
             archive = np.load(file, allow_pickle=False)
-        except _DAMAGE as error:
+        except UNREADABLE as error:
             raise StbpError(
                 f"{path} is not a readable numpy archive (.npz); write one with numpy.savez."
             ) from error
@@ -80,7 +78,17 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         for name in _NAMES:
             try:
                 arrays[name] = archive[name]
-            except _DAMAGE as error:
+            except MemoryError as error:
+                raise StbpError(
+                    f"{path}: {name} claims to be larger than memory: it is damaged, or too large "
+                    "for this machine."
+                ) from error
+            except RuntimeError as error:  # NotImplementedError, too
+                raise StbpError(
+                    f"{path}: {name} is encrypted, or packed in a way that Python does not read "
+                    f"({error}); write the archive with numpy.savez."
+                ) from error
+            except UNREADABLE as error:
                 raise StbpError(
                     f"{path}: {name} is damaged or holds Python objects, which are refused."
                 ) from error

@@ -19,6 +19,9 @@ from ...files import atomic_write
 
 FORMAT = "snntorch-stbp checkpoint 1"
 
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What comes of taking up a state that is of something else, or damaged."""
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) to `path`, all of it or nothing.
@@ -55,12 +58,18 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
                 f"'{path}' holds more than tensors and plain values and could run code: refused."
             ) from error
         raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # one changed byte is enough for nearly all kinds there are
         raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise StbpError(f"'{path}' is not a checkpoint of snntorch-stbp.")
-    if model is not None and state.get("name") != model:
-        raise StbpError(f"'{path}' is a checkpoint of {state.get('name')}, not of {model}.")
+    if model is not None:
+        if state.get("name") != model:
+            raise StbpError(f"'{path}' is a checkpoint of {state.get('name')}, not of {model}.")
+        parts = {"model": dict, "classes": list}
+        if not all(isinstance(state.get(key), kind) for key, kind in parts.items()):
+            raise StbpError(f"'{path}' is damaged: it holds no network, or no classes.")
     return state
 
 

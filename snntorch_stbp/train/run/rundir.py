@@ -82,32 +82,42 @@ class RunDir:
             raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
         try:
             return cls(path, RunConfig.from_json(file.read_text(encoding="utf-8")))
-        except (StbpError, UnicodeDecodeError) as error:
+        except (StbpError, UnicodeDecodeError, OSError) as error:
             raise StbpError(f"cannot read '{file}': {error}") from error
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.csv`, numbers as numbers."""
-        file = self.path / "metrics.csv"
+        """The rows of `metrics.csv` up to the first that is damaged, numbers as numbers."""
+        file, rows = self.path / "metrics.csv", list[dict[str, Any]]()
         if not file.is_file():
-            return []
-        with open(file, newline="", encoding="utf-8") as stream:
-            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+            return rows
+        try:
+            with open(file, newline="", encoding="utf-8") as stream:
+                for read in csv.DictReader(stream):
+                    row = {k: _number(v) for k, v in read.items() if v is not None}
+                    whole = isinstance(row.get("epoch"), int)
+                    if not (whole and isinstance(row.get("val_accuracy"), int | float)):
+                        break
+                    rows.append(row)
+        except (OSError, ValueError, csv.Error):
+            pass
+        return rows
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """How the run ended, or `None` while it has not."""
+        """How the run ended, or `None` while it has not, or its file is damaged."""
         file = self.path / "result.json"
         try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        except ValueError:
+            read = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except (ValueError, OSError, RecursionError):
             return None
+        return read if isinstance(read, dict) else None
 
     @property
     def status(self) -> str:
         """`"new"`, `"interrupted"`, `"finished"` or `"diverged"`."""
         if self.result is not None:
-            return str(self.result.get("status", "finished"))
+            return "diverged" if self.result.get("status") == "diverged" else "finished"
         return "interrupted" if (self.path / "last.pt").is_file() else "new"
 
     def changed(self, **changes: Any) -> RunConfig:
@@ -151,12 +161,20 @@ class RunDir:
 
 
 def list_runs(out: str | Path) -> list[RunDir]:
-    """All readable run folders in `out`, the one that was written to last at the end."""
+    """All readable run folders in `out`, the one that was written to last at the end.
+
+    Raises:
+        StbpError: If the folder cannot be read.
+    """
     out = Path(out)
     if not out.is_dir():
         return []
     runs = []
-    for path in sorted(out.iterdir(), key=lambda p: p.lstat().st_mtime):
+    try:
+        paths = sorted(out.iterdir(), key=lambda p: p.lstat().st_mtime)
+    except OSError as error:
+        raise StbpError(f"cannot read the folder '{out}': {error.strerror or error}.") from error
+    for path in paths:
         try:
             runs.append(RunDir.open(path))
         except StbpError:
@@ -168,10 +186,10 @@ def _numbered(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name) + r"-(\d+)$")
 
 
-def _number(text: str) -> Any:
+def _number(text: Any) -> Any:
     for kind in (int, float):
         try:
             return kind(text)
-        except ValueError:
+        except (ValueError, TypeError):
             continue
     return text

@@ -14,6 +14,11 @@ from ..metrics import Means, best_row
 from . import checkpoint
 from .rundir import RunDir
 
+FIGURES = {
+    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "best",
+}  # fmt: skip
+"""What is taken up again of each epoch."""
+
 
 def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     """Read `last.pt` and load its weights into `model`; `None` for a run that never saved.
@@ -30,7 +35,7 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     state = checkpoint.load(file, run.config.model)
     try:
         model.load_state_dict(state.get("unaveraged", state["model"]))
-    except (KeyError, RuntimeError, TypeError) as error:
+    except checkpoint.MISFITS as error:
         raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
     return state
 
@@ -132,13 +137,15 @@ class TrainState:
                 self._scaler.load_state_dict(state["scaler"])
             self.epoch, self.step = state["epoch"], state["step"]
             self.seconds, self.history = state["seconds"], state["history"]
+            if any(FIGURES - row.keys() for row in self.history):
+                raise KeyError("figures of an epoch")
             processes = state["processes"]
             mine = processes[self.fabric.global_rank % len(processes)]
             self.means = Means(self.fabric.device, mine["sums"])
             torch.set_rng_state(mine["cpu"])
             if "cuda" in mine and self.fabric.device.type == "cuda":
                 torch.cuda.set_rng_state(mine["cuda"], self.fabric.device)
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except checkpoint.MISFITS as error:
             raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
         if self.step and state["steps"] != self.steps:
             raise StbpError(

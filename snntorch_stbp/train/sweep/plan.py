@@ -60,6 +60,8 @@ def plan(
         for count in steps:
             for seed in range(seeds):
                 wanted = given | {"bits": width, "steps": count, "seed": seed} | start
+                if width is None:
+                    wanted["boundary_bits"] = None  # of quantized runs alone
                 config = replace(RunConfig.from_recipe(model, dataset, **wanted), **absent)
                 if start and qat_epochs:
                     lr = qat_lr or QAT_LR * config.lr

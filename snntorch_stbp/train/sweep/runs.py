@@ -34,6 +34,9 @@ IGNORED = (
 )  # fmt: skip
 """Fields in which a run may differ from what a sweep asks for."""
 
+TAKEN = ("test_accuracy", "best_val_accuracy", "seconds")
+"""What the table takes from `result.json`."""
+
 
 def run_all(
     configs: Sequence[RunConfig],
@@ -133,6 +136,11 @@ def _point(config: RunConfig, run: RunDir | None, out: Path) -> Point:
     if run is None or run.status != "finished":
         return Point(config.bits, config.steps, config.seed, None, 0, 0, 0, 0, place)
     result = run.result or {}
+    if absent := [name for name in TAKEN if name not in result]:
+        raise StbpError(
+            f"'{run.path / 'result.json'}' lacks {', '.join(absent)}: it is damaged; remove the "
+            f"folder, and the same command trains this run again."
+        )
     trained = load_trained(run)
     counted = operations(trained.model, examples(trained.bundle.test, SAMPLES))
     accuracy = result["test_accuracy"]
