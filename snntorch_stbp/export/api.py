@@ -117,7 +117,7 @@ def to_qonnx(
     options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
     ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
     net: Any = model if ready else freeze(model, settings)
-    built, compute, compare = _built(net, _one(samples), as_trained, options)
+    built, compute, compare = _built(net, samples, as_trained, options)
     changed = None if ready else _told(spikes_changed(net, samples))
     axis = 1 if samples.dim() == 5 else 0
     count = samples.shape[axis]
@@ -174,14 +174,22 @@ def _told(changed: float) -> float:
 
 
 def _built(
-    net: Any, sample: Tensor, as_trained: bool, options: dict[str, Any]
+    net: Any, samples: Tensor, as_trained: bool, options: dict[str, Any]
 ) -> tuple[Built, Callable[[Tensor], golden.Golden], Callable[..., Agreement]]:
-    """The graph, what computes golden vectors for it, and what compares with them."""
+    """The graph, what computes golden vectors for it, and what compares with them.
+
+    Raises:
+        StbpError: If the network computes something else than what is read of it.
+    """
     if as_trained:
         trained = TrainedNet(net)
-        return build(trained, sample, parts=PARTS, **options), trained.vectors, verify_trained
+        trained.reading.check(samples)
+        built = build(trained, _one(samples), parts=PARTS, **options)
+        return built, trained.vectors, verify_trained
+    if net.reading is not None:
+        net.reading.check(samples)
     parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
-    return build(net, sample, parts=parts, **options), partial(golden.compute, net), verify
+    return build(net, _one(samples), parts=parts, **options), partial(golden.compute, net), verify
 
 
 def _one(samples: Tensor) -> Tensor:
