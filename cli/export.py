@@ -91,8 +91,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     from .export_arithmetic import choose
 
     settings = frozen_settings(folder.config, options["act_bits"])
-    if not (options["as_trained"] or options["fixed_point"]):
-        check_new([_path(folder, kind, options)], options["force"])  # before anything is measured
+    check_new([_path(folder, kind, options)], options["force"])  # before anything is measured
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, WIDER * options["verify"])
     chosen = choose(trained, settings, options)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.files import check_new
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_text import DEFAULTS, MISSING, command_line, counts, facts, verdict
@@ -29,6 +31,8 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
                 f"--{name.replace('_', '-')} is for QONNX: --format nir, which writes one time "
                 f"step of the network as trained, goes without it."
             )
+    path = Path(options["output"] or folder.path / "export" / "trained.nir")
+    check_new([path], options["force"])
     from .quiet import hush
 
     hush()
@@ -44,7 +48,7 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
     exported = to_nir(
         trained.model,
         samples,
-        options["output"] or folder.path / "export" / "trained.nir",
+        path,
         metadata={**facts(folder, trained.config), "command": command_line(run, options)},
         force=options["force"],
         progress=None if as_json else counter("comparing sample"),

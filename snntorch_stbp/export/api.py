@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import UsageError
-from ..files import atomic_write, claim
-from ..frozen import FrozenNet, Settings, freeze
+from ..files import atomic_write, check_file, claim
+from ..frozen import FrozenNet, Settings, freeze, image
 from ..lowering import FixedPointNet
 from . import golden
 from .change import NOTED, spikes_changed
@@ -104,13 +104,18 @@ def to_qonnx(
         progress: Called with the samples verified and their number.
 
     Raises:
-        UsageError: For an unknown form or target, files that exist, or `as_trained` with another
-            target, with settings or with a frozen network.
+        UsageError: For an unknown form or target, files that exist, samples that are none or not
+            finite, or `as_trained` with another target, with settings or with a frozen network.
         StbpError: If the network cannot be exported, a tool is missing, or the file does not
             compute what the network computes; then no file is left behind.
     """
     _check(model, form, target, settings, as_trained)
+    image.check_samples(samples)
+    for name, value in (("batch", batch), ("vectors", vectors)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is a whole number from 1, not {value}.")
     path = Path(path)
+    check_file(path)
     files = _files(path, form, target)
     claim(files, force)
     metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}

@@ -176,6 +176,19 @@ def check_channels(stage: Stage, shape: tuple[int, bool] | None) -> None:
             )
 
 
+def check_grid(stage: Stage) -> None:
+    """Refuse neurons whose thresholds are all 0, of which currents and potentials are parts."""
+    neuron = stage.neuron
+    if neuron is None or bool((neuron.threshold != 0).any()):
+        return
+    if neuron.current_quant is None or neuron.state_quant is None:
+        raise StbpError(
+            f"'{stage.name}' has a threshold of 0, and deployment arithmetic measures currents and "
+            f"potentials by thresholds: `lower` (--fixed-point) takes it if no current or membrane "
+            f"was quantized in training; else train with positive thresholds."
+        )
+
+
 def channels(branches: Iterable[Branch], sources: dict[str, Any]) -> tuple[int, bool] | None:
     """Channels of the sum of `branches`, and whether they are images; `None` if it is not known."""
     for branch in branches:

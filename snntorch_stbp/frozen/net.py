@@ -35,6 +35,7 @@ from .fold import FrozenCurrent, Settings, fold_current
 from .graph import INPUT, Branch, Graph, Pool, Stage, inhibition, pair
 from .grid import on_grid, round_ste
 from .inhibition import FrozenInhibition, freeze_inhibition
+from .modules import check_grid
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 from .read import read_graph
 
@@ -88,6 +89,8 @@ class FrozenNet(nn.Module):
         if all(stage.neuron is None for stage in self.graph.stages):
             raise StbpError("the network has no layers of neurons to export.")
         self.graph.refuse_rounded()
+        for stage in self.graph.stages:
+            check_grid(stage)
         self.integrate = Integrate()
         self.refolds = False
         self.refold()

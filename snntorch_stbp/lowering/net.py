@@ -76,6 +76,7 @@ def lower(
         raise StbpError("the network has no layers of neurons to lower.")
     reading = Reading(model, graph)
     if samples is not None:
+        image.check_samples(samples)
         reading.check(samples)
     input_bits, input_scale = _input(graph)
     steps = graph.num_steps or (samples.shape[0] if samples is not None else 1)
