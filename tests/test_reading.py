@@ -49,6 +49,27 @@ class Added(nn.Module):
         return self.neuron(self.add(self.a(x), self.b(x)))
 
 
+class Half(Added):
+    """One layer takes the input itself, the other what a quantizer made of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.coding(x)
+        return self.neuron(self.a(self.quant(x)) + self.b(x))
+
+
+class Unheard(nn.Module):
+    """A vote that does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.vote = net(conv(), Leaky(0.5, 0.1)), PopulationVote(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        record = self.net(x)
+        self.vote(record)
+        return record
+
+
 class Doubled(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)
@@ -111,7 +132,14 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     ),
     (
         lambda: net(qnn.QuantIdentity(bit_width=2), conv(), Leaky(0.5, 0.1)),
-        r"'2' \(QuantIdentity\) quantizes what is quantized already: leave one of them out",
+        r"'2' \(QuantIdentity\) is the second quantizer of the input: leave one out",
+    ),
+    (
+        lambda: net(
+            conv(), Leaky(), nn.AvgPool2d(2), IMAGES.pool_quant(4), IMAGES.pool_quant(4),
+            TimeDistributed(P.conv2d(4, 4, 3)), Leaky(), features=4,
+        ),
+        r"'6' \(QuantIdentity\) quantizes what is quantized already: leave one of them out",
     ),
     (
         lambda: nn.Sequential(qnn.QuantIdentity(), stbp.DirectCoding(3), conv(), Leaky()),
@@ -146,23 +174,23 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     ),
     (
         lambda: net(TimeDistributed(Doubled(1, 4, 3)), Leaky(0.5, 0.1)),
-        r"'2' \(Doubled\) has a forward of its own, which export cannot read: use Conv2d itself",
+        r"'2' \(Doubled\) has its own forward, which export cannot read: use Conv2d itself",
     ),
     (
         lambda: net(TimeDistributed(Inner(1, 4, 3)), Leaky(0.5, 0.1)),
-        r"'2' \(Inner\) has a _conv_forward of its own",
+        r"'2' \(Inner\) has its own _conv_forward",
     ),
     (
         lambda: net(TimeDistributed(patched()), Leaky(0.5, 0.1)),
-        r"'2' \(Conv2d\) has a forward of its own",
+        r"'2' \(Conv2d\) has its own forward",
     ),
     (
         lambda: net(
             conv(), Leaky(0.5, 0.1), TimeDistributed(Halved(2)), features=36
         ),
-        r"'4' \(Halved\) has a forward of its own, .*: use AvgPool2d itself",
+        r"'4' \(Halved\) has its own forward, .*: use AvgPool2d itself",
     ),
-    (lambda: net(conv(), Twice(0.5, 0.1)), r"'3' \(Twice\) has a forward .*: use Leaky itself"),
+    (lambda: net(conv(), Twice(0.5, 0.1)), r"'3' \(Twice\) has its own forward, .* Leaky it"),
     (
         lambda: net(conv(), Leaky(0.5, torch.rand(1, 6))),
         r"'3' has a threshold of 6 values; export takes one, or one for each of the 4 channels "
@@ -204,6 +232,11 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
         lambda: net(conv(), Leaky(0.5, 0.1), outputs=20, last=PopulationVote(10)),
         r"'5' \(PopulationVote\) takes currents, export counts the votes of spikes: put a Leaky",
     ),
+    (
+        lambda: Half(torch.add),
+        "'b' takes the input as it is, another layer quantized: .* in front of everything",
+    ),
+    (Unheard, "the record must be the population vote, where there is one"),
     (
         lambda: nn.Sequential(*net(conv(), Leaky(0.5)), PopulationVote(5), nn.Identity()),
         "a population vote must be the last thing that a network does",

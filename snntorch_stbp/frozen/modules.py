@@ -8,6 +8,7 @@ the width of an image.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import brevitas.nn as qnn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..neuron import Leaky
-from .graph import Branch, Layer, Pool, Stage, count, pair
+from .graph import INPUT, Branch, Layer, Pool, Stage, count, pair
 
 KNOWN = ("torch.nn.modules", "brevitas.nn", "snntorch", "snntorch_stbp")
 """Where the methods come from that are read."""
@@ -45,7 +46,7 @@ def check_code(name: str, module: nn.Module) -> None:
         if not any(f"{home}.".startswith(f"{known}.") for known in KNOWN):
             known = _library_class(type(module))
             raise StbpError(
-                f"'{name}' ({type(module).__name__}) has a {method} of its own, which export "
+                f"'{name}' ({type(module).__name__}) has its own {method}, which export "
                 f"cannot read: use {known} itself, or write what it does as modules."
             )
 
@@ -174,6 +175,23 @@ def check_channels(stage: Stage, shape: tuple[int, bool] | None) -> None:
                 f"'{stage.name}' has a {what} of {value.numel()} values; export takes one, or one "
                 f"for each {each}{sizes}."
             )
+
+
+def fed(stage: Stage, quantizer: qnn.QuantIdentity | None) -> Stage:
+    """The stage without the input's `quantizer` on its branches, which the graph has.
+
+    Raises:
+        StbpError: If a branch takes the input without it.
+    """
+    branches = []
+    for branch in stage.branches:
+        if branch.source == INPUT and branch.quantizer is not quantizer:
+            raise StbpError(
+                f"'{branch.name}' takes the input as it is, another layer quantized: hardware is "
+                f"fed one of them, so quantize the input in front of everything."
+            )
+        branches.append(replace(branch, quantizer=None) if branch.source == INPUT else branch)
+    return replace(stage, branches=tuple(branches))
 
 
 def check_grid(stage: Stage) -> None:

@@ -55,7 +55,6 @@ class _Reader:
         self.uses: Counter[str] = Counter()
         self.channels: dict[str, tuple[int, bool] | None] = {}
         self.values: dict[fx.Node, tuple[Branch, ...]] = {}
-        self.quantized: tuple[Branch, ...] = ()
 
     def read(self, traced: fx.Graph) -> Graph:
         for node in traced.nodes:
@@ -64,6 +63,8 @@ class _Reader:
                     raise StbpError("a network for export has one input, this one has more.")
                 self.values[node] = (Branch(INPUT, INPUT),)
             elif node.op == "output":
+                if self.graph.votes is not None and node.args[0] is not node.prev:
+                    raise StbpError("the record must be the population vote, where there is one.")
                 self._output(node.args[0])
             elif self.graph.votes is not None:
                 raise StbpError("a population vote must be the last thing that a network does.")
@@ -75,6 +76,8 @@ class _Reader:
                 self.values[node] = self._module(str(node.target), module, value)
             else:
                 self.values[node] = self._function(node)
+        quantizer = self.graph.input_quant
+        self.graph.stages = [modules.fed(stage, quantizer) for stage in self.graph.stages]
         for stage in self.graph.stages:
             modules.check_finite(stage)
         return self.graph
@@ -236,17 +239,18 @@ class _Reader:
                 f"does not: currents are quantized by their neurons, Precision(act_bits=...)"
                 f".neuron()."
             )
-        if value[0].quantizer is not None or value == (Branch(INPUT, INPUT),) == self.quantized:
-            raise StbpError(f"{kind} quantizes what is quantized already: leave one of them out.")
-        if value == (Branch(INPUT, INPUT),):
+        if value[0].source == INPUT and value[0] != Branch(INPUT, INPUT, quantizer=quantizer):
+            if value[0].pools or value[0].flatten:
+                raise StbpError(
+                    f"{kind} quantizes an averaged input, which export does not: quantize the "
+                    f"input in front of everything, or leave this quantizer out."
+                )
+            if self.graph.input_quant not in (None, quantizer):
+                raise StbpError(f"{kind} is the second quantizer of the input: leave one out.")
             modules.check_input(kind, quantizer)
-            self.graph.input_quant, self.quantized = quantizer, value
-            return value
-        if value[0].source == INPUT:
-            raise StbpError(
-                f"{kind} quantizes an averaged input, which export does not: quantize the input in "
-                f"front of everything, or leave this quantizer out."
-            )
+            self.graph.input_quant = quantizer
+        elif value[0].quantizer is not None:
+            raise StbpError(f"{kind} quantizes what is quantized already: leave one of them out.")
         return (replace(value[0], quantizer=quantizer),)
 
     def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
