@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from snntorch_stbp.errors import StbpError
-from snntorch_stbp.files import check_new
+from snntorch_stbp.files import check_file, check_new
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .export_kind import kind_of
@@ -91,7 +91,10 @@ def export(run: str, as_json: bool, **options: Any) -> None:
     from .export_arithmetic import choose
 
     settings = frozen_settings(folder.config, options["act_bits"])
-    check_new([_path(folder, kind, options)], options["force"])  # before anything is measured
+    path = _path(folder, kind, options)
+    check_file(path)
+    if not options["as_trained"]:
+        check_new([path], options["force"])  # before anything is measured
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, WIDER * options["verify"])
     chosen = choose(trained, settings, options)

@@ -31,8 +31,6 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
                 f"--{name.replace('_', '-')} is for QONNX: --format nir, which writes one time "
                 f"step of the network as trained, goes without it."
             )
-    path = Path(options["output"] or folder.path / "export" / "trained.nir")
-    check_new([path], options["force"])
     from .quiet import hush
 
     hush()
@@ -40,6 +38,8 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         from snntorch_stbp.export import to_nir
     except ImportError as error:
         raise StbpError(MISSING) from error
+    path = Path(options["output"] or folder.path / "export" / "trained.nir")
+    check_new([path], options["force"])
     from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import load_trained
 
