@@ -114,10 +114,12 @@ def test_what_was_read_right_passes(name: str, options: dict[str, Any]) -> None:
 def test_frames_votes_and_training_mode() -> None:
     size = 12
     model = make("nmnistnet", size=size).train()
+    last = list(model.modules())[-1].eval()
     graph = read_graph(model)
     frames = torch.stack([digits(3, size)] * (graph.num_steps or 1))
     Reading(model, graph).check(frames)
     assert model.training
+    assert not last.training
 
 
 def test_the_network_may_change_after_lowering(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Reading:
         axis = 1 if samples.dim() in (3, 5) else 0
         x = samples.narrow(axis, 0, min(SAMPLES, samples.shape[axis]))
         own = next(self.model.parameters(), x)
-        x, mode = x.to(own.device, own.dtype), self.model.training
+        x, modes = x.to(own.device, own.dtype), {m: m.training for m in self.model.modules()}
         try:
             with kernels.backend("loop"):
                 currents, values, record = self._watched(x)
@@ -54,7 +54,8 @@ class Reading:
                 for stage in self.graph.stages:
                     self._stage(stage, currents, values, record)
         finally:
-            self.model.train(mode)
+            for module, training in modes.items():
+                module.training = training
 
     def _watched(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """What the network computes: currents and spikes of every stage, and the record."""
