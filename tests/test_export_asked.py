@@ -62,9 +62,9 @@ def test_samples_that_show_nothing(
 def test_features_are_no_images(tmp_path: Path) -> None:
     layer = TimeDistributed(Precision(4).linear(8, 6))
     model = nn.Sequential(stbp.DirectCoding(2, still_dims=2), layer, Leaky()).eval()
-    for as_trained in (False, True):
+    for export in EXPORTS:
         with pytest.raises(UsageError, match=r"samples are images \[N, C, H, W\] .* not \[4, 8\]"):
-            to_qonnx(model, torch.rand(4, 8), tmp_path / "net.onnx", as_trained=as_trained)
+            export(model, torch.rand(4, 8), tmp_path / "net.file")
 
 
 @pytest.mark.parametrize("name", ["batch", "vectors"])

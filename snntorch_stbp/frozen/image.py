@@ -10,25 +10,20 @@ BITS, SCALE = 8, 1 / 255
 """Of images whose quantization was no part of the network: 8 bits of [0, 1]."""
 
 
-def check_samples(samples: Tensor, dims: tuple[int, ...] = (4, 5)) -> None:
-    """Refuse samples that nothing can be computed with.
-
-    Args:
-        samples: Real inputs.
-        dims: Numbers of dimensions that they may have.
+def check_samples(samples: Tensor) -> None:
+    """Refuse samples that nothing can be compared on.
 
     Raises:
         UsageError: If there is none, they are no images, or a value is infinite or none.
     """
-    frames = samples.dim() in (3, 5)
-    if samples.dim() not in dims or not samples.numel():
+    if samples.dim() not in (4, 5) or not samples.numel():
         raise UsageError(
             f"samples are images [N, C, H, W] or frames [T, N, C, H, W], at least one, not "
             f"{list(samples.shape)}."
         )
     wrong = ~samples.isfinite()
     if wrong.any():
-        index = int(wrong.nonzero()[:, int(frames)].min())
+        index = int(wrong.nonzero()[:, samples.dim() - 4].min())
         raise UsageError(
             f"sample {index} is not finite, it holds {samples[wrong][0].item()}: export needs "
             f"real inputs, such as images in [0, 1]."

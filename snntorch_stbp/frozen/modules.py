@@ -169,7 +169,7 @@ def check_channels(stage: Stage, shape: tuple[int, bool] | None) -> None:
         wanted = (1, channels, 1, 1) if shape is not None and shape[1] else (1, channels)
         spread = (*[1] * (len(wanted) - value.dim()), *value.shape)
         if spread != wanted and value.shape != (channels,):
-            sizes = "" if value.dim() < 2 else f" (not of the shape {list(value.shape)})"
+            sizes = "" if value.dim() < 2 else f" (a row of them, not {list(value.shape)})"
             each = "channel" if shape is None else f"of the {channels} channels"
             raise StbpError(
                 f"'{stage.name}' has a {what} of {value.numel()} values; export takes one, or one "

@@ -82,7 +82,7 @@ def to_nir(
         StbpError: If NIR cannot say what the network does, or the file does not compute it; then
             no file is left behind.
     """
-    image.check_samples(samples, dims=(2, 3, 4, 5))
+    image.check_samples(samples)
     path = Path(path)
     check_file(path)
     files = (path, path.with_suffix(".samples.npz"))
