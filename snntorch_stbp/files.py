@@ -57,19 +57,29 @@ def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
         raise StbpError(f"cannot write '{named}': {reason}{kept}.") from error
 
 
+def check_file(path: Path) -> None:
+    """Refuse a path at which there can be no file.
+
+    Raises:
+        UsageError: If it is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"'{path}' is a folder; give the name of a file.")
+
+
 def check_new(files: Sequence[Path], force: bool) -> None:
     """Refuse to replace `files`.
 
     Raises:
-        UsageError: If one of them exists, unless `force`; if it is a file of a run or a folder, in
+        UsageError: If one of them exists, unless `force`; if it is a folder or a file of a run, in
             any case.
     """
+    for file in files:
+        check_file(file)
     there = [file for file in files if file.exists()]
     for file in there:
         if file.name in OF_RUNS and file.with_name("config.json").exists():
             raise UsageError(f"'{file}' belongs to a run; give another name.")
-        if file.is_dir():
-            raise UsageError(f"'{file}' is a folder; give the name of a file.")
     if there and not force:
         raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
 

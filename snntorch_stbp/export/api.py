@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import UsageError
-from ..files import atomic_write, claim
-from ..frozen import FrozenNet, Settings, freeze
+from ..files import atomic_write, check_file, claim
+from ..frozen import FrozenNet, Settings, freeze, image
 from ..lowering import FixedPointNet
 from . import golden
 from .change import NOTED, spikes_changed
@@ -104,20 +104,25 @@ def to_qonnx(
         progress: Called with the samples verified and their number.
 
     Raises:
-        UsageError: For an unknown form or target, files that exist, or `as_trained` with another
-            target, with settings or with a frozen network.
+        UsageError: For an unknown form or target, files that exist, samples that are none or not
+            finite, or `as_trained` with another target, with settings or with a frozen network.
         StbpError: If the network cannot be exported, a tool is missing, or the file does not
             compute what the network computes; then no file is left behind.
     """
     _check(model, form, target, settings, as_trained)
+    image.check_samples(samples)
+    for name, value in (("batch", batch), ("vectors", vectors)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is a whole number from 1, not {value}.")
     path = Path(path)
+    check_file(path)
     files = _files(path, form, target)
     claim(files, force)
     metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
     ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
     net: Any = model if ready else freeze(model, settings)
-    built, compute, compare = _built(net, _one(samples), as_trained, options)
+    built, compute, compare = _built(net, samples, as_trained, options)
     changed = None if ready else _told(spikes_changed(net, samples))
     axis = 1 if samples.dim() == 5 else 0
     count = samples.shape[axis]
@@ -174,14 +179,22 @@ def _told(changed: float) -> float:
 
 
 def _built(
-    net: Any, sample: Tensor, as_trained: bool, options: dict[str, Any]
+    net: Any, samples: Tensor, as_trained: bool, options: dict[str, Any]
 ) -> tuple[Built, Callable[[Tensor], golden.Golden], Callable[..., Agreement]]:
-    """The graph, what computes golden vectors for it, and what compares with them."""
+    """The graph, what computes golden vectors for it, and what compares with them.
+
+    Raises:
+        StbpError: If the network computes something else than what is read of it.
+    """
     if as_trained:
         trained = TrainedNet(net)
-        return build(trained, sample, parts=PARTS, **options), trained.vectors, verify_trained
+        trained.reading.check(samples)
+        built = build(trained, _one(samples), parts=PARTS, **options)
+        return built, trained.vectors, verify_trained
+    if net.reading is not None:
+        net.reading.check(samples)
     parts = fixed.PARTS if isinstance(net, FixedPointNet) else FROZEN
-    return build(net, sample, parts=parts, **options), partial(golden.compute, net), verify
+    return build(net, _one(samples), parts=parts, **options), partial(golden.compute, net), verify
 
 
 def _one(samples: Tensor) -> Tensor:

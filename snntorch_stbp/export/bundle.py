@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..errors import StbpError, UsageError
+from ..frozen import image
 from ..lowering import FixedPointNet
-from ..lowering.layers import IntNetwork
 from .golden import Golden
 from .verify import Agreement
 
@@ -99,19 +99,18 @@ def image_size(samples: torch.Tensor) -> tuple[int, ...]:
     return tuple(samples.shape[-3:])
 
 
-def check_samples(net: IntNetwork, samples: torch.Tensor) -> None:
-    """Refuse samples that the network does not take.
+def check_samples(net: FixedPointNet, samples: torch.Tensor) -> None:
+    """Refuse samples that the network does not take, and a network that was not read right.
 
     Raises:
-        UsageError: If there are none, or frames are not one per time step.
+        UsageError: If there are none, one is not finite, or frames are not one per time step.
+        StbpError: If the network computes something else than what was read of it.
     """
-    if samples.dim() not in (4, 5) or samples.shape[-4] < 1:
-        raise UsageError(
-            f"samples are images [N, C, H, W] or frames [T, N, C, H, W], at least one, not "
-            f"{list(samples.shape)}."
-        )
+    image.check_samples(samples)
     if samples.dim() == 5 and len(samples) != net.num_steps:
         raise UsageError(f"samples have {len(samples)} frames, the network {net.num_steps} steps.")
+    if net.reading is not None:
+        net.reading.check(samples)
 
 
 def agree(net: FixedPointNet, samples: torch.Tensor, stored: Golden) -> Agreement:

@@ -60,7 +60,7 @@ def to_folder(
     """
     path = Path(path)
     check_free(path, force, WROTE)
-    check_samples(net.integers, samples)
+    check_samples(net, samples)
     size = image_size(samples)
     with new_folder(path) as folder:
         names = _write(net, size, folder, samples.dim() == 5, metadata or {})

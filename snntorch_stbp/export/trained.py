@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..frozen.branches import affine
+from ..frozen.check import Reading
 from ..frozen.graph import INPUT, Branch, Graph, Stage
 from ..frozen.read import read_graph
 from ..neuron import Leaky
@@ -55,6 +56,7 @@ class TrainedNet:
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
         self.graph: Graph = read_graph(model)
+        self.reading = Reading(model, self.graph)
         self.graph.refuse_neunorm("graphs as trained")
         self.stages = [TrainedStage(stage) for stage in self.graph.stages]
         if all(stage.neuron is None for stage in self.stages):

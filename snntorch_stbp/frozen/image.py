@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..errors import StbpError
+from ..errors import StbpError, UsageError
 
 BITS, SCALE = 8, 1 / 255
 """Of images whose quantization was no part of the network: 8 bits of [0, 1]."""
+
+
+def check_samples(samples: Tensor) -> None:
+    """Refuse samples that nothing can be compared on.
+
+    Raises:
+        UsageError: If there is none, they are no images, or a value is infinite or none.
+    """
+    if samples.dim() not in (4, 5) or not samples.numel():
+        raise UsageError(
+            f"samples are images [N, C, H, W] or frames [T, N, C, H, W], at least one, not "
+            f"{list(samples.shape)}."
+        )
+    wrong = ~samples.isfinite()
+    if wrong.any():
+        index = int(wrong.nonzero()[:, samples.dim() - 4].min())
+        raise UsageError(
+            f"sample {index} is not finite, it holds {samples[wrong][0].item()}: export needs "
+            f"real inputs, such as images in [0, 1]."
+        )
 
 
 def check_range(x: Tensor, bits: int = BITS, scale: float = SCALE) -> None:

@@ -30,10 +30,12 @@ from ..kernels import int8
 from ..pooling import sum_pool2d
 from . import image
 from .branches import FrozenBranch, Source, weight_sum
+from .check import Reading
 from .fold import FrozenCurrent, Settings, fold_current
 from .graph import INPUT, Branch, Graph, Pool, Stage, inhibition, pair
 from .grid import on_grid, round_ste
 from .inhibition import FrozenInhibition, freeze_inhibition
+from .modules import check_grid
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 from .read import read_graph
 
@@ -83,9 +85,12 @@ class FrozenNet(nn.Module):
         self.model = model
         self.settings = settings or Settings()
         self.graph: Graph = read_graph(model)
+        self.reading = Reading(model, self.graph)
         if all(stage.neuron is None for stage in self.graph.stages):
             raise StbpError("the network has no layers of neurons to export.")
         self.graph.refuse_rounded()
+        for stage in self.graph.stages:
+            check_grid(stage)
         self.integrate = Integrate()
         self.refolds = False
         self.refold()

@@ -15,7 +15,8 @@ from ..errors import StbpError
 from ..neuron import Leaky
 from ..norm import NeuNorm, _TDBatchNorm
 from ..time import DirectCoding, PopulationVote, TimeDistributed, _Coding
-from .graph import INPUT, Branch, Graph, Layer, Pool, Stage, count, inhibition, pair
+from . import modules
+from .graph import INPUT, Branch, Graph, Layer, Pool, Stage, inhibition
 
 
 class _Tracer(fx.Tracer):
@@ -48,10 +49,11 @@ def read_graph(model: nn.Module) -> Graph:
 class _Reader:
     """Interprets traced nodes; a value is the tuple of branches whose sum it is."""
 
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        self.modules = modules
+    def __init__(self, named: dict[str, nn.Module]) -> None:
+        self.modules = named
         self.graph = Graph()
         self.uses: Counter[str] = Counter()
+        self.channels: dict[str, tuple[int, bool] | None] = {}
         self.values: dict[fx.Node, tuple[Branch, ...]] = {}
 
     def read(self, traced: fx.Graph) -> Graph:
@@ -61,13 +63,23 @@ class _Reader:
                     raise StbpError("a network for export has one input, this one has more.")
                 self.values[node] = (Branch(INPUT, INPUT),)
             elif node.op == "output":
+                if self.graph.votes is not None and node.args[0] is not node.prev:
+                    raise StbpError("the record must be the population vote, where there is one.")
                 self._output(node.args[0])
+            elif self.graph.votes is not None:
+                raise StbpError("a population vote must be the last thing that a network does.")
             elif node.op == "call_module":
+                if len(node.args) != 1 or node.kwargs:
+                    raise StbpError(f"'{node.target}' must be called with one value, by position.")
                 value = self._value(node.args[0], node)
                 module = self.modules[str(node.target)]
                 self.values[node] = self._module(str(node.target), module, value)
             else:
                 self.values[node] = self._function(node)
+        quantizer = self.graph.input_quant
+        self.graph.stages = [modules.fed(stage, quantizer) for stage in self.graph.stages]
+        for stage in self.graph.stages:
+            modules.check_finite(stage)
         return self.graph
 
     def _value(self, argument: Any, node: fx.Node) -> tuple[Branch, ...]:
@@ -78,10 +90,17 @@ class _Reader:
     def _function(self, node: fx.Node) -> tuple[Branch, ...]:
         additions: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
         if node.target in additions and len(node.args) == 2:
+            if node.kwargs.get("alpha", 1) != 1 or set(node.kwargs) - {"alpha"}:
+                given = ", ".join(f"{key}={value}" for key, value in node.kwargs.items())
+                raise StbpError(
+                    f"cannot export an addition with {given}: currents are added as they are; "
+                    f"take the factor into the weights of a layer."
+                )
             a, b = (self._value(argument, node) for argument in node.args)
             return a + b
-        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-        if node.target in (torch.flatten, "flatten") and start == 2:
+        ends = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        features = (ends.get("start_dim", 0), ends.get("end_dim", -1)) in ((2, -1), (2, 4))
+        if node.target in (torch.flatten, "flatten") and node.args and features:
             return self._flatten(self._value(node.args[0], node))
         name = getattr(node.target, "__name__", node.target)
         raise StbpError(
@@ -92,15 +111,21 @@ class _Reader:
     def _module(
         self, name: str, module: nn.Module, value: tuple[Branch, ...]
     ) -> tuple[Branch, ...]:
+        modules.check_code(name, module)
         if isinstance(module, Leaky):
             return self._neuron(name, module, value)
         if isinstance(module, TimeDistributed):
-            value = self._layer(name, module.layer, value)
+            value = self._layer(name, module.layer, value, lead=1)
             return value if module.norm is None else self._norm(name, module.norm, value)
         if isinstance(module, DirectCoding):
             self.graph.num_steps = module.num_steps
             return value
         if isinstance(module, PopulationVote):
+            if len(value) != 1 or value[0].layer is not None or value[0].source == INPUT:
+                raise StbpError(
+                    f"'{name}' (PopulationVote) takes currents, export counts the votes of spikes: "
+                    f"put a Leaky in front of it."
+                )
             self.graph.votes = module.num_classes
             return value
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -109,16 +134,25 @@ class _Reader:
             return self._neunorm(name, module, value)
         return self._layer(name, module, value)
 
-    def _layer(self, name: str, layer: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+    def _layer(
+        self, name: str, layer: nn.Module, value: tuple[Branch, ...], lead: int = 2
+    ) -> tuple[Branch, ...]:
+        """What a layer makes of values with `lead` dimensions in front of the channels."""
+        modules.check_code(name, layer)
         if isinstance(layer, nn.Sequential):
             for child in layer:
-                value = self._layer(name, child, value)
+                value = self._layer(name, child, value, lead)
             return value
         if isinstance(layer, (nn.Identity, nn.Dropout, nn.Dropout2d)):
             return value
         if isinstance(layer, qnn.QuantIdentity):
-            return self._quantizer(layer, value)
+            return self._quantizer(name, layer, value)
         if isinstance(layer, nn.Flatten):
+            if (layer.start_dim, layer.end_dim) not in ((lead, -1), (lead, lead + 2)):
+                raise StbpError(
+                    f"'{name}' (Flatten) must flatten channels, height and width, and nothing "
+                    f"else: take Flatten({lead}) here."
+                )
             return self._flatten(value)
         branches = self._operand(name, layer, value)
         if isinstance(layer, Pool) and branches[0].layer is not None:
@@ -129,11 +163,11 @@ class _Reader:
                 f"between them; put a Leaky there."
             )
         if isinstance(layer, Pool):
-            _check_pool(name, layer, currents=False)
+            modules.check_pool(name, layer, currents=False)
             branch = self._single(name, layer, value)
             return (replace(branch, pools=(*branch.pools, layer)),)
         if isinstance(layer, Layer):
-            _check_layer(name, layer)
+            modules.check_layer(name, layer)
             name = self._unique(name)
             named = (inhibition(name) if b.inhibits else name for b in branches)
             return tuple(
@@ -170,7 +204,7 @@ class _Reader:
 
     def _pooled(self, name: str, pool: Pool, branch: Branch) -> Branch:
         """A branch behind whose layer currents are pooled."""
-        _check_pool(name, pool, currents=True)
+        modules.check_pool(name, pool, currents=True)
         return replace(branch, after=(*branch.after, pool))
 
     def _neunorm(self, name: str, norm: NeuNorm, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
@@ -193,13 +227,31 @@ class _Reader:
         return (self._single(name, module, value),)
 
     def _quantizer(
-        self, quantizer: qnn.QuantIdentity, value: tuple[Branch, ...]
+        self, name: str, quantizer: qnn.QuantIdentity, value: tuple[Branch, ...]
     ) -> tuple[Branch, ...]:
-        if value == (Branch(INPUT, INPUT),):
+        if not quantizer.act_quant.is_quant_enabled:
+            return value
+        kind = f"'{name}' ({type(quantizer).__name__})"
+        plain = len(value) == 1 and value[0].layer is None
+        if not plain:
+            raise StbpError(
+                f"{kind} quantizes what is no input, spikes or averages of spikes, which export "
+                f"does not: currents are quantized by their neurons, Precision(act_bits=...)"
+                f".neuron()."
+            )
+        if value[0].source == INPUT and value[0] != Branch(INPUT, INPUT, quantizer=quantizer):
+            if value[0].pools or value[0].flatten:
+                raise StbpError(
+                    f"{kind} quantizes an averaged input, which export does not: quantize the "
+                    f"input in front of everything, or leave this quantizer out."
+                )
+            if self.graph.input_quant not in (None, quantizer):
+                raise StbpError(f"{kind} is the second quantizer of the input: leave one out.")
+            modules.check_input(kind, quantizer)
             self.graph.input_quant = quantizer
-        elif len(value) == 1 and value[0].layer is None:
-            return (replace(value[0], quantizer=quantizer),)
-        return value
+        elif value[0].quantizer is not None:
+            raise StbpError(f"{kind} quantizes what is quantized already: leave one of them out.")
+        return (replace(value[0], quantizer=quantizer),)
 
     def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
         plain = len(value) == 1 or any(branch.inhibits for branch in value)
@@ -208,18 +260,12 @@ class _Reader:
         return tuple(replace(branch, flatten=True) for branch in value)
 
     def _neuron(self, name: str, neuron: Leaky, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
-        if neuron.output:
-            raise StbpError(f"'{name}' returns its membrane (output=True), which export does not.")
-        if neuron.graded_spikes_factor.numel() != 1 or neuron.graded_spikes_factor.item() != 1:
-            raise StbpError(f"'{name}' has graded spikes; hardware spikes are 0 or 1.")
-        if neuron.reset_rule == "delayed" and neuron.threshold.min() < 0:
-            raise StbpError(
-                f"'{name}' has a threshold of {neuron.threshold.min():.4g} and a delayed reset, "
-                f"which then comes before the first spike; hardware has none: train with positive "
-                f"thresholds."
-            )
+        modules.check_neuron(name, neuron)
         name = self._unique(name)
-        self.graph.stages.append(Stage(name, value, neuron))
+        stage = Stage(name, value, neuron)
+        self.channels[name] = modules.channels(value, self.channels)
+        modules.check_channels(stage, self.channels[name])
+        self.graph.stages.append(stage)
         return (Branch(name, name),)
 
     def _unique(self, name: str) -> str:
@@ -246,34 +292,3 @@ class _Reader:
         if value[0].layer is None:
             raise StbpError("the record must be the spikes or currents of the last layer.")
         self.graph.stages.append(Stage(value[0].name, value, None))
-
-
-def _check_pool(name: str, pool: Pool, currents: bool) -> None:
-    if pool.ceil_mode:
-        raise StbpError(f"the pooling '{name}' has ceil_mode, which export has not.")
-    if isinstance(pool, nn.MaxPool2d):
-        return
-    if pool.divisor_override not in (None, count(pool)):
-        raise StbpError(
-            f"the average pooling '{name}' divides by {pool.divisor_override}, its windows have "
-            f"{count(pool)} pixels: export writes averages only (leave out divisor_override)."
-        )
-    if pair(pool.padding) == (0, 0):
-        return
-    if currents:
-        raise StbpError(
-            f"the average pooling '{name}' pads currents: at the borders it would take less of "
-            f"their bias than elsewhere; pool spikes, or without padding."
-        )
-    if not pool.count_include_pad:
-        raise StbpError(
-            f"the average pooling '{name}' leaves padding out of what it divides by, which export "
-            f"cannot: take count_include_pad=True."
-        )
-
-
-def _check_layer(name: str, layer: Layer) -> None:
-    if isinstance(layer, nn.Conv2d) and (
-        layer.padding_mode != "zeros" or isinstance(layer.padding, str)
-    ):
-        raise StbpError(f"the convolution '{name}' must be padded by a number of zeros.")

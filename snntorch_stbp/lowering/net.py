@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings, image
+from ..frozen.check import Reading
 from ..frozen.graph import Graph
 from ..frozen.read import read_graph
 from ..kernels import int8
@@ -46,7 +47,8 @@ def lower(
             reset; nothing is rounded. `"simple"`: one threshold and one bias, rounded once.
             Stages whose currents or membranes training quantized are taken as they are, in both.
         samples: Calibration data of the simple form, images `[N, C, H, W]` or frames
-            `[T, N, C, H, W]`: each layer gets the fewest fractional bits that change no spike.
+            `[T, N, C, H, W]`: each layer gets the fewest fractional bits that change no spike. In
+            either form the network is compared with what is read of it on a few of them.
         fraction: Fractional bits of the simple form for all layers, instead of `samples`.
         bits: Largest magnitude is `2^bits`: 24 for float32 containers (graphs), 31 for int32.
         multiplier_bits: Most bits of a multiplier, with sign: 4 to 24.
@@ -72,6 +74,10 @@ def lower(
     graph.refuse_rounded()
     if all(stage.neuron is None for stage in graph.stages):
         raise StbpError("the network has no layers of neurons to lower.")
+    reading = Reading(model, graph)
+    if samples is not None:
+        image.check_samples(samples)
+        reading.check(samples)
     input_bits, input_scale = _input(graph)
     steps = graph.num_steps or (samples.shape[0] if samples is not None else 1)
     budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
@@ -99,7 +105,7 @@ def lower(
         "quantized" if quantized else form,
         {} if calibration is None else calibration.words(), graph.input_quant is not None,
     )  # fmt: skip
-    return FixedPointNet(net)
+    return FixedPointNet(net, reading)
 
 
 def _input(graph: Graph) -> tuple[int, float]:
@@ -135,11 +141,12 @@ class FixedPointNet(nn.Module):
 
     Args:
         integers: The network.
+        reading: The trained network that it was made of, which exports compare with what was read.
     """
 
-    def __init__(self, integers: IntNetwork) -> None:
+    def __init__(self, integers: IntNetwork, reading: Reading | None = None) -> None:
         super().__init__()
-        self.integers = integers
+        self.integers, self.reading = integers, reading
         self.ranges: dict[str, StageRange] = ranges(integers)
         largest = max(stage.largest for stage in self.ranges.values())
         self.dtype = torch.float32 if largest <= FLOAT32 else torch.float64

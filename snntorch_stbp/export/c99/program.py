@@ -72,7 +72,7 @@ def to_c99(
     """
     path = Path(path)
     check_free(path, force, WROTE)
-    check_samples(net.integers, samples)
+    check_samples(net, samples)
     words = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     text = header(net.integers, image_size(samples), samples.dim() == 5, words)
     agreement, vectors = _vectors(net, samples)

@@ -23,7 +23,8 @@ from torch import nn
 
 from ... import __version__
 from ...errors import StbpError
-from ...files import claim
+from ...files import check_file, claim
+from ...frozen import image
 from .. import golden
 from ..api import MOST_SAMPLES, MOST_SPIKES
 from ..array import Array
@@ -77,11 +78,13 @@ def to_nir(
         progress: Called with the samples verified and their number.
 
     Raises:
-        UsageError: If files exist.
+        UsageError: If files exist, or samples are none or not finite.
         StbpError: If NIR cannot say what the network does, or the file does not compute it; then
             no file is left behind.
     """
+    image.check_samples(samples)
     path = Path(path)
+    check_file(path)
     files = (path, path.with_suffix(".samples.npz"))
     claim(files, force)
     net = TrainedNet(model)
