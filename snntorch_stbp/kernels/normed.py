@@ -160,7 +160,8 @@ class _NormalizeAndFire(torch.autograd.Function):
 
         found = flat.new_empty((len(weight), 2), dtype=torch.float64)
         _call(library.statistics, shape, flat, found)
-        mean, variance = statistics = found.unbind(1)
+        mean, variance = found.unbind(1)
+        statistics = (mean, variance)
         values = _tables(library, shape, statistics, weight, bias, beta, threshold, eps)
         spikes = _fire(library, shape, layout, flat, added, values)
 
