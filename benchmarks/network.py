@@ -7,7 +7,7 @@
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
 process; memory is what two steps add to the peak of a process of their own, imports excluded, the
-median of three, or on a GPU what a step allocates. ReLU, to which the ratios are, is always among
+median of three (of as many as rounds, if these are fewer), or on a GPU what a step allocates. ReLU, to which the ratios are, is always among
 the candidates. Networks are channels-last, as `train` lays them out, and half precision is
 autocast. On a GPU those of the zoo are CUDA graphs, as in `train`, except where memory is saved.
 """
@@ -102,6 +102,7 @@ CANDIDATES = {
 
 
 SEED = "seed project"
+PEAKS = 3  # single ones differ by up to 25 %
 
 
 def step_of(
@@ -146,13 +147,15 @@ def peak(make: Callable[[int, int], Callable[[], None]], steps: int, batch: int)
     return peak_memory() - before
 
 
-def peak_of_process(name: str, steps: int, batch: int, model: str, seed: Path | None) -> float:
-    """`peak` in a process of its own, the median of three."""
+def peak_of_process(
+    name: str, steps: int, batch: int, model: str, seed: Path | None, times: int
+) -> float:
+    """`peak` in a process of its own, the median of several."""
     arguments = ["--sizes", f"{steps}x{batch}", "--model", model, "--peak", name]
     arguments += ["--seed", str(seed)] if seed else []
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
-    peaks = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3))
-    return median(float(process.stdout) for process in peaks)
+    run = partial(subprocess.run, command, capture_output=True, text=True, check=True)
+    return median(float(run().stdout) for _ in range(times))
 
 
 def peak_on_gpu(step: Callable[[], None]) -> float:
@@ -187,7 +190,8 @@ def measure(
             alone = {name: makers[name](steps, batch, graphs=False) for name in names}
             peaks = {name: peak_on_gpu(run) for name, run in alone.items()}
         else:
-            peaks = {name: peak_of_process(name, steps, batch, model, seed) for name in names}
+            kind = (steps, batch, model, seed, min(rounds, PEAKS))
+            peaks = {name: peak_of_process(name, *kind) for name in names}
         memory[column] = {name: value / 1e6 for name, value in peaks.items()}
     return (
         f"Milliseconds:\n\n{table(times, 'ReLU', 1e3)}\n\n"
