@@ -7,9 +7,10 @@
 
 A size is `T x B`; images are 32 x 32. Times are medians of candidates that run in turn in one
 process; memory is what two steps add to the peak of a process of their own, imports excluded, the
-median of three (of as many as rounds, if these are fewer), or on a GPU what a step allocates. ReLU, to which the ratios are, is always among
-the candidates. Networks are channels-last, as `train` lays them out, and half precision is
-autocast. On a GPU those of the zoo are CUDA graphs, as in `train`, except where memory is saved.
+median of three (of as many as rounds, if these are fewer), or on a GPU what a step allocates. ReLU,
+to which the ratios are, is always among the candidates. Networks are channels-last, as `train` lays
+them out, and half precision is autocast. On a GPU those of the zoo are CUDA graphs, as in `train`,
+except where memory is saved.
 """
 
 from __future__ import annotations
