@@ -47,8 +47,8 @@ def numbers(rule: Rule) -> tuple[float, float, float]:
     return rule.surrogate.parameter, rule.root, rule.surrogate.centre
 
 
-class _Shape(ctypes.Structure):
-    """`shape` of neuron.c."""
+class _Sequence(ctypes.Structure):
+    """`sequence` of neuron.c."""
 
     _fields_ = [
         (name, ctypes.c_int64)
@@ -120,26 +120,30 @@ def _call(
     an `x` of one repeated step), and `values`.
     """
     function = _function(library, name, len(tensors), len(values))
-    shape = _shape(x.shape, x.stride(0), beta.numel(), threshold.numel(), torch.get_num_threads())
+    sequence = _sequence(
+        x.shape, x.stride(0), beta.numel(), threshold.numel(), torch.get_num_threads()
+    )
     pointers = [None if t is None else t.data_ptr() for t in tensors]
-    if function(shape, *pointers, *values):
+    if function(sequence, *pointers, *values):
         raise MemoryError("no memory for the state of a block of neurons")
 
 
 @cache
 def _function(library: ctypes.CDLL, name: str, pointers: int, values: int) -> Any:
-    """A function that takes a shape, pointers and numbers as Python has them: without objects of
-    `ctypes` made for each, a call from cold caches took a third less.
+    """A function that takes a sequence, pointers and numbers as Python has them: without objects of
+    `ctypes` made for each, a call from cold caches took a fifth less.
     """
     function = getattr(library, name)
-    function.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * pointers]
+    function.argtypes = [ctypes.POINTER(_Sequence), *[ctypes.c_void_p] * pointers]
     function.argtypes += [ctypes.c_double] * values
     return function
 
 
 @lru_cache(maxsize=1024)
-def _shape(shape: torch.Size, x_step: int, betas: int, thresholds: int, threads: int) -> Any:
-    """`_Shape` of a sequence, made once for all that are alike."""
+def _sequence(shape: torch.Size, x_step: int, betas: int, thresholds: int, threads: int) -> Any:
+    """`_Sequence` of a sequence, made once for all that are alike."""
     channels, inner = shape[2:] if len(shape) == 4 else (1, 1)
     n = math.prod(shape[1:])
-    return ctypes.pointer(_Shape(shape[0], n, x_step, channels, inner, betas, thresholds, threads))
+    return ctypes.pointer(
+        _Sequence(shape[0], n, x_step, channels, inner, betas, thresholds, threads)
+    )

@@ -16,16 +16,16 @@ typedef struct {
   int64_t steps, n, x_step, channels, inner; /* x_step: n, or 0 */
   int64_t betas, thresholds;                 /* how many: 1 or `channels` */
   int64_t threads;
-} shape;
+} sequence;
 
 /* Neurons of a block that keeps `rows` numbers of each. */
-static int64_t lanes_of(int64_t rows) {
+static int64_t block_of(int64_t rows) {
   const int64_t lanes = MOST_BYTES / (rows * (int64_t)sizeof(real)) / 64 * 64;
   return lanes < 64 ? 64 : lanes > MOST_LANES ? MOST_LANES : lanes;
 }
 
 /* The value of each neuron of a block; one that all share is there once `ready`. */
-static void spread(real *lanes, const real *values, int64_t count, const shape *s, int64_t start,
+static void fill(real *lanes, const real *values, int64_t count, const sequence *s, int64_t start,
                    int64_t n, int ready) {
   if (count > 1) {
     RUNS(s, start, n)
@@ -37,9 +37,9 @@ static void spread(real *lanes, const real *values, int64_t count, const shape *
 
 /* Both return 0, or 1 if there is no memory. */
 
-int forward(const shape *s, const stored *x, const real *betas, const real *thresholds,
+int forward(const sequence *s, const stored *x, const real *betas, const real *thresholds,
             stored *spikes, real *potential) {
-  const int64_t lanes = lanes_of(3 + STEPS);
+  const int64_t lanes = block_of(3 + STEPS);
   const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
@@ -54,8 +54,8 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
       real *const states = memory + 2 * lanes;
       stored *const spike = (stored *)(states + lanes);
       const int64_t n = smaller(s->n - start, lanes);
-      spread(beta, betas, s->betas, s, start, n, ready);
-      spread(threshold, thresholds, s->thresholds, s, start, n, ready);
+      fill(beta, betas, s->betas, s, start, n, ready);
+      fill(threshold, thresholds, s->thresholds, s, start, n, ready);
       ready = 1;
       for (int64_t i = 0; i < n; i++) states[i] = 0;
       for (int64_t first = 0; first < s->steps; first += STEPS) {
@@ -90,10 +90,10 @@ int forward(const shape *s, const stored *x, const real *betas, const real *thre
 
 /* States at the start of each stretch come first; then, from the last one back, potentials and
    gradients of a stretch. */
-int backward(const shape *s, const stored *x, const real *betas, const real *thresholds,
+int backward(const sequence *s, const stored *x, const real *betas, const real *thresholds,
              const stored *d_spikes, const real *d_potential, stored *d_x, real *d_beta,
              real *d_threshold, double width, double root, double centre) {
-  const int64_t stretches = s->steps / STEPS, rows = 3 + stretches + STEPS, lanes = lanes_of(rows);
+  const int64_t stretches = s->steps / STEPS, rows = 3 + stretches + STEPS, lanes = block_of(rows);
   const int past = s->steps * s->n * (int64_t)sizeof(stored) > LARGE;
   int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
@@ -108,8 +108,8 @@ int backward(const shape *s, const stored *x, const real *betas, const real *thr
       real *const carried = memory + 2 * lanes, *const states = memory + 3 * lanes;
       stored *const out = (stored *)(states + stretches * lanes);
       const int64_t n = smaller(s->n - start, lanes);
-      spread(beta, betas, s->betas, s, start, n, ready);
-      spread(threshold, thresholds, s->thresholds, s, start, n, ready);
+      fill(beta, betas, s->betas, s, start, n, ready);
+      fill(threshold, thresholds, s->thresholds, s, start, n, ready);
       ready = 1;
       for (int64_t i = 0; i < n; i++) states[i] = carried[i] = 0;
 #if LEARNED
