@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp.export import to_qonnx
 from snntorch_stbp.export.c99.program import to_c99
+from snntorch_stbp.export.change import spikes_changed
 from snntorch_stbp.export.folder import to_folder
 from snntorch_stbp.export.nir.file import to_nir
-from snntorch_stbp.frozen import freeze
+from snntorch_stbp.frozen import Settings, freeze
 from snntorch_stbp.frozen.read import read_graph
 from snntorch_stbp.lowering import lower
 from snntorch_stbp.quant import Precision
+from snntorch_stbp.train.data.arrays import ArrayDataset
+from snntorch_stbp.train.measure import compare
+
+from .runs import make_config
 
 
 class Reused(nn.Module):
@@ -94,3 +100,28 @@ def test_other_files(net: nn.Module, samples: Tensor, tmp_path: Path) -> None:
     for agreement in done:
         assert agreement.differences == 0
         assert agreement.spikes > 0
+
+
+def test_spikes_of_every_call_are_compared_with_its_own(net: nn.Module) -> None:
+    """What rounding changed, as exports and `evaluate` tell it: by calls, not by modules."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    samples = images / 255
+    frozen = freeze(net, Settings(act_bits=4))
+    calls: list[Tensor] = []
+    neurons = (net.start, net.neuron)
+    handles = [n.register_forward_hook(lambda *seen: calls.append(seen[2])) for n in neurons]
+    net(samples)
+    for handle in handles:
+        handle.remove()
+    record: dict[str, Tensor] = {}
+    frozen(samples, record)
+    pairs = list(zip(calls, ("start", "neuron", "neuron#2"), strict=True))
+    differing = sum(int((spikes != record[name]).sum()) for spikes, name in pairs)
+    share = differing / sum(spikes.numel() for spikes in calls)
+    assert 0 < share == spikes_changed(frozen, samples)
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    data = ArrayDataset(images, torch.zeros(len(images), dtype=torch.long))
+    found = compare(fabric, net, frozen, make_config("digits"), data, len(images))
+    assert found["spikes_differ"] == pytest.approx(share)

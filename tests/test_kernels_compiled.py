@@ -34,6 +34,13 @@ def forgets() -> Iterator[None]:
 
 
 @pytest.fixture
+def cache(forgets: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "snntorch-stbp"
+
+
+@pytest.fixture
 def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise AssertionError("the fused neuron computed, not the compiled one")
@@ -127,35 +134,28 @@ def test_without_a_working_compiler_the_fused_neuron_computes(
 
 
 @needs_compiler
-@pytest.mark.usefixtures("forgets")
 def test_libraries_are_kept_where_only_the_user_can_write(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
-    folder = tmp_path / "snntorch-stbp"
-    kept = sorted(folder.iterdir())
+    kept = sorted(cache.iterdir())
     assert [file.suffix for file in kept] == [".so"]  # one: nothing is learned
-    assert folder.stat().st_mode & 0o077 == 0
+    assert cache.stat().st_mode & 0o077 == 0
 
     native.library.cache_clear()
     monkeypatch.setattr(native, "_run", lambda command: pytest.fail("compiled again"))
     compare(stbp.Leaky().double(), sequence(3, 2, 5), backend="compiled")
-    assert sorted(folder.iterdir()) == kept
+    assert sorted(cache.iterdir()) == kept
 
     native._cache_folder.cache_clear()
-    os.chmod(folder, 0o777)
-    assert native._cache_folder() != folder
+    os.chmod(cache, 0o777)
+    assert native._cache_folder() != cache
     native._cache_folder().rmdir()
 
 
 @needs_compiler
-@pytest.mark.usefixtures("forgets")
-def test_a_damaged_library_is_compiled_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "snntorch-stbp").mkdir(mode=0o700)
+def test_a_damaged_library_is_compiled_again(cache: Path) -> None:
+    cache.mkdir(mode=0o700)
     built = native._build(str(native._compiler()), "bytes", [])
     built.write_bytes(b"")
     assert native._build(str(native._compiler()), "bytes", []) == built
@@ -166,11 +166,10 @@ def test_a_damaged_library_is_compiled_again(
 
 
 @needs_compiler
-@pytest.mark.usefixtures("forgets")
+@pytest.mark.usefixtures("cache")
 def test_what_cannot_be_loaded_is_compiled_once_more_and_left(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made: list[list[str]] = []
 
     def run(command: list[str]) -> None:

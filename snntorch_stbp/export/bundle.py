@@ -87,8 +87,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 if old.exists():
                     old.rename(place)
                 raise
-        if old.exists():
-            shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or error
         raise StbpError(f"cannot write the folder '{path}': {reason}.") from error

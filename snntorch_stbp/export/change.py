@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from ..frozen import FrozenNet
-from ..neuron import Leaky
 
 NOTED = 0.01
 """Share of spikes from which on what rounded currents change is told."""
@@ -26,21 +22,12 @@ def spikes_changed(net: FrozenNet, samples: Tensor) -> float:
         net: A frozen network.
         samples: Real inputs, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
     """
-    frozen: dict[str, Tensor] = {}
+    neurons = [stage.name for stage in net.graph.stages if stage.neuron is not None]
     differing = total = 0
-
-    def compare(name: str, _: Leaky, spikes: Tensor) -> None:
-        nonlocal differing, total
-        differing += int((frozen[name] != spikes).sum())
-        total += spikes.numel()
-
-    with ExitStack() as stack:
-        for stage in net.graph.stages:
-            if stage.neuron is not None:
-                hook = stage.neuron.register_spike_hook(partial(compare, stage.name))
-                stack.callback(hook.remove)
-        for part in samples.split(COMPARED, 1 if samples.dim() == 5 else 0):
-            frozen.clear()
-            net(part, frozen)
-            net.model(part)
+    for part in samples.split(COMPARED, 1 if samples.dim() == 5 else 0):
+        frozen: dict[str, Tensor] = {}
+        net(part, frozen)
+        trained = net.reading.run(part).spikes
+        differing += sum(int((frozen[name] != trained[name]).sum()) for name in neurons)
+        total += sum(trained[name].numel() for name in neurons)
     return differing / max(total, 1)

@@ -9,6 +9,7 @@ of it, and compared with the currents and spikes that the network had there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,14 @@ SHARE = 0.01
 
 TOLERANCE = 1e-3
 """Difference of a current that is rounding, in parts of the largest current of its stage."""
+
+
+class Ran(NamedTuple):
+    """What a network computed: currents and spikes `[T, B, ...]` by stage, and the record."""
+
+    currents: dict[str, Tensor]
+    spikes: dict[str, Tensor]
+    record: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Reading:
         x, modes = x.to(own.device, own.dtype), {m: m.training for m in self.model.modules()}
         try:
             with kernels.backend("loop"):
-                currents, values, record = self._watched(x)
+                currents, values, record = self.run(x)
                 values[INPUT] = self._input(x)
                 for stage in self.graph.stages:
                     self._stage(stage, currents, values, record)
@@ -57,8 +66,8 @@ class Reading:
             for module, training in modes.items():
                 module.training = training
 
-    def _watched(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """What the network computes: currents and spikes of every stage, and the record."""
+    def run(self, x: Tensor) -> Ran:
+        """What the network, put in evaluation mode, computes of real inputs."""
         names = {stage.neuron: stage.name for stage in reversed(self.graph.stages) if stage.neuron}
         calls: dict[str, int] = {}
         currents: dict[str, Tensor] = {}
@@ -72,7 +81,7 @@ class Reading:
 
         handles = [neuron.register_forward_hook(watch) for neuron in names]
         try:
-            return currents, values, self.model.eval()(x)
+            return Ran(currents, values, self.model.eval()(x))
         finally:
             for handle in handles:
                 handle.remove()

@@ -27,8 +27,7 @@ from . import compiles, native
 _log = logging.getLogger(__name__)
 
 LARGEST = 127
-"""Largest magnitude of inputs and weights: two products then fit the 16 bits in which AVX2 adds
-them."""
+"""Largest magnitude of inputs and weights: AVX2 adds two products in 16 bits, which they fit."""
 DIVISORS = (1, 4, 16)
 """Of what inputs may be multiples: spikes and sums of them, averages of 2x2 and of 4x4."""
 MOST_SUMMED = (2**31 - 1) // LARGEST**2

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from .. import __version__, zoo
 from ..errors import StbpError, UsageError, suggest
 from . import bits_file, catalog
+from .field_types import check_types
 
 Bits = int | Literal["ternary"] | None
 
@@ -292,23 +292,7 @@ class RunConfig:
             values["augment"] = tuple(values["augment"])
             values["teacher"] = _several(values.get("teacher"))  # of one or none, earlier
             config = cls(**values)
-            for name, hint in get_type_hints(cls).items():
-                _check_type(name, getattr(config, name), hint)
+            check_types(config)
             return config
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise StbpError(f"this is not the configuration of a run ({error}).") from error
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuse a field that JSON gave another type."""
-    kinds = tuple(str if get_origin(k) is Literal else get_origin(k) or k for k in _kinds(hint))
-    if float in kinds:
-        kinds += (int,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise TypeError(f"'{name}' is {value!r:.40}")
-    if isinstance(value, tuple) and not all(isinstance(entry, str) for entry in value):
-        raise TypeError(f"'{name}' holds {value!r:.40}")
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)

@@ -148,7 +148,10 @@ def _compared(net: nn.Module, stages: dict[str, Tensor]) -> Iterator[list[Tensor
     }
 
     def note(layer: nn.Module, spikes: Tensor) -> None:
-        differing = (stages[names[layer]] != spikes).sum()
+        name, use = names[layer], 1
+        while name not in stages and use <= len(stages):  # it was called before
+            name, use = f"{names[layer]}#{use + 1}", use + 1
+        differing = (stages.pop(name) != spikes).sum()
         found.append(torch.stack([differing, torch.full_like(differing, spikes.numel())]))
 
     with watched(names, note):
