@@ -17,9 +17,9 @@ import torch
 
 from snntorch_stbp import zoo
 from snntorch_stbp.errors import StbpError, UsageError
-from snntorch_stbp.export import bundle
 from snntorch_stbp.export.c99 import to_c99
 from snntorch_stbp.export.folder import load_folder, to_folder
+from snntorch_stbp.frozen import inputs
 from snntorch_stbp.lowering import FixedPointNet, lower, reference
 from snntorch_stbp.lowering.ranges import ranges
 
@@ -287,4 +287,4 @@ def test_nothing_is_left_behind_if_what_was_read_differs(
     ):
         to_folder(net, digits(4), tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
-    assert bundle.image_size(digits(4)) == (1, 8, 8)
+    assert inputs.size(digits(4)) == (1, 8, 8)

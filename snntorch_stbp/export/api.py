@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..errors import UsageError
 from ..files import atomic_write, check_file, claim
-from ..frozen import FrozenNet, Settings, freeze, image
+from ..frozen import FrozenNet, Settings, freeze, inputs
 from ..lowering import FixedPointNet
 from . import golden
 from .change import NOTED, spikes_changed
@@ -110,7 +110,7 @@ def to_qonnx(
             compute what the network computes; then no file is left behind.
     """
     _check(model, form, target, settings, as_trained)
-    image.check_samples(samples)
+    inputs.check_samples(samples)
     for name, value in (("batch", batch), ("vectors", vectors)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is a whole number from 1, not {value}.")
@@ -121,10 +121,10 @@ def to_qonnx(
     metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
     ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
-    net: Any = model if ready else freeze(model, settings)
+    net: Any = model if ready else freeze(model, settings, inputs.steps(samples))
     built, compute, compare = _built(net, samples, as_trained, options)
     changed = None if ready else _told(spikes_changed(net, samples))
-    axis = 1 if samples.dim() == 5 else 0
+    axis = inputs.batch_axis(samples)
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
     temporary = path.with_name(f".{path.name}.unverified")
@@ -187,7 +187,7 @@ def _built(
         StbpError: If the network computes something else than what is read of it.
     """
     if as_trained:
-        trained = TrainedNet(net)
+        trained = TrainedNet(net, inputs.steps(samples))
         trained.reading.check(samples)
         built = build(trained, _one(samples), parts=PARTS, **options)
         return built, trained.vectors, verify_trained
@@ -198,7 +198,7 @@ def _built(
 
 
 def _one(samples: Tensor) -> Tensor:
-    return samples[:, :1] if samples.dim() == 5 else samples[:1]
+    return samples.narrow(inputs.batch_axis(samples), 0, 1)
 
 
 def _with_onnxruntime(
@@ -213,7 +213,7 @@ def _with_onnxruntime(
 
     Of a graph as trained, every decision is judged once more, given the network's own before it.
     """
-    count = samples.shape[1 if samples.dim() == 5 else 0]
+    count = samples.shape[inputs.batch_axis(samples)]
     spikes = sum(
         prod(built.writer.shapes[name][1:])
         for steps in built.names.spikes.values()

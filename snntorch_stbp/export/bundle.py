@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import StbpError, UsageError
-from ..frozen import image
+from ..frozen import inputs
 from ..lowering import FixedPointNet
 from .golden import Golden
 from .verify import Agreement
@@ -93,11 +93,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise StbpError(f"cannot write the folder '{path}': {reason}.") from error
 
 
-def image_size(samples: torch.Tensor) -> tuple[int, ...]:
-    """`(C, H, W)` of images `[N, C, H, W]` or frames `[T, N, C, H, W]`."""
-    return tuple(samples.shape[-3:])
-
-
 def check_samples(net: FixedPointNet, samples: torch.Tensor) -> None:
     """Refuse samples that the network does not take, and a network that was not read right.
 
@@ -105,9 +100,8 @@ def check_samples(net: FixedPointNet, samples: torch.Tensor) -> None:
         UsageError: If there are none, one is not finite, or frames are not one per time step.
         StbpError: If the network computes something else than what was read of it.
     """
-    image.check_samples(samples)
-    if samples.dim() == 5 and len(samples) != net.num_steps:
-        raise UsageError(f"samples have {len(samples)} frames, the network {net.num_steps} steps.")
+    inputs.check_samples(samples)
+    inputs.check_steps(samples, net.num_steps)
     if net.reading is not None:
         net.reading.check(samples)
 

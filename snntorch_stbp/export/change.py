@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..frozen import FrozenNet
+from ..frozen import FrozenNet, inputs
 
 NOTED = 0.01
 """Share of spikes from which on what rounded currents change is told."""
@@ -24,7 +24,7 @@ def spikes_changed(net: FrozenNet, samples: Tensor) -> float:
     """
     neurons = [stage.name for stage in net.graph.stages if stage.neuron is not None]
     differing = total = 0
-    for part in samples.split(COMPARED, 1 if samples.dim() == 5 else 0):
+    for part in samples.split(COMPARED, inputs.batch_axis(samples)):
         frozen: dict[str, Tensor] = {}
         net(part, frozen)
         trained = net.reading.run(part).spikes

@@ -19,12 +19,13 @@ import torch
 
 from .. import __version__
 from ..files import atomic_write
+from ..frozen import inputs
 from ..lowering import FixedPointNet
 from ..lowering.layers import IntBranch, IntNeuron, IntPool, IntStage
 from ..lowering.ranges import Span, StageRange, ranges
 from . import golden
 from .array import Array
-from .bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
+from .bundle import Bundle, agree, check_free, check_samples, new_folder
 from .folder_reader import FORMAT, VERSION, load_folder
 from .shapes import Size, Sizes, sizes
 
@@ -61,9 +62,9 @@ def to_folder(
     path = Path(path)
     check_free(path, force, WROTE)
     check_samples(net, samples)
-    size = image_size(samples)
+    size = inputs.size(samples)
     with new_folder(path) as folder:
-        names = _write(net, size, folder, samples.dim() == 5, metadata or {})
+        names = _write(net, size, folder, inputs.in_time(samples), metadata or {})
         stored = golden.compute(net, samples)
         golden.save(stored, folder / "samples.npz")
         again = golden.compute(FixedPointNet(load_folder(folder)), samples)

@@ -56,7 +56,8 @@ def load_folder(path: str | Path) -> IntNetwork:
         image.value("scale", float), top.optional("votes", 1, 1 << 16),
         top.value("form", str), top.words("settings"),
     )  # fmt: skip
-    shapes = sizes(net, image.wholes("shape", 3, 1, 1 << 16))
+    dims = 1 if len(image.value("shape", list)) == 1 else 3
+    shapes = sizes(net, image.wholes("shape", dims, 1, 1 << 16))
     for entry, stage in zip(top.entries("stages"), stages, strict=True):
         _check_magnitude(entry, stage, net.input_bits)
     reach = ranges(net)

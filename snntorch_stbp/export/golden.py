@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..files import atomic_write
-from ..frozen import FrozenNet
+from ..frozen import FrozenNet, inputs
 from ..frozen.graph import inhibition
 from ..lowering import FixedPointNet, reference
 from .array import Array
@@ -36,7 +36,7 @@ def _of_integers(net: FixedPointNet, samples: torch.Tensor) -> Golden:
     record: reference.Record = {}
     scores = reference.run(net.integers, pixels, record)
     golden: Golden = {
-        "input": pixels.swapaxes(0, 1) if pixels.ndim == 5 else pixels,
+        "input": pixels.swapaxes(0, 1) if inputs.in_time(pixels) else pixels,
         "record": scores.astype(np.int32),
     }
     for stage in net.integers.stages:
@@ -62,7 +62,7 @@ def compute(net: FrozenNet | FixedPointNet, samples: torch.Tensor) -> Golden:
         scores = (scores * (neurons // votes)).round()
     integers = net.quantize_input(samples).to(torch.uint8)
     golden = {
-        "input": (integers.transpose(0, 1) if integers.dim() == 5 else integers).numpy(),
+        "input": (integers.transpose(0, 1) if inputs.in_time(integers) else integers).numpy(),
         "record": scores.numpy(),
     }
     for stage in net.stages:
@@ -83,7 +83,7 @@ def chunks(
     compute: Callable[[torch.Tensor], Golden], samples: torch.Tensor, size: int
 ) -> Iterator[Golden]:
     """What `compute` gives of `samples`, images or frames, `size` of them at a time."""
-    for part in samples.split(size, 1 if samples.dim() == 5 else 0):
+    for part in samples.split(size, inputs.batch_axis(samples)):
         yield compute(part)
 
 

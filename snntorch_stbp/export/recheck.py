@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import StbpError
-from ..frozen import FrozenNet
+from ..frozen import FrozenNet, inputs
 from ..lowering import FixedPointNet
 from . import golden
 from .folder import load_folder
@@ -76,8 +76,8 @@ def recheck(
     if isinstance(net, FrozenNet | FixedPointNet):
         compute, compare = partial(golden.compute, net), verify
     else:
-        compute, compare = TrainedNet(net).vectors, verify_trained
-    axis = 1 if samples.dim() == 5 else 0
+        compute, compare = TrainedNet(net, inputs.steps(samples)).vectors, verify_trained
+    axis = inputs.batch_axis(samples)
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors, count)))
     missing = [stage for stage in names.stages if f"spikes/{stage}" not in stored]

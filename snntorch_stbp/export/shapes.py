@@ -30,7 +30,7 @@ class Sizes:
 
 
 def sizes(net: IntNetwork, image: Size) -> Sizes:
-    """The sizes in `net` for images of the size `image`, `(C, H, W)`.
+    """The sizes in `net` for images of the size `image`, `(C, H, W)`, or features `(F,)`.
 
     Raises:
         StbpError: If a source is no earlier stage, or sizes do not fit; it names the stage.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StbpError
+from ..frozen import inputs
 from ..frozen.branches import affine
 from ..frozen.check import Reading
 from ..frozen.graph import INPUT, Branch, Graph, Stage
@@ -48,24 +49,21 @@ class TrainedNet:
 
     Args:
         model: A network of the modules of this package; it is put in evaluation mode.
+        num_steps: Time steps `T`, of a network without coding.
 
     Raises:
         StbpError: If the network does what export cannot follow.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, num_steps: int | None = None) -> None:
         self.model = model.eval()
         self.graph: Graph = read_graph(model)
+        self.num_steps: int = self.graph.run_for(num_steps)
         self.reading = Reading(model, self.graph)
         self.graph.refuse_neunorm("graphs as trained")
         self.stages = [TrainedStage(stage) for stage in self.graph.stages]
         if all(stage.neuron is None for stage in self.stages):
             raise StbpError("the network has no layers of neurons to export.")
-
-    @property
-    def num_steps(self) -> int:
-        """Time steps `T`."""
-        return self.graph.num_steps or 1
 
     @property
     def votes(self) -> int | None:
@@ -96,21 +94,20 @@ class TrainedNet:
         """
         record: dict[str, Tensor] = {}
         scores = self(samples, record).sum(0)
-        frames = samples.dim() == 5
+        frames = inputs.in_time(samples)
         votes = self.graph.votes
         if votes is not None:  # the graph counts votes, the network takes their mean
             scores = (scores * (record[self.stages[-1].stage.name].shape[-1] // votes)).round()
         vectors = {"input": samples.transpose(0, 1) if frames else samples, "record": scores}
-        steps = samples.shape[0] if frames else self.num_steps
         largest = self._largest_input(samples)
         for stage in self.graph.stages:
             current = _magnitude(stage, largest)
             if stage.neuron is None:
-                vectors["bound/record"] = ROUNDING * steps * current.max()
+                vectors["bound/record"] = ROUNDING * self.num_steps * current.max()
                 continue
             name = stage.name
             vectors |= _decisions(stage.neuron, name, record)
-            vectors[f"bound/{name}"] = ROUNDING * _potential(stage.neuron, current, steps)
+            vectors[f"bound/{name}"] = ROUNDING * _potential(stage.neuron, current, self.num_steps)
         vectors.setdefault("bound/record", torch.zeros(()))
         return {key: value.contiguous().numpy() for key, value in vectors.items()}
 

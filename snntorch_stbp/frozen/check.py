@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..errors import StbpError
 from ..neuron import Leaky
-from . import plain
+from . import inputs, plain
 from .graph import INPUT, Graph, Stage, inhibition
 
 SAMPLES = 4
@@ -52,7 +52,7 @@ class Reading:
         Raises:
             StbpError: If the network computes something else; it names the first such stage.
         """
-        axis = 1 if samples.dim() in (3, 5) else 0
+        axis = inputs.batch_axis(samples)
         x = samples.narrow(axis, 0, min(SAMPLES, samples.shape[axis]))
         own = next(self.model.parameters(), x)
         x, modes = x.to(own.device, own.dtype), {m: m.training for m in self.model.modules()}
@@ -91,7 +91,7 @@ class Reading:
         if self.graph.input_quant is not None:
             x = self.graph.input_quant(x)
             x = getattr(x, "value", x)
-        return x if x.dim() in (3, 5) else x.expand(self.graph.num_steps or 1, *x.shape)
+        return x if inputs.in_time(x) else x.expand(self.graph.run_for(None), *x.shape)
 
     def _stage(
         self, stage: Stage, currents: dict[str, Tensor], values: dict[str, Tensor], record: Tensor

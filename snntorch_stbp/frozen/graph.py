@@ -94,7 +94,7 @@ class Graph:
 
     Attributes:
         stages: The stages; the last one gives the record.
-        num_steps: Time steps `T`.
+        num_steps: Time steps `T`; `None` where nothing in the network says so.
         input_quant: Quantizer of the input, or `None` if the network has none.
         votes: Classes of a population vote over the last stage's spikes, or `None`.
     """
@@ -103,6 +103,30 @@ class Graph:
     num_steps: int | None = None
     input_quant: qnn.QuantIdentity | None = None
     votes: int | None = None
+
+    def run_for(self, num_steps: int | None) -> int:
+        """Settle the time steps `T`, on which the ranges of membranes depend.
+
+        Args:
+            num_steps: Of who uses the network; `None`: whatever the network says.
+
+        Raises:
+            StbpError: If neither says, or the two differ.
+        """
+        if num_steps is not None and num_steps < 1:
+            raise StbpError(f"a network runs for at least 1 time step, not {num_steps}.")
+        if num_steps is not None and self.num_steps not in (None, num_steps):
+            raise StbpError(
+                f"the network runs for {self.num_steps} time steps (its DirectCoding), "
+                f"not for {num_steps}."
+            )
+        self.num_steps = num_steps or self.num_steps
+        if self.num_steps is None:
+            raise StbpError(
+                "nothing says how many time steps the network runs for: give num_steps, or put a "
+                "DirectCoding in front of it (frames pass through)."
+            )
+        return self.num_steps
 
     def refuse_neunorm(self, what: str) -> None:
         """Raise StbpError where `what` has no counterpart of NeuNorm, if the network has one."""

@@ -28,7 +28,7 @@ from ..errors import StbpError
 from ..exact import exact_sums
 from ..kernels import int8
 from ..pooling import sum_pool2d
-from . import image
+from . import inputs
 from .branches import FrozenBranch, Source, weight_sum
 from .check import Reading
 from .fold import FrozenCurrent, Settings, fold_current
@@ -75,16 +75,20 @@ class FrozenNet(nn.Module):
     Args:
         model: A network of the modules of this package, in evaluation mode; it is kept.
         settings: Widths.
+        num_steps: Time steps `T`, of a network without coding.
 
     Raises:
         StbpError: If the network does what has no counterpart in this arithmetic.
     """
 
-    def __init__(self, model: nn.Module, settings: Settings | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, settings: Settings | None = None, num_steps: int | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings or Settings()
         self.graph: Graph = read_graph(model)
+        self.num_steps: int = self.graph.run_for(num_steps)
         self.reading = Reading(model, self.graph)
         if all(stage.neuron is None for stage in self.graph.stages):
             raise StbpError("the network has no layers of neurons to export.")
@@ -99,18 +103,13 @@ class FrozenNet(nn.Module):
     def input_bits(self) -> int:
         """Bits of the unsigned integers that enter."""
         quantizer = self.graph.input_quant
-        return image.BITS if quantizer is None else int(quantizer.act_quant.bit_width())
+        return inputs.BITS if quantizer is None else int(quantizer.act_quant.bit_width())
 
     @property
     def input_scale(self) -> float:
         """Value of one unit of the integer input."""
         quantizer = self.graph.input_quant
-        return image.SCALE if quantizer is None else float(quantizer.act_quant.scale())
-
-    @property
-    def num_steps(self) -> int:
-        """Time steps `T`."""
-        return self.graph.num_steps or 1
+        return inputs.SCALE if quantizer is None else float(quantizer.act_quant.scale())
 
     @property
     def votes(self) -> int | None:
@@ -177,32 +176,34 @@ class FrozenNet(nn.Module):
             StbpError: If it has values outside, which training did not clip.
         """
         if self.graph.input_quant is None:
-            image.check_range(x)
+            inputs.check_range(x)
         return round_ste(x / self.input_scale).clamp(0, 2**self.input_bits - 1)
 
     def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
         """The record `[T, B, classes]` of images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
 
         Args:
-            x: Real input, as the trained network takes it.
+            x: Real input, as the trained network takes it, also features `[B, F]`, `[T, B, F]`.
             record: If given, receives the spikes `[T, B, ...]` of every stage by name, the
                 membrane potentials under `NAME/membrane`, and of NeuNorm what it subtracts, in
                 integers, under `NAME/inhibition`.
+
+        Raises:
+            UsageError: If frames are more or fewer than `T`.
         """
+        inputs.check_steps(x, self.num_steps)
         with exact_sums(x.device):
             return self._forward(x.float(), record)  # training may hand over half precision
 
     def _forward(self, x: Tensor, record: dict[str, Tensor] | None) -> Tensor:
         stages = self._fold() if self.refolds else self.stages
         values = {INPUT: self.quantize_input(x)}
-        frames = x.dim() == 5 or (x.dim() == 3 and self.graph.num_steps is None)
-        steps = x.shape[0] if frames else self.num_steps
-        if not frames:
+        if not inputs.in_time(x):
             values[INPUT] = values[INPUT].unsqueeze(0)
         result = x
         for stage in stages:
             result = self._current(stage, values)
-            result = result.expand(steps, *result.shape[1:])
+            result = result.expand(self.num_steps, *result.shape[1:])
             if stage.neuron is None:
                 result = on_grid(result, torch.tensor(float(stage.readout_digits)))
                 continue
@@ -279,12 +280,15 @@ def _pooled(pool: Pool, x: Tensor) -> Tensor:
     return F.max_pool2d(x, size, stride, padding, pool.dilation)
 
 
-def freeze(model: nn.Module, settings: Settings | None = None) -> FrozenNet:
+def freeze(
+    model: nn.Module, settings: Settings | None = None, num_steps: int | None = None
+) -> FrozenNet:
     """`model` in deployment arithmetic: dyadic numbers that float32 holds exactly.
 
     Args:
         model: A trained network built from the modules of this package.
         settings: Widths; `Settings()` if `None`.
+        num_steps: Time steps `T`, of a network without coding, which takes frames alone.
 
     Returns:
         A module with the network's interface. Its spikes are equal in every runtime that computes
@@ -293,4 +297,4 @@ def freeze(model: nn.Module, settings: Settings | None = None) -> FrozenNet:
     Raises:
         StbpError: If the network does what has no counterpart in this arithmetic.
     """
-    return FrozenNet(model.eval(), settings)
+    return FrozenNet(model.eval(), settings, num_steps)

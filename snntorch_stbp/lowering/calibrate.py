@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..frozen import inputs
 from ..frozen.graph import Stage
 from . import reference
 from .fold import real_neuron, simple_stage
@@ -40,7 +41,7 @@ class Calibration:
     def __post_init__(self) -> None:
         self.values: dict[str, Ints] = {}
         if self.images is not None:
-            frames = self.images.ndim == 5
+            frames = inputs.in_time(self.images)
             self.values[INPUT] = self.images if frames else self.images[None]
 
     def stage(self, stage: Stage) -> IntStage:
@@ -79,7 +80,7 @@ class Calibration:
         return said | {f"changed/{name}": str(n) for name, n in self.changed.items()}
 
     def _steps(self, x: Any) -> Any:
-        frames = self.images is not None and self.images.ndim == 5
+        frames = self.images is not None and inputs.in_time(self.images)
         steps = len(self.values[INPUT]) if frames else self.budget.num_steps
         return np.broadcast_to(x, (steps, *x.shape[1:]))
 

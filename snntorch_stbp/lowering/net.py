@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..exact import exact_sums
-from ..frozen import FrozenNet, Settings, image
+from ..frozen import FrozenNet, Settings, inputs
 from ..frozen.check import Reading
 from ..frozen.graph import Graph
 from ..frozen.read import read_graph
@@ -38,6 +38,7 @@ def lower(
     bits: int = 24,
     multiplier_bits: int = 16,
     act_bits: int = 10,
+    num_steps: int | None = None,
 ) -> FixedPointNet:
     """A trained network as a network of integers.
 
@@ -53,6 +54,7 @@ def lower(
         bits: Largest magnitude is `2^bits`: 24 for float32 containers (graphs), 31 for int32.
         multiplier_bits: Most bits of a multiplier, with sign: 4 to 24.
         act_bits: Bits of input currents where only the membrane was quantized in training.
+        num_steps: Time steps `T`, of a network without coding; those of `samples` with frames.
 
     Raises:
         StbpError: If a layer has no counterpart in integers or does not fit the bits; the message
@@ -76,19 +78,22 @@ def lower(
         raise StbpError("the network has no layers of neurons to lower.")
     reading = Reading(model, graph)
     if samples is not None:
-        image.check_samples(samples)
+        inputs.check_samples(samples)
+        num_steps = num_steps or inputs.steps(samples)
+    steps = graph.run_for(num_steps)
+    if samples is not None:
+        inputs.check_steps(samples, steps)
         reading.check(samples)
     input_bits, input_scale = _input(graph)
-    steps = graph.num_steps or (samples.shape[0] if samples is not None else 1)
     budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
     quantized = any(stage.quantized for stage in graph.stages)
-    frozen = FrozenNet(model, Settings(act_bits=act_bits)).stages if quantized else []
+    frozen = FrozenNet(model, Settings(act_bits=act_bits), steps).stages if quantized else []
     calibration = None
     if form == "simple":
         if samples is not None and graph.input_quant is None:
-            image.check_range(samples)
-        inputs = None if samples is None else _integers(samples, input_bits, input_scale)
-        calibration = Calibration(budget, inputs, fraction)
+            inputs.check_range(samples)
+        pixels = None if samples is None else _integers(samples, input_bits, input_scale)
+        calibration = Calibration(budget, pixels, fraction)
     stages: list[IntStage] = []
     for index, stage in enumerate(graph.stages):
         if quantized:
@@ -111,7 +116,7 @@ def lower(
 def _input(graph: Graph) -> tuple[int, float]:
     """Bits and value of one unit of the integer input."""
     if graph.input_quant is None:
-        return image.BITS, image.SCALE
+        return inputs.BITS, inputs.SCALE
     quantizer = graph.input_quant.act_quant
     return int(quantizer.bit_width()), float(quantizer.scale())
 
@@ -191,7 +196,7 @@ class FixedPointNet(nn.Module):
             StbpError: If it has values outside, which training did not clip.
         """
         if not self.integers.clips:
-            image.check_range(x, self.input_bits, self.integers.input_scale)
+            inputs.check_range(x, self.input_bits, self.integers.input_scale)
         top = 2**self.integers.input_bits - 1
         return (x / self.integers.input_scale).round().clamp(0, top)
 
@@ -200,17 +205,21 @@ class FixedPointNet(nn.Module):
         """The record `[T, B, classes]` of images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
 
         Args:
-            x: Real input, as the trained network takes it.
+            x: Real input, as the trained network takes it, also features `[B, F]`, `[T, B, F]`.
             record: If given, receives the spikes `[T, B, ...]` of every stage by name, and the
                 membrane potentials, integers, under `NAME/membrane`.
+
+        Raises:
+            UsageError: If frames are more or fewer than `T`.
         """
+        inputs.check_steps(x, self.num_steps)
         with exact_sums(x.device):
             return self._forward(x, record)
 
     def _forward(self, x: Tensor, record: dict[str, Tensor] | None) -> Tensor:
         integers = self.quantize_input(x).to(self.dtype)
-        frames = integers if x.dim() == 5 else integers.unsqueeze(0)
-        steps = len(frames) if x.dim() == 5 else self.num_steps
+        frames = integers if inputs.in_time(x) else integers.unsqueeze(0)
+        steps = self.num_steps
         values = {INPUT: frames}
         result = frames
         for index, (stage, layer) in enumerate(zip(self.integers.stages, self.layers, strict=True)):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ..frozen import inputs
 from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntPool, Ints, IntStage
 
 Record = dict[str, Ints]
@@ -31,8 +32,8 @@ def run(net: IntNetwork, images: Ints, record: Record | None = None) -> Ints:
         The record `[N, K]` summed over time: currents in units of the last stage, spikes, or votes.
     """
     images = np.asarray(images, np.int64)
-    frames = images if images.ndim == 5 else images[None]
-    steps = len(images) if images.ndim == 5 else net.num_steps
+    frames = images if inputs.in_time(images) else images[None]
+    steps = len(images) if inputs.in_time(images) else net.num_steps
     values: dict[str, Ints] = {INPUT: frames}
     result = frames
     for stage in net.stages:

@@ -23,9 +23,10 @@ import torch
 from ... import __version__
 from ...errors import StbpError
 from ...files import atomic_write
+from ...frozen import inputs
 from ...lowering import FixedPointNet
 from .. import golden
-from ..bundle import Bundle, agree, check_free, check_samples, image_size, new_folder
+from ..bundle import Bundle, agree, check_free, check_samples, new_folder
 from ..golden import Golden
 from ..shapes import sizes
 from ..verify import Agreement
@@ -74,7 +75,7 @@ def to_c99(
     check_free(path, force, WROTE)
     check_samples(net, samples)
     words = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
-    text = header(net.integers, image_size(samples), samples.dim() == 5, words)
+    text = header(net.integers, inputs.size(samples), inputs.in_time(samples), words)
     agreement, vectors = _vectors(net, samples)
     content = (text.encode(), template("selftest.c").encode(), vectors)
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -115,10 +116,10 @@ def _vectors(net: FixedPointNet, samples: torch.Tensor) -> tuple[Agreement, byte
     of every sample its input as bytes, of every step and layer the spikes, 8 a byte, lowest bit
     first, filled up to whole bytes, and the record, 32 bits each.
     """
-    shapes = sizes(net.integers, image_size(samples)).values
+    shapes = sizes(net.integers, inputs.size(samples)).values
     names = [stage.name for stage in net.integers.stages if stage.neuron is not None]
     neurons = sum(prod(shapes[name]) for name in names)
-    axis = 1 if samples.dim() == 5 else 0
+    axis = inputs.batch_axis(samples)
     values = prod(samples.shape) // samples.shape[axis]
     parts = [b"SNNTEST1" + struct.pack("<III", samples.shape[axis], values, neurons)]
     agreement = Agreement(0, 0, 0)
@@ -133,7 +134,8 @@ def _vectors(net: FixedPointNet, samples: torch.Tensor) -> tuple[Agreement, byte
 def _bytes(stored: Golden, names: list[str]) -> bytes:
     """Golden vectors, sample by sample."""
     count = len(stored["record"])
-    images = np.moveaxis(stored["input"], -3, -1).reshape(count, -1)
+    images = stored["input"]
+    images = (np.moveaxis(images, -3, -1) if images.ndim >= 4 else images).reshape(count, -1)
     layers = [_packed(stored[f"spikes/{name}"]) for name in names]
     spikes = np.concatenate(layers, axis=2).reshape(count, -1)
     record = stored["record"].astype("<i4").view(np.uint8).reshape(count, -1)

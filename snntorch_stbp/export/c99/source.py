@@ -28,7 +28,7 @@ def header(net: IntNetwork, image: Size, frames: bool, metadata: dict[str, str])
 
     Args:
         net: The network.
-        image: Size of an image or frame, `(C, H, W)`.
+        image: Size of an image or frame, `(C, H, W)`, or of features, `(F,)`.
         frames: Whether there is a frame per step.
         metadata: Words for the comment at its head.
 

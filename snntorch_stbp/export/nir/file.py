@@ -24,7 +24,7 @@ from torch import nn
 from ... import __version__
 from ...errors import StbpError
 from ...files import check_file, claim
-from ...frozen import image
+from ...frozen import inputs
 from .. import golden
 from ..api import MOST_SAMPLES, MOST_SPIKES
 from ..array import Array
@@ -82,15 +82,15 @@ def to_nir(
         StbpError: If NIR cannot say what the network does, or the file does not compute it; then
             no file is left behind.
     """
-    image.check_samples(samples)
+    inputs.check_samples(samples)
     path = Path(path)
     check_file(path)
     files = (path, path.with_suffix(".samples.npz"))
     claim(files, force)
-    net = TrainedNet(model)
+    net = TrainedNet(model, inputs.steps(samples))
     with torch.no_grad():  # the graph takes inputs that are on the network's grid
         samples = samples if net.graph.input_quant is None else net.graph.input_quant(samples)
-    one = samples.narrow(1 if samples.dim() == 5 else 0, 0, 1)
+    one = samples.narrow(inputs.batch_axis(samples), 0, 1)
     facts = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     graph, built = build(net, one, facts)
     vectors = net.vectors(samples)
@@ -122,8 +122,8 @@ def to_nir(
 
 def _names(built: Built, samples: torch.Tensor, steps: int) -> Names:
     """What the verifier must know: the layers, and how many samples are run at a time."""
-    frames = samples.dim() == 5
-    steps, count = samples.shape[:2] if frames else (steps, len(samples))
+    frames = inputs.in_time(samples)
+    count = samples.shape[inputs.batch_axis(samples)]
     spikes = steps * sum(prod(built.shapes[node]) for node in built.stages.values())
     return Names(
         form="unrolled",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import StbpError
+from ...frozen import inputs
 from ...frozen.branches import affine
 from ...frozen.graph import INPUT, Branch, Pool, Stage, count, pair
 from ...neuron import Leaky
@@ -85,7 +86,7 @@ def build(net: TrainedNet, sample: Tensor, metadata: dict[str, str]) -> tuple[ni
     record: dict[str, Tensor] = {}
     scores = net(sample, record)
     built = Built()
-    shape = tuple(sample.shape[-3:])
+    shape = inputs.size(sample)
     built.stages[INPUT] = built.add("input", nir.Input(np.array(shape)), shape, ())
     sources: tuple[str, ...] = ()
     size: Shape = ()

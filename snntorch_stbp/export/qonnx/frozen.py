@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from ...frozen import FrozenNet
+from ...frozen import FrozenNet, inputs
 from ...frozen.graph import INPUT, inhibition
 from ...frozen.net import FrozenStage
 from ...lowering import FixedPointNet
@@ -122,9 +122,8 @@ class _Builder:
         parts: Parts,
     ) -> None:
         self.net, self.parts = net, parts
-        self.frames = sample.dim() == 5
-        steps = sample.shape[0] if self.frames else net.num_steps
-        self.page = Page(target, form, batch, steps, _sizes(net, sample))
+        self.frames = inputs.in_time(sample)
+        self.page = Page(target, form, batch, net.num_steps, _sizes(net, sample))
         self.neurons = {
             stage.stage.name: parts.neurons(self.page, stage)
             for stage in net.stages
@@ -232,7 +231,7 @@ def _sizes(
     record: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         final = net(sample, record)
-    sizes = {INPUT: tuple(sample.shape[-3:])}
+    sizes = {INPUT: inputs.size(sample)}
     for stage in net.stages:
         value = record.get(stage.stage.name, final)  # a readout of currents is no record entry
         sizes[stage.stage.name] = tuple(value.shape[2:])
