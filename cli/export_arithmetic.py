@@ -9,10 +9,10 @@ import click
 from torch import nn
 
 from snntorch_stbp.errors import StbpError
-from snntorch_stbp.export.change import NOTED
 from snntorch_stbp.export.qonnx import fixed
 from snntorch_stbp.export.qonnx.frozen import build
 from snntorch_stbp.frozen import Settings, freeze
+from snntorch_stbp.frozen.check import NOTED
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.data import examples
 from snntorch_stbp.train.evaluate import Trained

@@ -81,7 +81,7 @@ def check_new(files: Sequence[Path], force: bool) -> None:
         if file.name in OF_RUNS and file.with_name("config.json").exists():
             raise UsageError(f"'{file}' belongs to a run; give another name.")
     if there and not force:
-        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
+        raise UsageError(f"'{there[0]}' exists already; replace it with --force (force=True).")
 
 
 def claim(files: Sequence[Path], force: bool) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import snntorch_stbp as stbp
 from snntorch_stbp.export import to_qonnx
 from snntorch_stbp.export.c99.program import to_c99
-from snntorch_stbp.export.change import spikes_changed
 from snntorch_stbp.export.folder import to_folder
 from snntorch_stbp.export.nir.file import to_nir
 from snntorch_stbp.frozen import Settings, freeze
@@ -119,7 +118,7 @@ def test_spikes_of_every_call_are_compared_with_its_own(net: nn.Module) -> None:
     pairs = list(zip(calls, ("start", "neuron", "neuron#2"), strict=True))
     differing = sum(int((spikes != record[name]).sum()) for spikes, name in pairs)
     share = differing / sum(spikes.numel() for spikes in calls)
-    assert 0 < share == spikes_changed(frozen, samples)
+    assert 0 < share == frozen.reading.changed(frozen, samples)
 
     fabric = Fabric(accelerator="cpu", devices=1)
     data = ArrayDataset(images, torch.zeros(len(images), dtype=torch.long))

@@ -27,9 +27,10 @@ from .. import __version__
 from ..errors import UsageError
 from ..files import atomic_write, check_file, claim
 from ..frozen import FrozenNet, Settings, freeze, inputs
+from ..frozen.check import NOTED
 from ..lowering import FixedPointNet
+from ..lowering.fold import has_exact_form
 from . import golden
-from .change import NOTED, spikes_changed
 from .qonnx import fixed
 from .qonnx.as_trained import PARTS
 from .qonnx.frozen import FROZEN, Built, build
@@ -54,8 +55,9 @@ class Exported:
         agreement: What was compared with QONNX's executor and found equal.
         onnxruntime: What was compared with onnxruntime and found equal.
         nodes: Number of nodes of the graph.
-        changed: Share in [0, 1] of the spikes of the samples that rounding the currents of the
-            network changed; `None` where it came ready, or is written as it was trained.
+        changed: Share in [0, 1] of the spikes of the samples (of all neurons at all steps,
+            silent or not) that rounding the currents of the network changed; of a network of
+            integers what `lower` found, if it had samples; else `None`.
     """
 
     path: Path
@@ -123,7 +125,7 @@ def to_qonnx(
     ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
     net: Any = model if ready else freeze(model, settings, inputs.steps(samples))
     built, compute, compare = _built(net, samples, as_trained, options)
-    changed = None if ready else _told(spikes_changed(net, samples))
+    changed = getattr(net, "changed", None) if ready else _told(net, samples)
     axis = inputs.batch_axis(samples)
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
@@ -167,13 +169,17 @@ def _files(path: Path, form: str, target: str) -> list[Path]:
     return files + [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
 
 
-def _told(changed: float) -> float:
-    """`changed`, once it is known to whom it should be."""
+def _told(net: FrozenNet, samples: Tensor) -> float:
+    """The share of spikes that rounded currents change, once whom it concerns knows of it."""
+    changed = net.reading.changed(net, samples)
     if changed > NOTED:
         _log.warning(
             "rounded currents change %.2f %% of the spikes of these samples; "
-            "to_qonnx(lower(model), ...) rounds none",
+            "to_qonnx(lower(%s), ...) rounds none",
             100 * changed,
+            "model"
+            if all(map(has_exact_form, net.graph.stages))
+            else 'model, form="simple", samples=samples',
         )
     return changed
 

@@ -55,7 +55,7 @@ def check_free(path: Path, force: bool, wrote: str) -> None:
     if not path.is_dir():
         raise UsageError(f"'{path}' is a file; give the name of a folder.")
     if not force:
-        raise UsageError(f"'{path}' exists already; replace it with --force.")
+        raise UsageError(f"'{path}' exists already; replace it with --force (force=True).")
     for file in sorted(path.iterdir()):
         if not re.fullmatch(wrote, file.name) or file.is_dir():
             raise UsageError(
@@ -97,9 +97,15 @@ def check_samples(net: FixedPointNet, samples: torch.Tensor) -> None:
     """Refuse samples that the network does not take, and a network that was not read right.
 
     Raises:
-        UsageError: If there are none, one is not finite, or frames are not one per time step.
+        UsageError: If the network is not one of integers, there are no samples, one is not
+            finite, or frames are not one per time step.
         StbpError: If the network computes something else than what was read of it.
     """
+    if not isinstance(net, FixedPointNet):
+        raise UsageError(
+            f"folders and C hold networks of integers, not a {type(net).__name__}: give "
+            f"lower(model), of a trained network."
+        )
     inputs.check_samples(samples)
     inputs.check_steps(samples, net.num_steps)
     if net.reading is not None:

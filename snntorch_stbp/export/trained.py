@@ -82,7 +82,7 @@ class TrainedNet:
                 behind its own), all `[T, B, ...]`.
         """
         with _watch(self.model, {} if record is None else record):
-            return self.model(x)
+            return self.model(self.reading.own(x))
 
     @torch.no_grad()
     def vectors(self, samples: Tensor) -> Golden:

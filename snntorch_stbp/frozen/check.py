@@ -29,6 +29,12 @@ SHARE = 0.01
 TOLERANCE = 1e-3
 """Difference of a current that is rounding, in parts of the largest current of its stage."""
 
+NOTED = 0.01
+"""Share of spikes from which on what another arithmetic changes is told."""
+
+COMPARED = 32
+"""Samples whose spikes are compared at a time: those of all layers are in memory together."""
+
 
 class Ran(NamedTuple):
     """What a network computed: currents and spikes `[T, B, ...]` by stage, and the record."""
@@ -53,9 +59,8 @@ class Reading:
             StbpError: If the network computes something else; it names the first such stage.
         """
         axis = inputs.batch_axis(samples)
-        x = samples.narrow(axis, 0, min(SAMPLES, samples.shape[axis]))
-        own = next(self.model.parameters(), x)
-        x, modes = x.to(own.device, own.dtype), {m: m.training for m in self.model.modules()}
+        x = self.own(samples.narrow(axis, 0, min(SAMPLES, samples.shape[axis])))
+        modes = {m: m.training for m in self.model.modules()}
         try:
             with kernels.backend("loop"):
                 currents, values, record = self.run(x)
@@ -81,10 +86,36 @@ class Reading:
 
         handles = [neuron.register_forward_hook(watch) for neuron in names]
         try:
-            return Ran(currents, values, self.model.eval()(x))
+            return Ran(currents, values, self.model.eval()(self.own(x)))
         finally:
             for handle in handles:
                 handle.remove()
+
+    @torch.no_grad()
+    def changed(self, net: nn.Module, samples: Tensor) -> float:
+        """Share in [0, 1] of the spikes of `samples` that differ in `net`, made of the network.
+
+        All neurons count, at every step, whether they spike or not.
+
+        Args:
+            net: Takes a real input and a record, as `FrozenNet` does.
+            samples: Real inputs.
+        """
+        neurons = [stage.name for stage in self.graph.stages if stage.neuron is not None]
+        differing = total = 0
+        for part in samples.split(COMPARED, inputs.batch_axis(samples)):
+            record: dict[str, Tensor] = {}
+            net(part, record)
+            trained = self.run(part).spikes
+            pairs = [(record[name], trained[name].to(record[name].device)) for name in neurons]
+            differing += sum(int((ours != own).sum()) for ours, own in pairs)
+            total += sum(own.numel() for _, own in pairs)
+        return differing / max(total, 1)
+
+    def own(self, x: Tensor) -> Tensor:
+        """`x` where the network is, in its type."""
+        own = next(self.model.parameters(), x)
+        return x.to(own.device, own.dtype)
 
     def _input(self, x: Tensor) -> Tensor:
         """The sequence that enters the first layer."""

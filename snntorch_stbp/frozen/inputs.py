@@ -77,6 +77,8 @@ def check_range(x: Tensor, bits: int = BITS, scale: float = SCALE) -> None:
     Raises:
         StbpError: If a value lies outside, by more than half a unit.
     """
+    if not x.numel():
+        return
     low, high = (float(end) for end in x.detach().aminmax())
     most = (2**bits - 1) * scale
     if low < -scale / 2 or high > most + scale / 2:

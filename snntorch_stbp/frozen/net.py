@@ -119,7 +119,7 @@ class FrozenNet(nn.Module):
     def refold(self) -> None:
         """Take the numbers from the network's parameters as they are now."""
         with torch.no_grad():
-            self.stages = self._fold()
+            self.stages = _of_stages(self._fold(), Tensor.float)  # exact, of a network in float64
             self.packed = {
                 (stage.stage.name, number): int8.pack(frozen.weight, None, _geometry(branch))
                 for stage in self.stages
@@ -130,10 +130,7 @@ class FrozenNet(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNet:
         """Move the numbers along with the network."""
         super()._apply(fn, recurse)
-        self.stages = [
-            FrozenStage(s.stage, *(_mapped(v, fn) for v in (s.current, s.neuron, s.inhibition)))
-            for s in self.stages
-        ]
+        self.stages = _of_stages(self.stages, fn)
         return self
 
     def _fold(self) -> list[FrozenStage]:
@@ -232,6 +229,14 @@ class FrozenNet(nn.Module):
             total = term if total is None else total + term
         assert total is not None
         return total + per_channel(stage.current.bias, total)
+
+
+def _of_stages(stages: list[FrozenStage], fn: Callable[[Tensor], Tensor]) -> list[FrozenStage]:
+    """`stages` with `fn` applied to all their numbers."""
+    return [
+        FrozenStage(s.stage, *(_mapped(v, fn) for v in (s.current, s.neuron, s.inhibition)))
+        for s in stages
+    ]
 
 
 def _mapped(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import brevitas.nn as qnn
+import snntorch
 import torch
 from torch import fx, nn
 
@@ -155,9 +156,16 @@ class _Reader:
                 )
             return self._flatten(value)
         branches = self._operand(name, layer, value)
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            return self._norm(name, layer, value)
+        if type(layer) is snntorch.Leaky:
+            raise StbpError(
+                f"'{name}' is snnTorch's Leaky: turn the network into one of these modules first, "
+                f"with snntorch_stbp.convert(model, example)."
+            )
         if isinstance(layer, Pool) and branches[0].layer is not None:
             return (self._pooled(name, layer, self._single(name, layer, value)),)
-        if branches[0].layer is not None:
+        if branches[0].layer is not None and isinstance(layer, Layer):
             raise StbpError(
                 f"'{name}' ({type(layer).__name__}) follows '{branches[0].name}' without a neuron "
                 f"between them; put a Leaky there."

@@ -1,4 +1,8 @@
-"""The simple form's fractional bits: the fewest that change no spike of the calibration data."""
+"""The simple form's digits: the fewest that change no spike of the calibration data.
+
+They are those of a membrane behind its current's, and those of a decay that is no whole number of
+them: the more of one, the fewer of the other fit.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import StbpError
 from ..frozen import inputs
 from ..frozen.graph import Stage
 from . import reference
-from .fold import real_neuron, simple_stage
-from .layers import INPUT, Ints, IntStage
+from .fold import BETA_DIGITS, real_neuron, simple_stage, whole_digits
+from .layers import INPUT, IntBranch, Ints, IntStage
 from .terms import Budget, terms
 
 MOST_FRACTION = 20
 
+FEWEST_DIGITS, MOST_DIGITS = 4, 16
+"""Binary digits that are tried of a decay that is rounded."""
+
+PATIENCE = 6
+"""Digits more that are tried, where there are two kinds, without a spike fewer that changes."""
+
 
 @dataclass
 class Calibration:
-    """Chooses the fractional bits of one stage after the other.
+    """Chooses the digits of one stage after the other.
 
     The spikes to keep are those of the same integer sums in float64, with the decay, threshold,
     normalisation and bias as trained; every stage is driven by those of the stages before it.
@@ -40,6 +51,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         self.values: dict[str, Ints] = {}
+        self.sums: dict[int, tuple[Ints | None, Ints]] = {}
         if self.images is not None:
             frames = inputs.in_time(self.images)
             self.values[INPUT] = self.images if frames else self.images[None]
@@ -50,28 +62,53 @@ class Calibration:
         Raises:
             StbpError: If not even whole numbers fit.
         """
-        if self.images is None:
-            assert self.fraction is not None
-            for fraction in range(self.fraction, -1, -1):
-                built = simple_stage(stage, self.budget, fraction)
-                if built is not None:
-                    self.chosen[stage.name] = fraction
-                    return built
+        assert stage.neuron is not None
+        whole = whole_digits(real_neuron(stage.neuron).beta)
+        if self.images is not None:
+            least, most = (FEWEST_DIGITS, MOST_DIGITS) if whole is None else (whole, whole)
+            return self._calibrated(stage, range(least, most + 1))
+        assert self.fraction is not None
+        for fraction in range(self.fraction, -1, -1):
+            try:
+                built = simple_stage(
+                    stage, self.budget, fraction, BETA_DIGITS if whole is None else whole
+                )
+            except StbpError:
+                if fraction == 0:
+                    raise
+                continue
+            self.chosen[stage.name] = fraction
+            return built
+        raise AssertionError
+
+    def _calibrated(self, stage: Stage, leaks: range) -> IntStage:
+        """The stage with the fewest digits among those that change the fewest spikes.
+
+        Raises:
+            StbpError: If not even the fewest fit.
+        """
         wanted = self._wanted(stage)
         self.values[stage.name] = wanted
-        best: IntStage | None = None
-        least = -1
-        for fraction in range(MOST_FRACTION + 1):
-            built = simple_stage(stage, self.budget, fraction)
-            if built is None:
+        best, least, level = simple_stage(stage, self.budget, 0, leaks.start), wanted.size + 1, 0
+        too_many: list[tuple[int, int]] = []
+        for digits, leak in sorted(
+            (f + leak - leaks.start, leak) for f in range(MOST_FRACTION + 1) for leak in leaks
+        ):
+            fraction = digits - leak + leaks.start
+            if least == 0 or (len(leaks) > 1 and digits > level + PATIENCE):
                 break
+            if any(fraction >= most and leak >= beside for most, beside in too_many):
+                continue
+            try:
+                built = simple_stage(stage, self.budget, fraction, leak)
+            except StbpError:
+                too_many.append((fraction, leak))
+                continue
             changed = int((self._spikes(built) != wanted).sum())
-            if best is None or changed < least:
-                best, least = built, changed
-                self.chosen[stage.name], self.changed[stage.name] = fraction, changed
-            if changed == 0:
-                break
-        assert best is not None
+            if changed < least:
+                best, least, level, self.chosen[stage.name] = built, changed, digits, fraction
+        self.changed[stage.name] = least
+        self.sums.clear()
         return best
 
     def words(self) -> dict[str, str]:
@@ -85,9 +122,17 @@ class Calibration:
         return np.broadcast_to(x, (steps, *x.shape[1:]))
 
     def _spikes(self, built: IntStage) -> Ints:
-        sums = [reference.accumulate(b, self.values[b.source]) for b in built.branches]
+        sums = [self._sums(number, branch) for number, branch in enumerate(built.branches)]
         assert built.neuron is not None
         return reference.integrate(built.neuron, self._steps(reference.current(built, sums)))[0]
+
+    def _sums(self, number: int, branch: IntBranch) -> Ints:
+        """Sums of a branch: those of before, where its weights are."""
+        known = self.sums.get(number)
+        if known is None or not np.array_equal(known[0], branch.weight):  # type: ignore[arg-type]
+            known = branch.weight, reference.accumulate(branch, self.values[branch.source])
+            self.sums[number] = known
+        return known[1]
 
     def _wanted(self, stage: Stage) -> Ints:
         """Spikes of the stage in float64."""

@@ -20,10 +20,11 @@ from .ranges import branch_range, stage_range
 from .terms import FLOAT_WEIGHT_BITS, TINY, Budget, Reals, join, terms
 
 BETA_DIGITS = 8
-"""Most binary digits behind the point of a decay."""
-
+"""Most binary digits behind the point of a decay that counts as whole."""
 COARSE = 2.0**-12
 """Error of a current, in thresholds, above which a stage gives its leak's digits to multipliers."""
+
+SIMPLE = 'the simple form (lower(form="simple", samples=...), --arithmetic simple)'
 
 ROOM_STEPS = 20
 """Steps of a search for the widest multipliers that fit."""
@@ -54,6 +55,19 @@ def whole_digits(beta: Reals) -> int | None:
     return None
 
 
+def _uneven(beta: Reals) -> float:
+    """The first decay that has more than `BETA_DIGITS` binary digits."""
+    return next(float(value) for value in beta if whole_digits(np.array([value])) is None)
+
+
+def has_exact_form(stage: Stage) -> bool:
+    """Whether a stage has thresholds by age, or none: no subtraction, and a decay of few digits."""
+    if stage.neuron is None or stage.quantized:
+        return True
+    neuron = real_neuron(stage.neuron)
+    return neuron.reset in ("zero", "none") and whole_digits(neuron.beta) is not None
+
+
 def exact_stage(stage: Stage, budget: Budget) -> IntStage:
     """The stage with thresholds by age: no number of it is rounded, if it has one branch.
 
@@ -70,14 +84,12 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
     if neuron.reset in ("subtract", "delayed"):
         raise StbpError(
             f"'{stage.name}' resets by subtraction, so its membrane depends on every spike before: "
-            f"the exact form needs reset to zero or none; use the simple form "
-            f"(--arithmetic simple)."
+            f"the exact form needs reset to zero or none; use {SIMPLE}."
         )
     if leak is None:
         raise StbpError(
-            f"the decay of '{stage.name}', {neuron.beta.flat[0]:g}, is no multiple of "
-            f"2^-{BETA_DIGITS}, which the exact form needs; use the simple form "
-            f"(--arithmetic simple), which rounds it."
+            f"the decay of '{stage.name}', {_uneven(neuron.beta):g}, is no multiple of "
+            f"2^-{BETA_DIGITS}, which the exact form needs; use {SIMPLE}, which rounds it."
         )
     beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
 
@@ -93,7 +105,7 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
                 IntNeuron(beta, leak, rounds, _integers(levels), neuron.reset), budget,
             )  # fmt: skip
 
-        remedy = "the simple form (--arithmetic simple), fewer weight bits or fewer time steps"
+        remedy = f"{SIMPLE}, fewer weight bits or fewer time steps"
         return _fit(stage, budget, finish, remedy)
 
     built = build(leak * (budget.num_steps - 1), False)
@@ -114,15 +126,16 @@ def _error(stage: Stage, built: IntStage, budget: Budget) -> float:
     return float((error / np.abs(real_neuron(stage.neuron).threshold)).mean())
 
 
-def simple_stage(stage: Stage, budget: Budget, fraction: int) -> IntStage | None:
+def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntStage:
     """The stage with one bias and one threshold, rounded once to `fraction` binary digits.
 
-    The leak rounds what it shifts out, half up. `None` if that many digits do not fit.
+    The decay is rounded to `leak` digits; what the leak shifts out, half up.
+
+    Raises:
+        StbpError: If that many digits do not fit.
     """
     assert stage.neuron is not None
     neuron = real_neuron(stage.neuron)
-    exact = whole_digits(neuron.beta)
-    leak = BETA_DIGITS if exact is None else exact
     beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
 
     def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
@@ -132,12 +145,7 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int) -> IntStage | None
         built = IntNeuron(beta, leak, True, _integers(theta), neuron.reset)
         return _stage(stage, branches, fraction, bias, grid, built, budget)
 
-    try:
-        return _fit(stage, budget, finish, "fewer weight bits")
-    except StbpError:
-        if fraction == 0:
-            raise
-        return None
+    return _fit(stage, budget, finish, "fewer weight bits")
 
 
 def readout_stage(stage: Stage, budget: Budget) -> IntStage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..frozen import FrozenNet, Settings, inputs
-from ..frozen.check import Reading
+from ..frozen.check import NOTED, Reading
 from ..frozen.graph import Graph
 from ..frozen.read import read_graph
 from ..kernels import int8
@@ -27,6 +28,8 @@ from .ranges import FLOAT32, StageRange, ranges
 from .terms import Budget
 
 Form = Literal["exact", "simple"]
+
+_log = logging.getLogger(__name__)
 
 
 def lower(
@@ -55,6 +58,10 @@ def lower(
         multiplier_bits: Most bits of a multiplier, with sign: 4 to 24.
         act_bits: Bits of input currents where only the membrane was quantized in training.
         num_steps: Time steps `T`, of a network without coding; those of `samples` with frames.
+
+    Returns:
+        The network. What it changes of the spikes of `samples` is its `changed`; more than 1 % is
+        logged.
 
     Raises:
         StbpError: If a layer has no counterpart in integers or does not fit the bits; the message
@@ -110,7 +117,18 @@ def lower(
         "quantized" if quantized else form,
         {} if calibration is None else calibration.words(), graph.input_quant is not None,
     )  # fmt: skip
-    return FixedPointNet(net, reading)
+    fixed = FixedPointNet(net, reading)
+    if samples is not None:
+        fixed.changed = reading.changed(fixed, samples)
+        if fixed.changed > NOTED:
+            _log.warning(
+                "the network of integers changes %.2f %% of the spikes of these samples%s",
+                100 * fixed.changed,
+                f": within {bits} bits there is no room for more digits; C and folders take bits=30"
+                if bits < 30
+                else "",
+            )
+    return fixed
 
 
 def _input(graph: Graph) -> tuple[int, float]:
@@ -147,7 +165,13 @@ class FixedPointNet(nn.Module):
     Args:
         integers: The network.
         reading: The trained network that it was made of, which exports compare with what was read.
+
+    Attributes:
+        changed: Share in [0, 1] of the spikes of all neurons and steps, on the samples that `lower`
+            was given, that differ from the trained network's; `None` without samples.
     """
+
+    changed: float | None = None
 
     def __init__(self, integers: IntNetwork, reading: Reading | None = None) -> None:
         super().__init__()
