@@ -17,7 +17,7 @@ from . import kernels
 from .kernels import normed
 from .looking import recorded
 from .neuron import Leaky
-from .norm import _TDBatchNorm
+from .norm import TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d, _TDBatchNorm
 from .surrogate import Surrogate
 from .time import TimeDistributed
 
@@ -40,7 +40,8 @@ def fire(layer: TimeDistributed, neuron: Leaky, x: Tensor, added: Tensor | None 
         layer: Layer without state, and its normalisation.
         neuron: What it drives.
         x: Spikes, or an input, `[T, B, ...]`.
-        added: A second current, such as a shortcut's, in the shape of `layer(x)`.
+        added: A second current, such as a shortcut's, in the shape of `layer(x)`, or one that
+            broadcasts to it.
 
     Returns:
         Spikes in the shape of `layer(x)`.
@@ -77,6 +78,7 @@ def _plain(layer: TimeDistributed, neuron: Leaky, x: Tensor) -> bool:
     norm = layer.norm
     return (
         isinstance(norm, _TDBatchNorm)
+        and type(norm) in (TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d)
         and norm.affine
         and type(layer) is TimeDistributed
         and type(neuron) is Leaky
@@ -97,6 +99,8 @@ def _as_one(
 ) -> Tensor | None:
     """Normalisation and neuron as one operation, or `None` where there is none for them."""
     norm._check_input_dim(y[None] if repeats else y)
+    if not _alike(y, norm.weight, added):
+        return None
     added = None if added is None else added.to(y.dtype)
     kept = {} if norm.training or norm.prepared is None else norm.prepared
     kind = (neuron, y.dtype, repeats or len(y), repeats > 0, added is None)
@@ -111,6 +115,18 @@ def _as_one(
         statistics = (norm.running_mean, norm.running_var)
         kept[kind] = normed.prepare(y, added, statistics, *values, repeats)
     return neuron.finished(kept[kind](y, added), y.dtype)
+
+
+def _alike(y: Tensor, weight: Tensor, added: Tensor | None) -> bool:
+    """Whether nothing is broadcast, and nothing gets another type than that of `y`.
+
+    Parameters in float32 beside halves are as torch's normalisation takes them.
+    """
+    if weight.dtype not in (y.dtype, torch.float32) or y.dtype.itemsize > weight.dtype.itemsize:
+        return False
+    if added is None:
+        return True
+    return added.shape == y.shape and torch.result_type(y, added) == y.dtype
 
 
 def _values(
@@ -140,9 +156,13 @@ def _evaluates(norm: _TDBatchNorm, x: Tensor) -> bool:
 
 
 def _hooked(modules: Sequence[nn.Module]) -> bool:
-    """Whether a hook would see one of `modules` being called."""
+    """Whether a hook would see one of `modules` being called, or one has a `forward` of its own."""
     hooks = (
-        m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks
+        m._forward_pre_hooks
+        or m._forward_hooks
+        or m._backward_pre_hooks
+        or m._backward_hooks
+        or "forward" in m.__dict__
         for m in modules
     )
     return any(hooks) or any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS)

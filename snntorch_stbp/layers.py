@@ -9,12 +9,13 @@ from brevitas.quant_tensor import QuantTensor
 from torch import Tensor
 
 from .kernels import int8
+from .kernels.geometry import Geometry
 
 
 class _InBytes:
     """In front of a layer of Brevitas: spikes (and sums and averages of them) go to `int8`."""
 
-    geometry: int8.Geometry | None = None
+    geometry: Geometry | None = None
     covered = True
 
     def inner_forward_impl(
@@ -32,9 +33,9 @@ class QuantConv2d(_InBytes, qnn.QuantConv2d):
     """`brevitas.nn.QuantConv2d`; on a CPU what enters as spikes is computed by `kernels.int8`."""
 
     @property
-    def geometry(self) -> int8.Geometry:  # type: ignore[override]
+    def geometry(self) -> Geometry:  # type: ignore[override]
         """Stride, padding, dilation and groups, where `covered`."""
-        return int8.Geometry(self.stride, self.padding, self.dilation, self.groups)
+        return Geometry(self.stride, self.padding, self.dilation, self.groups)
 
     @property
     def covered(self) -> bool:  # type: ignore[override]

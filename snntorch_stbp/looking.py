@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,12 @@ def number(x: Tensor) -> float | None:
 
 
 class Ones:
-    """Whether all numbers of a tensor are 1; many, or on an accelerator, are not read every time.
+    """Whether all numbers of a tensor are 1; those on an accelerator are not read every time.
 
     A look waits for an accelerator. It is taken where a buffer is another than before, or its
     version: what changes `buffer.data` on an accelerator gets past that. Parameters, which are
-    often changed so (by averages, by clipping), are never said to be 1.
+    often changed so (by averages, by clipping), are never said to be 1. A copy knows nothing yet:
+    versions of copied tensors begin anew.
     """
 
     def __init__(self) -> None:
@@ -43,7 +46,15 @@ class Ones:
             return False
         if x.requires_grad or isinstance(x, nn.Parameter):
             return False
+        if x.is_cpu:
+            return bool((x == 1).all())
         if x is not self.tensor or x._version != self.version:
             self.answer = bool((x == 1).all())
             self.tensor, self.version = x, x._version
         return self.answer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ones:
+        return Ones()
+
+    def __reduce__(self) -> tuple[type[Ones], tuple[()]]:
+        return Ones, ()

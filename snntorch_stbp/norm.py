@@ -139,7 +139,11 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _normalize(self, x: Tensor, factor: float, running_var: Tensor | None) -> Tensor:
         """Normalise samples `[N, C, ...]`."""
         gain = self.gain.value
-        weight = self.weight * gain if self.affine else x.new_full((self.num_features,), gain)
+        if self.affine:
+            weight = self.weight * gain
+        else:  # beside halves in float32, as statistics are
+            exact = torch.promote_types(x.dtype, torch.float32)
+            weight = x.new_full((self.num_features,), gain, dtype=exact)
         return F.batch_norm(
             x,
             self.running_mean,

@@ -234,3 +234,53 @@ def test_networks_of_the_zoo_are_made_of_it(
     with kernels.backend("fused"):
         net.train()(torch.randn(2, 3, 32, 32))
     assert calls == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(1, 4, 6, 10, 10), (2, 1, 6, 10, 10), (2, 4, 6, 1, 1), (6, 1, 1), (1,)]
+)
+def test_a_second_current_that_broadcasts(shape: tuple[int, ...], training: bool) -> None:
+    layer, neuron = pair(threshold=0.4)
+    layer.train(training)
+    others, x, added = copy.deepcopy(layer), torch.randn(2, 4, 3, 10, 10), torch.randn(shape)
+    with torch.set_grad_enabled(training):
+        spikes, expected = firing.fire(layer, neuron, x, added), neuron(others(x) + added)
+    assert torch.equal(spikes, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(3, 4, 6, 10, 10), (4, 4, 6, 10, 10), (2, 4, 6, 5, 20)])
+def test_a_second_current_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    layer, neuron = pair()
+    with pytest.raises(RuntimeError, match="must match the size of tensor"):
+        firing.fire(layer, neuron, torch.randn(2, 4, 3, 10, 10), torch.zeros(shape))
+
+
+@needs_compiler
+def test_a_wider_second_current_is_not_rounded() -> None:
+    layer, neuron = pair(threshold=0.4)
+    x, added = torch.randn(2, 4, 3, 10, 10), torch.randn(2, 4, 6, 10, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        others = copy.deepcopy(layer)
+        spikes, expected = firing.fire(layer, neuron, x, added), neuron(others(x) + added)
+    assert spikes.dtype == expected.dtype == torch.float32
+    assert torch.equal(spikes, expected)
+    spikes = firing.fire(layer, neuron, x, added.double())
+    assert spikes.dtype == torch.float64
+
+
+@needs_compiler
+def test_a_forward_of_its_own_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(stbp.TDBatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 0
+
+    calls, x = count_fused(monkeypatch), torch.randn(2, 4, 3, 10, 10)
+    conv, neuron = nn.Conv2d(3, 6, 3, padding=1), stbp.Leaky(threshold=0.4)
+    assert firing.fire(stbp.TimeDistributed(conv, Silent(6)), neuron, x).sum() == 0
+    layer = stbp.TimeDistributed(conv, stbp.TDBatchNorm2d(6))
+    monkeypatch.setattr(layer.norm, "forward", torch.zeros_like)
+    assert firing.fire(layer, neuron, x).sum() == 0
+    assert not calls

@@ -18,11 +18,12 @@ import snntorch_stbp as stbp
 from snntorch_stbp import kernels, memory
 from snntorch_stbp.constant import constant
 from snntorch_stbp.kernels import int8
+from snntorch_stbp.kernels.geometry import MOST_SUMMED, PRODUCTS, Geometry
 from snntorch_stbp.quant import Bits
 
 from .nets import digits, make
 
-PADDED = int8.Geometry(padding=(1, 1))
+PADDED = Geometry(padding=(1, 1))
 TAKEN = "_ApplyBackward"
 WIDTHS: tuple[Bits, ...] = (1, "ternary", 2, 3, 4, 8)
 
@@ -33,12 +34,12 @@ in_bytes = pytest.mark.skipif(
 )
 
 
-def usual(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: int8.Geometry | None) -> Tensor:
+def usual(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry | None) -> Tensor:
     return F.linear(x, weight, bias) if geometry is None else F.conv2d(x, weight, bias, *geometry)
 
 
 def operands(
-    geometry: int8.Geometry | None = PADDED,
+    geometry: Geometry | None = PADDED,
     channels: int = 16,
     outputs: int = 32,
     kernel: tuple[int, int] = (3, 3),
@@ -75,7 +76,7 @@ def test_a_convolution_in_any_geometry_is_exact(
     stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int,
     kernel: tuple[int, int], channels: int, outputs: int, layout: torch.memory_format,
 ) -> None:  # fmt: skip
-    geometry = int8.Geometry(stride, padding, dilation, groups)
+    geometry = Geometry(stride, padding, dilation, groups)
     x, weight, scale, bias = operands(geometry, channels, outputs * groups, kernel, (26, 24))
     x = x.to(memory_format=layout)
     weight.requires_grad_()
@@ -88,9 +89,7 @@ def test_a_convolution_in_any_geometry_is_exact(
 @in_bytes
 @pytest.mark.parametrize("divisor", [1, 4, 16])
 @pytest.mark.parametrize("geometry", [None, PADDED])
-def test_averages_and_sums_of_spikes_are_exact(
-    geometry: int8.Geometry | None, divisor: int
-) -> None:
+def test_averages_and_sums_of_spikes_are_exact(geometry: Geometry | None, divisor: int) -> None:
     x, weight, scale, bias = operands(geometry, 32, 160, divisor=divisor, top=divisor)
     found = int8.apply(x, weight.requires_grad_(), scale, bias, geometry)
     assert taken(found)
@@ -103,8 +102,8 @@ def test_averages_and_sums_of_spikes_are_exact(
 
 @in_bytes
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("geometry", [None, int8.Geometry((2, 1), (1, 1), (1, 1), 2)])
-def test_the_gradient_is_that_of_the_usual_way(geometry: int8.Geometry | None, half: bool) -> None:
+@pytest.mark.parametrize("geometry", [None, Geometry((2, 1), (1, 1), (1, 1), 2)])
+def test_the_gradient_is_that_of_the_usual_way(geometry: Geometry | None, half: bool) -> None:
     x, weight, scale, bias = operands(geometry, 16, 256, size=(24, 16), divisor=4, top=4)
     if geometry is not None:  # as the results of layers in bytes lie
         x = x.to(memory_format=torch.channels_last)
@@ -136,7 +135,7 @@ def test_the_gradient_is_that_of_the_usual_way(geometry: int8.Geometry | None, h
 )
 @pytest.mark.parametrize("geometry", [None, PADDED])
 def test_what_is_no_byte_goes_the_usual_way(
-    geometry: int8.Geometry | None, spoil: Callable[[Tensor], Tensor]
+    geometry: Geometry | None, spoil: Callable[[Tensor], Tensor]
 ) -> None:
     x, weight, scale, bias = operands(geometry, 32, 160)
     x = spoil(x)
@@ -163,7 +162,7 @@ def test_processors_that_cannot_compute_as_before(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(int8, "_supported", lambda: False)
     y = int8.apply(x, weight.requires_grad_(), scale, bias, PADDED)
     assert not taken(y)
-    assert int8.pack(weight, scale, int8.Geometry()) is None
+    assert int8.pack(weight, scale, Geometry()) is None
 
 
 @in_bytes
@@ -218,7 +217,7 @@ def test_what_is_traced_for_another_format_has_standard_operators() -> None:
 
 @in_bytes
 @pytest.mark.parametrize("geometry", [None, PADDED])
-def test_packed_weights_can_be_copied_and_sent(geometry: int8.Geometry | None) -> None:
+def test_packed_weights_can_be_copied_and_sent(geometry: Geometry | None) -> None:
     x, weight, scale, bias = operands(geometry, 16, 160)
     packed = int8.pack(weight, scale, geometry)
     expected = int8.apply(x, weight, scale, bias, geometry, packed)
@@ -259,10 +258,10 @@ def test_saved_memory_changes_no_gradient(channels: int) -> None:
 
 
 @in_bytes
-@pytest.mark.parametrize("count", [int8.MOST_SUMMED, int8.MOST_SUMMED + 1])
+@pytest.mark.parametrize("count", [MOST_SUMMED, MOST_SUMMED + 1])
 def test_sums_beyond_32_bits_are_not_taken(count: int) -> None:
     """The largest bytes of the widest layer that is taken are summed exactly."""
-    layer = stbp.Precision(weight_bits=8).linear(count, int8.PRODUCTS, bias=False)
+    layer = stbp.Precision(weight_bits=8).linear(count, PRODUCTS, bias=False)
     nn.init.ones_(layer.weight)
     scale = layer.quant_weight().scale.detach()
     x = torch.full((1, count), 127.0)
@@ -271,3 +270,13 @@ def test_sums_beyond_32_bits_are_not_taken(count: int) -> None:
     levels = (layer.quant_weight().value / scale).round().double()
     expected = (x.double() @ levels.t()) * scale.reshape(-1).double()
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=0)
+
+
+@in_bytes
+@pytest.mark.parametrize("size", [(2, 9), (9, 2)])
+def test_a_kernel_larger_than_its_image_is_refused(size: tuple[int, int]) -> None:
+    """As torch refuses it: whatever the size of the batch, and the processor."""
+    layer = stbp.Precision(weight_bits=4).conv2d(16, 64, 3)
+    for count in (1, 600):
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+            layer(torch.ones(count, 16, *size))

@@ -1,6 +1,7 @@
 """What is known of parameters without looking at them: neurons notice every change of theirs."""
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -68,6 +69,22 @@ def test_a_factor_of_spikes_that_changes_is_applied():
     neuron = stbp.Leaky()
     spikes = neuron(x)
     neuron.graded_spikes_factor.fill_(0.5)
+    assert torch.equal(neuron(x), spikes / 2)
+
+
+def test_factors_of_spikes_that_change_are_applied():
+    """Several: through `data`, and in a copy, whose versions begin anew."""
+    x = torch.rand(3, 4, 2) + 1
+    neuron = stbp.Leaky(graded_spikes_factor=torch.ones(2))
+    factor = {**neuron.state_dict(), "graded_spikes_factor": torch.ones(2)}
+    for _ in range(2):
+        neuron.load_state_dict(factor)
+    spikes = neuron(x)
+    twin, pickled = copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))
+    for other in (twin, pickled):
+        other.load_state_dict({**factor, "graded_spikes_factor": torch.full((2,), 3.0)})
+        assert torch.equal(other(x), 3 * spikes)
+    neuron.graded_spikes_factor.data.fill_(0.5)
     assert torch.equal(neuron(x), spikes / 2)
 
 

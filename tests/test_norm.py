@@ -111,6 +111,19 @@ def test_without_affine_or_running_statistics() -> None:
     torch.testing.assert_close(plain(x), stbp.TDBatchNorm2d(3)(x).detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("track", [True, False])
+def test_halves_without_affine(track: bool, dtype: torch.dtype) -> None:
+    """As torch's own, with statistics in float32."""
+    x, options = torch.randn(2, 5, 3, 4, 4), {"affine": False, "track_running_stats": track}
+    norm, own = stbp.TDBatchNorm2d(3, threshold=1.0, **options), nn.BatchNorm2d(3, **options)
+    for training in (True, False):
+        found = norm.train(training)(x.to(dtype))
+        expected = own.train(training)(x.flatten(0, 1).to(dtype)).unflatten(0, (2, 5))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_conversion_to_synchronised_statistics_keeps_the_function(affine: bool) -> None:
     layer = nn.Conv2d(2, 3, 3, padding=1, bias=False)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..kernels import int8
+from ..kernels.geometry import Geometry
 from ..pooling import sum_pool2d
 from . import inputs
 from .branches import FrozenBranch, Source, weight_sum
@@ -268,13 +269,13 @@ def _accumulate(
     return x.unflatten(0, spikes.shape[:2])
 
 
-def _geometry(branch: Branch) -> int8.Geometry | None:
+def _geometry(branch: Branch) -> Geometry | None:
     """Of a branch's convolution; `None` of a linear layer."""
     layer = branch.layer
     if not isinstance(layer, nn.Conv2d):
         return None
     padding = pair(layer.padding)  # type: ignore[arg-type]
-    return int8.Geometry(pair(layer.stride), padding, pair(layer.dilation), layer.groups)
+    return Geometry(pair(layer.stride), padding, pair(layer.dilation), layer.groups)
 
 
 def _pooled(pool: Pool, x: Tensor) -> Tensor:

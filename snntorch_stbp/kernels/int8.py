@@ -12,8 +12,7 @@ import ctypes
 import logging
 from dataclasses import dataclass
 from functools import cache
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,28 +22,12 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..looking import recorded
 from . import compiles, native
+from .geometry import LARGEST, OUTPUTS, Geometry, outputs, reaches, worth
 
 _log = logging.getLogger(__name__)
 
-LARGEST = 127
-"""Largest magnitude of inputs and weights: AVX2 adds two products in 16 bits, which they fit."""
 DIVISORS = (1, 4, 16)
 """Of what inputs may be multiples: spikes and sums of them, averages of 2x2 and of 4x4."""
-MOST_SUMMED = (2**31 - 1) // LARGEST**2
-"""Products whose sum always fits 32 bits."""
-PRODUCTS = 120
-"""Products of every input, below which it does not pay to make it a byte."""
-OUTPUTS = 512
-"""Outputs of every weight, below which it does not pay to lay weights out for one pass."""
-
-
-class Geometry(NamedTuple):
-    """The last arguments of `F.conv2d`; height and width each."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +78,7 @@ def pack(weight: Tensor, scale: Tensor | None, geometry: Geometry | None) -> Pac
     """
     if not (weight.device.type == "cpu" and weight.dtype == torch.float32 and compiles()):
         return None
-    library = _library(weight.dtype) if _worth(weight, geometry) and _supported() else None
+    library = _library(weight.dtype) if worth(weight, geometry) and _supported() else None
     if library is None:
         return None
     scales = weight.new_ones(1) if scale is None else scale.detach()
@@ -199,25 +182,11 @@ def _fits(x: Tensor, weight: Tensor, geometry: Geometry | None, packed: Packed |
         and _result_type(x) in (torch.float32, torch.bfloat16)
         and not recorded()
         and compiles()
-        and (packed is not None or _outputs(x, geometry) >= OUTPUTS)
-        and _worth(weight, geometry)
+        and (packed is not None or outputs(x, geometry) >= OUTPUTS)
+        and worth(weight, geometry)
+        and reaches(x, weight, geometry)
         and _supported()
     )
-
-
-def _worth(weight: Tensor, geometry: Geometry | None) -> bool:
-    """Whether there is enough to multiply, and no more than 32 bits hold the sums of."""
-    if weight[0].numel() > MOST_SUMMED:
-        return False
-    if geometry is None:
-        return len(weight) >= PRODUCTS
-    products = len(weight) // geometry.groups * prod(weight.shape[2:])
-    return products >= PRODUCTS * prod(geometry.stride)
-
-
-def _outputs(x: Tensor, geometry: Geometry | None) -> float:
-    """About how many outputs a weight has a part in."""
-    return len(x) * prod(x.shape[2:]) / (1 if geometry is None else prod(geometry.stride))
 
 
 def _result_type(x: Tensor) -> torch.dtype:

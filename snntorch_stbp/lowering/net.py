@@ -18,6 +18,7 @@ from ..frozen.check import NOTED, Reading
 from ..frozen.graph import Graph
 from ..frozen.read import read_graph
 from ..kernels import int8
+from ..kernels.geometry import Geometry
 from ..pooling import sum_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
@@ -284,11 +285,11 @@ def _weight(index: int, number: int) -> str:
     return f"stage{index}_weight{number}"
 
 
-def _geometry(branch: IntBranch) -> int8.Geometry | None:
+def _geometry(branch: IntBranch) -> Geometry | None:
     """Of a branch's convolution; `None` of a linear layer."""
     if branch.weight is None or branch.weight.ndim != 4:
         return None
-    return int8.Geometry(branch.stride, branch.padding, branch.dilation, branch.groups)
+    return Geometry(branch.stride, branch.padding, branch.dilation, branch.groups)
 
 
 def _pooled(pool: IntPool, x: Tensor) -> Tensor:
