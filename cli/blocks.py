@@ -72,10 +72,13 @@ def end_block(result: Mapping[str, Any]) -> list[str]:
     """The lines that say how it went and what to type next."""
     best = f"{percent(result['best_val_accuracy'])} at epoch {result['best_epoch']}"
     if result.get("test_accuracy") is None:
-        lines = [
-            f"best accuracy on the test set: {best}",
-            "(it also chose the epoch: for an honest test leave out --validate-on-test)",
-        ]
+        if result.get("select") == "last":
+            lines = [f"accuracy on the test set: {best}, the last one"]
+        else:
+            lines = [
+                f"best accuracy on the test set: {best}",
+                "(it also chose the epoch: for an honest test leave out --validate-on-test)",
+            ]
     else:
         lines = [
             f"test accuracy: {percent(result['test_accuracy'])}",

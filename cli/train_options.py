@@ -190,5 +190,7 @@ def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
             "--refine-epochs leaves out mixup and what --augment does besides crop and flip: "
             "give either, or leave it out."
         )
+    if "val_fraction" in given and config.validate_on_test:
+        raise UsageError("--val-fraction holds images out, --validate-on-test none: leave one out.")
     if "spike_rate_weight" in given and config.spike_rate_target is None:
         raise UsageError("--spike-rate-weight needs a --spike-rate-target.")

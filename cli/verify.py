@@ -10,7 +10,7 @@ import click
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.run.rundir import RunDir
 
-from .export_text import MISSING, WIDER, counts, print_agreements
+from .export_text import MISSING, WIDER, counts, facts, print_agreements
 from .group import command, json_option
 from .params import Whole
 from .text import counter, to_json
@@ -53,6 +53,7 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
     from snntorch_stbp.train.evaluate import load_trained
 
     said = {} if path.is_dir() else metadata(path)
+    _check_same(path, said, facts(folder, folder.config))
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     if path.is_dir():
@@ -65,8 +66,8 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
         progress=None if as_json else counter("comparing sample"),
     )  # fmt: skip
     if as_json:
-        facts = counts(agreements[0]) | {"onnxruntime": counts(agreements[1])}
-        click.echo(to_json({"file": str(path), "arithmetic": said["arithmetic"], **facts}))
+        seen = counts(agreements[0]) | {"onnxruntime": counts(agreements[1])}
+        click.echo(to_json({"file": str(path), "arithmetic": said["arithmetic"], **seen}))
         return
     click.echo(f"{'graph':<10}{path} ({said['arithmetic']})")
     print_agreements(*agreements)
@@ -91,6 +92,16 @@ def _check_kind(path: Path) -> None:
             f"'{path}' is a NIR file, which `export` compares with its run when it writes it "
             f"(again with --force): {takes}."
         )
+
+
+def _check_same(path: Path, said: dict[str, str], own: dict[str, str]) -> None:
+    """Refuse a graph of another network than that of the run, by what it says of it."""
+    for name in ("model", "bits", "steps", "beta", "threshold"):
+        if said.get(name, own[name]) != own[name]:
+            raise StbpError(
+                f"'{path}' is of another network: it has {name} {said[name]}, that of the run "
+                f"{own[name]}."
+            )
 
 
 def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool) -> None:

@@ -2,13 +2,10 @@
 
 from dataclasses import replace
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from snntorch_stbp.cli import evaluate as evaluate_module
 from snntorch_stbp.cli import main
-from snntorch_stbp.errors import Interrupted, StbpError, UsageError
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.run.rundir import RunDir
 
@@ -124,6 +121,19 @@ def run(tmp_path):
             ["train", "resnet18", "--checkpoint-activations", "--frozen-aware", "--init-from", "x"],
             "checkpoint-activations is for the trained network's own blocks",
         ),
+        (
+            ["train", "resnet18", "--validate-on-test", "--val-fraction", "0.5"],
+            "--val-fraction holds images out, --validate-on-test none: leave one out.",
+        ),
+        (
+            ["train", "resnet18", "--num-nodes", "2"],
+            "--num-nodes 2 needs to know the other machines: start it on each of them with torchrun"
+            " or SLURM, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there.",
+        ),
+        (
+            ["train", "mnistnet", "--dataset", "digits", "--augment", "cutout:8"],
+            "cutout:8 leaves nothing of images of 8 pixels: give less than 8, or cutout alone.",
+        ),
         (["train", "resnet18", "--bit", "4"], "No such option"),
         (["evaluate"], "Missing argument 'RUN'"),
         (["models", "vgg12"], "'vgg12'"),
@@ -221,81 +231,9 @@ def test_a_resumed_run_keeps_its_configuration(run, args, sentence):
     assert sentence in fail("train", "--resume", str(run.path), *args)
 
 
-@pytest.fixture
-def failing(monkeypatch, run):
-    """A function that makes `evaluate` on a run raise an error and returns the result."""
-
-    def invoke(error: BaseException, *args: str, before: tuple[str, ...] = ()) -> object:
-        def raise_it(path: str) -> None:
-            raise error
-
-        monkeypatch.setattr(evaluate_module.RunDir, "open", raise_it)
-        return CliRunner().invoke(main, [*before, "evaluate", str(run.path), *args])
-
-    return invoke
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(StbpError("this is wrong."), 1), (UsageError("this is wrong."), 2)]
-)
-def test_an_error_is_one_line(failing, error, code):
-    result = failing(error)
-    assert (result.stderr, result.stdout) == ("Error: this is wrong.\n", "")
-    assert result.exit_code == code
-
-
-def test_an_interruption_was_reported_already(failing):
-    result = failing(Interrupted("stopped"))
-    assert (result.output, result.exit_code) == ("", 130)
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (ZeroDivisionError("by zero\nmore"), "ZeroDivisionError: by zero"),
-        (AssertionError(), "AssertionError"),
-        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
-        (MemoryError(), "out of memory; a smaller --batch-size needs less."),
-    ],
-)
-def test_an_unexpected_error_is_one_line_too(failing, error, sentence):
-    result = failing(error)
-    hint = " (run again with --debug for the traceback)"
-    assert (result.stderr, result.stdout) == (f"Error: {sentence}{hint}\n", "")
-    assert result.exit_code == 1
-
-
 @pytest.mark.parametrize("command", [["show"], ["inspect"], ["train", "--resume"], ["evaluate"]])
 def test_a_path_that_the_system_refuses_is_named(command):
     assert f"cannot use '{'x' * 300}" in fail(*command, "x" * 300, code=1)
-
-
-def test_a_file_of_the_run_that_cannot_be_opened_is_named(failing):
-    result = failing(IsADirectoryError(21, "Is a directory", "run/log.txt"))
-    assert result.stderr == "Error: cannot use 'run/log.txt': Is a directory.\n"
-    assert (result.stdout, result.exit_code) == ("", 1)
-
-
-@pytest.mark.parametrize("where", ["before", "after"])
-def test_debug_shows_the_traceback(failing, where):
-    error = ZeroDivisionError("by zero")
-    after = where == "after"
-    result = failing(error, "--debug") if after else failing(error, before=("--debug",))
-    assert "Traceback (most recent call last)" in result.stderr
-    assert result.stderr.endswith("Error: ZeroDivisionError: by zero\n")
-    assert result.exit_code == 1
-
-
-def test_other_processes_do_not_repeat_an_error(failing, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    result = failing(StbpError("this is wrong."))
-    assert (result.output, result.exit_code) == ("", 1)
-
-
-def test_a_click_error_inside_a_command_keeps_its_code(failing):
-    result = failing(click.UsageError("not so."))
-    assert result.stderr.endswith("Error: not so.\n")
-    assert result.exit_code == 2
 
 
 def test_options_that_agree_with_the_run_are_accepted(run):

@@ -168,6 +168,16 @@ def test_what_verify_does_not_take_is_said(run: str, tmp_path: Path) -> None:
         assert (code, output) == (1, f"Error: '{tmp_path / name}' {message}\n")
 
 
+def test_a_graph_of_another_network_is_said_to_be_one(graph: Path, tmp_path: Path) -> None:
+    """Before the arithmetic of the one is tried on the other."""
+    options = ("--bits", "4", "--epochs", "1", "--out", str(tmp_path), "--quiet")
+    code, other = call("train", "mnistnet_bn", *options)
+    assert code == 0, other
+    code, output = call("verify", str(graph), "--run", other.strip())
+    assert (code, output) == (1, f"Error: '{graph}' is of another network: it has bits 2, that of "
+                              f"the run 4.\n")  # fmt: skip
+
+
 def test_a_folder_is_verified_again(run: str, tmp_path: Path) -> None:
     path = tmp_path / "net"
     arguments = ("--fixed-point", "--format", "folder", "--output", str(path), "--verify", "2")

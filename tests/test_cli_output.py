@@ -130,6 +130,14 @@ def test_a_test_set_that_chose_the_checkpoint_is_not_called_a_test(capsys):
     assert "test accuracy:" not in shown
 
 
+def test_a_test_set_that_chose_nothing_is_not_said_to(capsys):
+    chosen = {"test_accuracy": None, "val_name": "test set", "select": "last"}
+    PlainReporter().finished({**RESULT, **chosen})
+    shown = capsys.readouterr().out
+    assert "accuracy on the test set: 98.61 % at epoch 2, the last one" in shown
+    assert "chose" not in shown
+
+
 @pytest.mark.parametrize("kind", [PlainReporter, TerminalReporter])
 def test_an_interruption_says_how_to_go_on(kind, capsys, monkeypatch):
     reporter = kind()

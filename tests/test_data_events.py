@@ -170,7 +170,7 @@ def test_data_sets_can_be_sent_to_spawned_workers(nmnist):
     assert torch.equal(pickle.loads(pickle.dumps(train))[0][0], train[0][0])
 
 
-def test_frames_are_kept_on_disk_and_survive_damage(nmnist):
+def test_frames_are_kept_on_disk_and_survive_damage(nmnist, monkeypatch):
     train = load("nmnist", data_dir=nmnist, num_steps=2, image_size=17).train
     first = train[0][0]
     kept = sorted((nmnist / "frames" / "nmnist-t2-17x17").rglob("*.npy"))
@@ -178,10 +178,55 @@ def test_frames_are_kept_on_disk_and_survive_damage(nmnist):
     for file in kept:
         file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(train[0][0], first)
-    for file in (nmnist / "NMNIST").rglob("*.bin"):
-        file.write_bytes(b"")
+    monkeypatch.setattr(events, "to_frames", None)  # nothing is read again
     assert torch.equal(train[0][0], first)
     assert not list(nmnist.rglob("*.part"))
+
+
+def test_frames_of_a_recording_that_changed_are_made_anew(nmnist):
+    def frames():
+        return load("nmnist", data_dir=nmnist, num_steps=2, validate_on_test=True).train[0][0]
+
+    file = nmnist / "NMNIST" / "Train" / "0" / "00000.bin"
+    assert frames().sum() == 200
+    write_atis(file, recording(0, count=100, duration=30000))
+    assert frames().sum() == 100
+    for seed in (8, 9):  # of the same length
+        write_atis(file, recording(seed, duration=300))
+        assert torch.equal(frames(), counted(recording(seed, duration=300), 2, 300, 34))
+
+
+def test_a_recording_that_was_cut_says_so(nmnist):
+    bundle = load("nmnist", data_dir=nmnist, num_steps=2, validate_on_test=True)
+    file = nmnist / "NMNIST" / "Train" / "1" / "00002.bin"
+    file.write_bytes(file.read_bytes()[:503])
+    with pytest.raises(StbpError, match="503 bytes are no whole number of 5-byte events"):
+        bundle.train[5]
+
+
+@pytest.mark.parametrize(
+    "stray", ["user1_led/._0.npy", ".ipynb_checkpoints/0.npy", "user1_led/a.npy"]
+)
+def test_what_is_no_recording_is_named(tmp_path, small, stray):
+    pytest.importorskip("tonic")
+    for part in ("ibmGestureTrain", "ibmGestureTest"):
+        place = tmp_path / "DVSGesture" / part / "user1_led"
+        place.mkdir(parents=True)
+        for label in range(4):
+            np.save(place / f"{label}.npy", np.zeros((5, 4)))
+    file = tmp_path / "DVSGesture" / "ibmGestureTest" / stray
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    hidden = stray.startswith(".") or "/." in stray
+    named = (
+        r"'.*\.(_0.npy|ipynb_checkpoints)' is none, remove it"
+        if hidden
+        else "take out what is none"
+    )
+    with pytest.raises(
+        StbpError, match=rf"ibmGestureTest is to hold recordings of dvsgesture: {named}"
+    ):
+        load("dvsgesture", data_dir=tmp_path)
 
 
 def test_an_unwritable_cache_costs_nothing_but_time(nmnist):

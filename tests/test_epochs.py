@@ -59,6 +59,7 @@ def test_the_last_weights_count_where_they_are_asked_for(
         assert run.result is not None
         assert (run.result["best_epoch"], run.result["test_accuracy"]) == (2, expected)
         assert evaluate(run, checkpoint="best", reporter=Reporter())["accuracy"] == expected
+        assert evaluate(run, checkpoint="last", reporter=Reporter())["epoch"] == 2
         assert [row["best"] for row in run.history][-1] == 1
     assert [row["best"] for row in runs["last"].history] == [0, 1]
     assert_same_state(runs["last"].path, finished.path)

@@ -20,12 +20,16 @@ from .data import DataBundle
 from .early_exit import EarlyExit
 from .launch import check_device
 from .measure import compare, measure
+from .metrics import spike_record
 from .run import checkpoint as checkpoints
 from .run.reporter import Reporter
 from .run.rundir import RunDir
 
-CALIBRATION = 1000
-"""Training samples that choose the fractional bits of the simple form."""
+CALIBRATION, LEAST_CALIBRATION = 1000, 32
+"""Training samples, at most and at least, that choose the digits of the simple form."""
+
+MOST_VALUES = 2**25
+"""Spikes of a layer, of all samples and steps, that are counted for that; they take 64 bits."""
 
 
 def frozen_settings(config: RunConfig, act_bits: int | None) -> Settings:
@@ -89,8 +93,12 @@ def lowered(trained: Trained, form: Any) -> FixedPointNet:
     """The network of integers of a run; the simple form is calibrated with its training data."""
     data, samples = trained.bundle.train, None
     if form == "simple":
+        with torch.no_grad(), spike_record(trained.model) as record:
+            trained.model(data.__getitems__([0])[0])
+        largest = max(spikes.numel() for spikes in record.values())
+        count = max(LEAST_CALIBRATION, min(CALIBRATION, MOST_VALUES // largest))
         generator = torch.Generator().manual_seed(trained.config.seed)
-        indices = torch.randperm(len(data), generator=generator)[:CALIBRATION]
+        indices = torch.randperm(len(data), generator=generator)[:count]
         samples, _ = data.__getitems__(indices.tolist())
     return lower(trained.model, form=form, samples=samples)
 
@@ -130,7 +138,8 @@ def evaluate(
 
     Returns:
         `loss`, `accuracy` in [0, 1], `images`, `spike_rate`, `dataset`, `split`, `source`,
-        `checkpoint`, `epoch`, `seconds`; with `frozen` or `fixed_point` also `trained_accuracy`,
+        `checkpoint`, `epoch` (the last one that the weights went through, maybe in part),
+        `seconds`; with `frozen` or `fixed_point` also `trained_accuracy`,
         `predictions_differ` and `spikes_differ`; with `early_exit` a list of that name, of
         `confidence`, `accuracy` and `mean_steps`.
 
@@ -168,9 +177,15 @@ def evaluate(
         "split": split,
         "source": bundle.source,
         "checkpoint": checkpoint,
-        "epoch": trained.state["epoch"],
+        "epoch": _epoch(trained.state),
         "seconds": time.perf_counter() - start,
     }
+
+
+def _epoch(state: dict[str, Any]) -> int:
+    """The last epoch of the weights: `last.pt` says where training goes on."""
+    epoch: int = state["epoch"]
+    return epoch - 1 if "step" in state and state["step"] == 0 else epoch
 
 
 def _check_use(

@@ -33,7 +33,13 @@ def check_device(device: str) -> None:
 
 
 def launch(config: RunConfig) -> Fabric:
-    """Start the processes of the run; under torchrun they exist already."""
+    """Start the processes of the run; under torchrun they exist already.
+
+    Raises:
+        UsageError: If the precision needs a GPU, or nothing says where other machines are.
+        StbpError: If there are no such devices.
+    """
+    _check_machines(config.num_nodes)
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
     several = devices * config.num_nodes > 1
     check_device(config.device)
@@ -58,6 +64,16 @@ def launch(config: RunConfig) -> Fabric:
         fabric.launch()
         atexit.register(_leave)
     return fabric
+
+
+def _check_machines(count: int) -> None:
+    """Refuse to wait for other machines of which nothing is known."""
+    known = os.environ.keys() & {"LOCAL_WORLD_SIZE", "SLURM_NTASKS"}
+    if count > 1 and not known and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise UsageError(
+            f"--num-nodes {count} needs to know the other machines: start it on each of them with "
+            f"torchrun or SLURM, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
+        )
 
 
 def _leave() -> None:

@@ -251,6 +251,7 @@ class _Trainer:
             "best_val_accuracy": best["val_accuracy"],
             "best_epoch": best["epoch"],
             "val_name": self.bundle.val_name,
+            "select": self.config.select,
             "epochs": self.config.epochs,
             "seconds": round(sum(row["seconds"] for row in self.state.history), 1),
         }

@@ -96,6 +96,13 @@ def make(names: Sequence[str], image_size: int | tuple[int, int]) -> Augment:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     side = min(height, width)
     amounts = dict(map(parse_augmentation, names))
+    for name in ("crop", "shift", "cutout"):
+        amount = amounts.get(name)
+        if amount is not None and amount >= side:
+            raise UsageError(
+                f"{name}:{amount:g} leaves nothing of images of {side} pixels: give less than "
+                f"{side}, or {name} alone."
+            )
     transforms: list[Transform] = []
     moves = [name for name in amounts if name in ("shift", "rotate", "elastic")]
     for name, amount in amounts.items():

@@ -33,6 +33,7 @@ class EventSource:
         recordings: number of files that makes a part complete, for each folder.
         sensor: (height, width).
         needs: packages that reading it takes.
+        event: bytes of an event, of which files consist; 0 of other formats.
     """
 
     kind: str
@@ -41,10 +42,11 @@ class EventSource:
     recordings: tuple[int, ...]
     sensor: tuple[int, int]
     needs: tuple[str, ...] = ("tonic",)
+    event: int = 0
 
 
 SOURCES: dict[str, EventSource] = {
-    "nmnist": EventSource("NMNIST", ".bin", ("Train", "Test"), (60000, 10000), (34, 34)),
+    "nmnist": EventSource("NMNIST", ".bin", ("Train", "Test"), (60000, 10000), (34, 34), event=5),
     "dvsgesture": EventSource(
         "DVSGesture", ".npy", ("ibmGestureTrain", "ibmGestureTest"), (1077, 264), (128, 128)
     ),
@@ -64,7 +66,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
         index: int64 `[M]`, the recordings that belong to this set.
         num_steps: time bins T.
         size: (height, width) of the frames.
-        cache: folder where frames are kept as uint8 .npy files, one a recording; None keeps none.
+        cache: folder where frames are kept as uint8 .npy files, one a recording, that say which
+            size and time of change the recording had; None keeps none.
 
     A sample is float32 `[T, 2, H, W]`, counts from 0 to 255, and its label; a list of indices
     fetches the batch `[T, B, 2, H, W]`, `[B]`.
@@ -122,7 +125,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
         kept = None
         if self.cache is not None:
             kept = self.cache / file.relative_to(self.recordings.location_on_system)
-            kept = kept.with_name(kept.name + ".frames.npy")
+            stat = file.stat()
+            kept = kept.with_name(f"{kept.name}.{stat.st_size}-{stat.st_mtime_ns}.frames.npy")
             shape = (self.num_steps, 2, *self.size)
             with suppress(OSError, ValueError, EOFError):  # absent or damaged: made anew
                 frames = np.load(kept, allow_pickle=False)
@@ -132,7 +136,10 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
             events = self.recordings[row][0]
             frames = to_frames(events, self.num_steps, SOURCES[self.name].sensor, self.size)
         except Exception as error:  # readers raise many kinds for a damaged file
-            raise StbpError(f"The recording {file} cannot be read ({error}).") from error
+            reason, event = str(error), SOURCES[self.name].event
+            if event and file.stat().st_size % event:
+                reason = f"{file.stat().st_size} bytes are no whole number of {event}-byte events"
+            raise StbpError(f"The recording {file} cannot be read ({reason}).") from error
         if kept is not None:
             _write(kept, frames)
         return frames
@@ -221,16 +228,19 @@ def _recordings(name: str, data_dir: Path, part: int, download: bool) -> tuple[A
             self._folder_contains_at_least_n_files_of_type(source.recordings[part], source.ending)
         )
 
+    place = data_dir / source.kind / source.folders[part]
+
     def fetch(self: Any) -> None:
         if not download:
-            place = Path(self.location_on_system) / source.folders[part]
             raise StbpError(
                 f"Data set {name} was not found: looked for {source.recordings[part]} "
                 f"{source.ending} files in {place}; add --download to fetch it, or point "
                 "--data-dir to where it is."
             )
+        fetched.append(part)
         base.download(self)
 
+    fetched: list[int] = []
     # tonic names the folder after the class and downloads whatever it deems missing, unasked.
     guarded = type(base.__name__, (base,), {"_check_exists": complete, "download": fetch})
     split = {"train": part == 0} if len(source.folders) == 2 else {}
@@ -240,7 +250,11 @@ def _recordings(name: str, data_dir: Path, part: int, download: bool) -> tuple[A
         raise
     except Exception as error:  # network, disk and archives fail in many ways
         reason = " ".join(str(error).split())
-        raise StbpError(f"Could not download {name} into {data_dir}: {reason}") from error
+        if fetched:
+            raise StbpError(f"Could not download {name} into {data_dir}: {reason}") from error
+        stray = next((p for p in sorted(place.rglob("*")) if p.name.startswith(".")), None)
+        remedy = "take out what is none" if stray is None else f"'{stray}' is none, remove it"
+        raise StbpError(f"{place} is to hold recordings of {name}: {remedy} ({reason}).") from error
     recordings.__class__ = base  # a class that worker processes can import
     files = [str(file) for file in recordings.data]
     order = sorted(range(len(files)), key=lambda i: _natural(files[i]))

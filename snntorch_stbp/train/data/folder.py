@@ -83,7 +83,11 @@ def _classes(part: Path) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     found = folder.rglob("*") if folder.is_dir() else ()
-    return sorted(p for p in found if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    return sorted(
+        p
+        for p in found
+        if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
 
 
 def _fingerprint(files: list[Path], size: tuple[int, int] | None) -> str:
