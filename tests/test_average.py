@@ -204,6 +204,7 @@ NEW = {
     "temperature": 4.0,
     "mixup": None,
     "refine_epochs": 0,
+    "split_seed": None,
 }
 
 
