@@ -31,7 +31,12 @@ def tet(record: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
 
 
 def mse_rate(record: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Squared distance of the firing rates from the one-hot target (Wu 2018, equation 5)."""
+    """Squared distance of the firing rates from the one-hot target, as a mean over classes.
+
+    Y. Wu et al., "Spatio-temporal backpropagation for training high-performance spiking neural
+    networks", Frontiers in Neuroscience 12, 2018, equation 5, has half the sum over classes in its
+    place: `classes / 2` times as much.
+    """
     classes = record.shape[-1]
     wanted = F.one_hot(target, classes).to(record.dtype)
     wanted = wanted * (1 - label_smoothing) + label_smoothing / classes

@@ -35,9 +35,11 @@ class Leaky(snn.Leaky):
     """A multi-step `snntorch.Leaky`: spikes `[T, B, ...]` from input currents `[T, B, ...]`.
 
     It equals `snntorch.Leaky` of the same arguments stepped by hand through the sequence, in spikes
-    and in gradients; only the defaults are others. One case parts them: reset by subtraction
-    without delay from more than twice the threshold, where snnTorch subtracts again in the next
-    step, the formula does not.
+    and in gradients; only the defaults are others. What parts them is a reset without delay that
+    leaves a potential above the threshold, which snnTorch counts as one of the next step, too, the
+    formula does not. By subtraction that is from more than twice the threshold, and wherever the
+    threshold is negative; to zero, wherever it is negative. The gradients of spikes that are equal
+    may be others there, too.
 
     No state survives a call, and the neuron does not stay in `SpikingNeuron.instances`, so that
     networks that are dropped are freed.

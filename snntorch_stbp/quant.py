@@ -44,7 +44,8 @@ class Precision:
         membrane_bits: Bits (2 to 16) of the membrane potential; `None` keeps it float.
         per_channel: One weight scale per output channel, else one per tensor.
         scale: `"float"`, or `"po2"` for weight and current scales that are powers of two (of a
-            current, times the step of a quantized membrane potential).
+            current, times the step of a quantized membrane potential): of weights the nearest to
+            that of a fitted or learned range, else the next larger, so that ranges are covered.
         boundary_bits: Bits (2 to 8) of the first and the last layer where these should differ;
             where weights are float, these layers are, too.
         input_max: Largest input value; an image of 8 bits scaled to [0, 1] has 1.

@@ -34,7 +34,8 @@ def operations(model: nn.Module, x: Tensor) -> Operations:
     """Count the operations of `model` on samples.
 
     Only inputs that are not zero are counted, and at the border of an image only the neurons that
-    a padded convolution really has there.
+    a padded convolution really has there; where it pads with the image itself, what it pads, too.
+    A layer that is called several times counts each time.
 
     Args:
         model: A network of the modules of this package, in evaluation mode.
@@ -52,13 +53,13 @@ def operations(model: nn.Module, x: Tensor) -> Operations:
         steps = max(1, len(value) // batch)
         totals["dense"] += _reached(layer, torch.ones_like(value)) / steps
 
-    layers = [
+    layers = {  # each once, however many modules share it: a hook is called at every call
         child
         for module in model.modules()
         if isinstance(module, TimeDistributed)
         for child in module.modules()
         if isinstance(child, nn.Conv2d | nn.Linear)
-    ]
+    }
     handles: list[Any] = [layer.register_forward_hook(count) for layer in layers]
     try:
         model(x)
@@ -73,9 +74,12 @@ def _reached(layer: nn.Module, active: Tensor) -> float:
     if isinstance(layer, nn.Linear):
         return float(active.sum()) * layer.out_features
     assert isinstance(layer, nn.Conv2d)
-    groups = layer.groups
+    groups, padding = layer.groups, layer.padding
+    if layer.padding_mode != "zeros":  # borders are wired to pixels of the image
+        sides = layer._reversed_padding_repeated_twice
+        active, padding = F.pad(active, sides, mode=layer.padding_mode), (0, 0)
     ones = active.new_ones(groups, layer.in_channels // groups, *layer.kernel_size)
     sums = F.conv2d(
-        active, ones, None, layer.stride, layer.padding, layer.dilation, groups
+        active, ones, None, layer.stride, padding, layer.dilation, groups
     )  # inputs that each output of a group sees
     return float(sums.double().sum()) * (layer.out_channels // groups)

@@ -14,6 +14,7 @@ import brevitas.config
 import torch
 from brevitas.core.function_wrapper import CeilSte, RoundSte, TensorClamp
 from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
+from brevitas.core.restrict_val import FloatRestrictValue
 from brevitas.inject import ExtendedInjector
 from brevitas.inject.enum import (
     QuantType,
@@ -36,6 +37,8 @@ from .looking import recorded
 GAUSSIAN_LOADING = {1: 0.7979, "ternary": 1.2240, 2: 1.2240, 3: 1.9523, 4: 2.4739}
 # Where learned ranges start.
 FIRST_LOADING = GAUSSIAN_LOADING | {5: 2.8987, 6: 3.2701, 7: 3.6075, 8: 3.9205}
+SMALLEST_POWER = 2.0**-33
+"""Smallest step that is a power of two."""
 LEARNED_RANGE = "log_loading"
 """The last part of the name of a range that is learned, in a network's state."""
 
@@ -46,7 +49,11 @@ def injector(name: str, *bases: type, **values: Any) -> type:
 
 
 def scale_values(scale: str, covers: bool = True) -> dict[str, Any]:
-    """Float scales, or powers of two: the next larger where the range must cover all values."""
+    """Float scales, or powers of two: the next larger where the range must cover all values.
+
+    Brevitas divides ranges of the latter kind by `2^(bits-1)`: right for currents, but not for
+    integer weights, which have `Steps`.
+    """
     if scale == "po2":
         return {
             "restrict_scaling_type": RestrictValueType.POWER_OF_TWO,
@@ -69,6 +76,7 @@ def weight_quantizer(
     kind = ScalingPerOutputType.CHANNEL if per_channel else ScalingPerOutputType.TENSOR
     learned = weight_range == "learned"
     fitted = learned or (bits in GAUSSIAN_LOADING and weight_range == "fitted")
+    top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
     values: dict[str, Any] = {
         "scaling_impl_type": ScalingImplType.STATS,
         "scaling_per_output_type": kind,
@@ -90,14 +98,43 @@ def weight_quantizer(
             values |= {"tensor_clamp_impl": TensorClamp}
     else:
         values |= {"scaling_stats_op": StatsOp.MAX}
+    if scale == "po2" and top is not None:
+        # Brevitas would make a power of two of the range, and divide it by one more than `top`.
+        values |= {"restrict_scaling_type": RestrictValueType.FP}
+        values |= {"restrict_scaling_impl": Steps(top, covers=not fitted)}
+        values |= {"restrict_threshold_impl": FloatRestrictValue()}
+        values |= {"scaling_min_val": top * SMALLEST_POWER}
     if scale == "float" and not brevitas.config.JIT_ENABLED:
         loading = FIRST_LOADING[bits] if fitted else None
-        top = None if bits in (1, "ternary") else 2 ** (int(bits) - 1) - 1
         values |= {"levels": Levels(bits, top, loading, per_channel, learned)}
         values |= {
             "tensor_quant": {1: _FusedBinary, "ternary": _FusedTernary}.get(bits, _FusedInteger)
         }
     return injector(f"Weight{bits}", NarrowIntQuant, WeightQuantSolver, **values)
+
+
+class Steps(nn.Module):
+    """Ranges whose step, the distance of two levels, is a power of two.
+
+    Gradients are those of a range that is only rescaled.
+
+    Args:
+        top: Steps in a range.
+        covers: Take the next larger one, not the nearest in its logarithm.
+    """
+
+    def __init__(self, top: int, covers: bool) -> None:
+        super().__init__()
+        self.top = float(top)
+        self.whole = CeilSte() if covers else RoundSte()
+
+    def restrict_init_module(self) -> nn.Module:
+        """What Brevitas does to a range before it gives it to this."""
+        return nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The range that `x` stands for."""
+        return self.top * torch.exp2(self.whole(torch.log2(x / self.top)))
 
 
 class ScaledRootMeanSquare(nn.Module):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import snntorch as snn
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from snntorch_stbp import convert, zoo
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train.average import WeightAverage
 from snntorch_stbp.train.config import RunConfig
@@ -17,6 +20,7 @@ from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
+from snntorch_stbp.zoo import registry
 
 from .runs import assert_same_state, last_state, make_config, stopped_and_continued
 
@@ -49,6 +53,93 @@ def test_the_network_has_its_own_weights_back_after_the_average_was_applied() ->
         assert torch.equal(net.weight, mean)
     assert torch.equal(net.weight, torch.ones(2, 2))
     assert torch.equal(average.state["weight"], mean)
+
+
+class Tied(nn.Module):
+    """One layer of two names, and one beside it; statistics are shared as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self.again, self.own = self.first, nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.own(self.again(self.first(x)))
+        return out
+
+
+def test_what_has_two_names_is_averaged_once_and_given_back() -> None:
+    net = Tied()
+    average = WeightAverage(net, 0.8)
+    expected = {k: v.double().clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(1, 20):
+        optimizer.zero_grad()
+        net(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+        average.update()
+        decay = min(0.8, (1 + step) / (10 + step))
+        for key, value in net.state_dict().items():
+            expected[key] = decay * expected[key] + (1 - decay) * value.double()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    for _ in range(2):
+        with average.applied():
+            for key, value in net.state_dict().items():
+                if value.is_floating_point():
+                    torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-6)
+        for key, value in net.state_dict().items():
+            assert torch.equal(value, before[key]), key
+        for key, value in average.state.items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-6)
+            else:
+                assert value == 38
+
+
+def twice(parts: zoo.Parts) -> nn.Module:
+    """A network whose layers of 32 are one, called twice at every step, converted."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.shared, self.head = (
+                nn.Linear(64, 32),
+                nn.Linear(32, 32),
+                nn.Linear(32, 10),
+            )
+            self.neurons = nn.ModuleList(snn.Leaky(0.9) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            membranes, record = [neuron.init_leaky() for neuron in self.neurons], []  # type: ignore[operator]
+            for _ in range(parts.num_steps):
+                spikes = x.flatten(1)
+                for place, layer in enumerate((self.start, self.shared, self.shared)):
+                    current = layer(spikes)
+                    spikes, membranes[place] = self.neurons[place](current, membranes[place])
+                record.append(self.head(spikes))
+            return torch.stack(record)
+
+    example = torch.zeros(2, 1, 8, 8)
+    return convert(Twice(), example, num_steps=parts.num_steps, precision=parts.precision)
+
+
+def test_a_run_of_a_layer_called_twice_averages_beside_training_and_resumes(
+    small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    zoo.register("twice", twice)
+    config = make_config(small_digits, model="twice", bits=None, act_bits=None, epochs=2, ema=0.99)
+    whole = Path(fit(config, out=tmp_path / "whole", reporter=Reporter())["run"])
+    plain = fit(replace(config, ema=None), out=tmp_path, reporter=Reporter())
+    state, without = last_state(whole), last_state(Path(plain["run"]))["model"]
+    for key, value in state["unaveraged"].items():
+        assert torch.equal(value, without[key]), key
+    shared = [k for k in state["model"] if k.startswith("shared") and k.endswith("weight")]
+    assert len(shared) == 2
+    for part in ("model", "unaveraged"):
+        assert torch.equal(*(state[part][key] for key in shared))
+    assert not torch.equal(state["model"][shared[0]], state["unaveraged"][shared[0]])
+    assert_same_state(whole, stopped_and_continued(config, tmp_path / "parts"))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +204,7 @@ NEW = {
     "temperature": 4.0,
     "mixup": None,
     "refine_epochs": 0,
+    "split_seed": None,
 }
 
 

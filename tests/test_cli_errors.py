@@ -50,7 +50,7 @@ def run(tmp_path):
         ),
         (
             ["train", "mnistnet", "--augment", "elastic:9"],
-            "elastic:9 may fold images of 8 pixels: give up to 0.571 pixels, or elastic alone",
+            "elastic:9 folds too many images of 8 pixels: give up to 0.571 pixels, or elastic",
         ),
         (
             ["train", "mnistnet", "--optimizer", "muon", "--momentum", "0.5"],

@@ -107,4 +107,4 @@ def test_train_offers_every_field_of_a_configuration():
     offered = {param.name for param in command("train").params}
     missing = {field.name for field in fields(RunConfig)} - offered
     # --per-tensor, --no-nesterov, --no-cuda-graphs; written by the program
-    assert missing == {"per_channel", "nesterov", "cuda_graphs", "version"}
+    assert missing == {"per_channel", "nesterov", "cuda_graphs", "split_seed", "version"}

@@ -125,6 +125,13 @@ def test_hold_out_is_stratified_and_seeded():
     assert not torch.equal(hold_out(y, 0.1, seed=1)[1], held)
 
 
+def test_hold_out_leaves_every_class_a_sample():
+    y = torch.arange(10).repeat_interleave(torch.tensor([1, 1, 1, 1, 1, 1, 1, 1, 1, 11]))
+    kept, held = hold_out(y, 0.5, seed=0)
+    assert set(y[kept].tolist()) == set(range(10))
+    assert len(held) < 10 == round(20 * 0.5)
+
+
 def test_hold_out_refuses_what_it_cannot_do():
     y = torch.tensor([0, 1, 2])
     for fraction in (0.0, 1.0, -1.0):

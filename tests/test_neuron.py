@@ -49,6 +49,20 @@ def plain_loop(x: Tensor, beta: float, threshold: float, reset: str) -> tuple[Te
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "loop"])
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_what_a_reset_leaves_above_a_negative_threshold_follows_the_formula(
+    reset: str, backend: str
+) -> None:
+    x = torch.tensor([0.3, -0.8, 0.65, -0.4], dtype=torch.float64).reshape(4, 1, 1)
+    neuron = stbp.Leaky(1.0, -0.2, reset_mechanism=reset)
+    with kernels.backend(backend):
+        spikes = neuron(x)
+    assert torch.equal(spikes, plain_loop(x, 1.0, -0.2, reset)[0])
+    theirs, _ = stepped_snntorch(x, 1.0, -0.2, reset_mechanism=reset)
+    assert not torch.equal(spikes, theirs)
+
+
 @given(
     shape=shapes,
     steps=st.integers(1, 7),

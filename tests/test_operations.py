@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,33 @@ def test_operations_are_those_counted_by_hand() -> None:
     assert counted.multiplications == 0
     inside = sum(sum(0 <= 2 * r + k - 1 < 5 for k in range(3)) for r in range(3))
     assert counted.dense == pytest.approx(inside**2 * 4 + 36 * 5)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_what_is_padded_with_the_image_is_counted(mode: str) -> None:
+    """By the matrix of the convolution: the gradients of all its outputs."""
+    conv = nn.Conv2d(2, 4, 3, stride=2, padding=(2, 1), groups=2, padding_mode=mode)
+    frames = (torch.rand(3, 2, 2, 5, 6) > 0.6).float()
+    counted = operations(nn.Sequential(stbp.TimeDistributed(conv)), frames)
+    nn.init.ones_(conv.weight)
+    wired = torch.autograd.functional.jacobian(lambda x: conv(x[None]).sum(), torch.zeros(2, 5, 6))
+    expected = sum(float(image.flatten() @ wired.flatten()) for image in frames.flatten(0, 1))
+    assert counted.additions == pytest.approx(expected / 2)
+    assert counted.dense == pytest.approx(float(wired.sum()))
+
+
+@pytest.mark.parametrize("shared", ["layer", "module"])
+def test_a_layer_that_two_modules_share_counts_as_two_layers(shared: str) -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    first = stbp.TimeDistributed(layer)
+    second = first if shared == "module" else stbp.TimeDistributed(layer)
+    x = torch.rand(4, 8)
+
+    def counted(last: nn.Module) -> object:
+        spikes = stbp.Leaky(threshold=0.05)
+        return operations(nn.Sequential(stbp.DirectCoding(3, 2), first, spikes, last), x)
+
+    assert counted(second) == counted(stbp.TimeDistributed(copy.deepcopy(layer)))
 
 
 def test_an_image_is_multiplied() -> None:

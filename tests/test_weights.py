@@ -114,6 +114,64 @@ def test_ternary_weights_are_brevitas_and_leave_zero_again(backend: str, scale: 
     assert torch.equal(layer.quant_weight().value.sign(), target)
 
 
+POWER_RANGES = [(b, "fitted") for b in range(2, 9)] + [
+    (b, kind) for kind in ("max", "learned") for b in range(2, 9)
+]
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize(("bits", "weight_range"), POWER_RANGES)
+def test_steps_that_are_powers_of_two(bits: int, weight_range: str, per_channel: bool) -> None:
+    """Every step by the formula in Python floats; the largest weight may be a level itself."""
+    top = 2 ** (bits - 1) - 1
+    weight = torch.randn(40, 5, 3, 3) * torch.logspace(-1, 1, 40)[:, None, None, None]
+    weight[:4] = torch.tensor([1.0, -1.0, 1.5, 0.75])[:, None, None, None]
+    weight[0, 0, 0, 0], weight[1, 0, 0, 0] = top, -top * 2.0**-5
+    value, scale, *_ = computed(
+        weight_quantizer(bits, per_channel, "po2", weight_range), weight, weight
+    )
+    for part, levels, step in zip(
+        weight if per_channel else [weight],
+        value if per_channel else [value],
+        scale.flatten().tolist(),
+        strict=True,
+    ):
+        if weight_range == "learned" or (weight_range == "fitted" and bits <= 4):
+            rms = math.sqrt(sum(w * w for w in part.flatten().tolist()) / part.numel())
+            exponent = round(math.log2(FIRST_LOADING[bits] * rms / top))
+        else:
+            largest = max(abs(w) for w in part.flatten().tolist())
+            exponent = math.ceil(math.log2(largest / top))
+            assert step * top >= largest > step / 2 * top
+        assert step == 2.0**exponent
+        assert torch.equal(levels, (part / step).round().clamp(-top, top) * step)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("scale", ["float", "po2"])
+def test_two_bits_and_ternary_are_the_same(scale: str, per_channel: bool) -> None:
+    weight, target = torch.randn(8, 5, 3, 3) * torch.arange(1.0, 9)[:, None, None, None], 0.5
+    two, three = (
+        computed(
+            weight_quantizer(bits, per_channel, scale), weight, torch.full_like(weight, target)
+        )
+        for bits in (2, "ternary")
+    )
+    for ours, theirs in zip(two, three, strict=True):
+        torch.testing.assert_close(ours.flatten(), theirs.flatten(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("weight_range", ["fitted", "learned", "max"])
+def test_steps_of_weights_that_are_all_zero_are_powers_of_two(bits: int, weight_range: str) -> None:
+    weight = torch.zeros(3, 2, 3, 3)
+    quantizer = weight_quantizer(bits, True, "po2", weight_range)
+    value, scale, *gradients = computed(quantizer, weight, weight + 1)
+    assert not value.any()
+    assert torch.equal(scale.log2(), scale.log2().round())
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("backend", ["compiled", "fused"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, "ternary"])
 def test_a_weight_that_is_no_number_is_not_hidden(bits: Any, backend: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +17,8 @@ class WeightAverage:
     (Polyak 1992; the growing decay is that of TensorFlow's `ExponentialMovingAverage`).
 
     All that is floating point is averaged, the running statistics of normalisation too, so that
-    they belong to averaged weights; counters are copied.
+    they belong to averaged weights; counters are copied. Entries that share their memory, as of
+    a layer that has two names, are averaged once and share their average.
 
     Args:
         model: The network on its device, its weights loaded; they are where the average starts.
@@ -27,8 +28,12 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
         self.live: dict[str, Tensor] = model.state_dict()  # shares the network's memory
-        self.state = {key: value.detach().clone() for key, value in self.live.items()}
-        self.floating = [key for key, value in self.state.items() if value.is_floating_point()]
+        first: dict[Hashable, str] = {}  # the first name of each place in memory
+        names = {key: first.setdefault(_place(value), key) for key, value in self.live.items()}
+        copies = {key: self.live[key].detach().clone() for key in first.values()}
+        self.state = {key: copies[name] for key, name in names.items()}
+        self.own = list(copies)  # one name of each tensor of `live` and of `state`
+        self.floating = [key for key in self.own if self.state[key].is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -37,7 +42,7 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         mine = [self.state[key] for key in self.floating]
         torch._foreach_lerp_(mine, [self.live[key] for key in self.floating], 1 - decay)
-        for key in self.state.keys() - set(self.floating):
+        for key in set(self.own) - set(self.floating):
             self.state[key].copy_(self.live[key])
 
     @contextmanager
@@ -52,10 +57,10 @@ class WeightAverage:
     @torch.no_grad()
     def _exchange(self) -> None:
         """Exchange the values of the network and of the average, in place."""
-        for key, value in self.state.items():
+        for key in self.own:
             kept = self.live[key].clone()
-            self.live[key].copy_(value)
-            value.copy_(kept)
+            self.live[key].copy_(self.state[key])
+            self.state[key].copy_(kept)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
@@ -67,3 +72,8 @@ class WeightAverage:
         for key, value in self.state.items():
             value.copy_(state[key])
         self.steps = steps
+
+
+def _place(value: Tensor) -> Hashable:
+    """What tensors have in common that are one and the same in memory."""
+    return value.device, value.data_ptr(), value.dtype, value.shape, value.stride()

@@ -18,16 +18,19 @@ from .run.rundir import RunDir
 
 def build_data(config: RunConfig) -> data.DataBundle:
     """Load the data set of a run."""
-    return data.load(
+    bundle = data.load(
         config.dataset,
         data_dir=config.data_dir,
         download=config.download,
         num_steps=config.steps,
         image_size=config.image_size,
         val_fraction=config.val_fraction,
-        seed=config.seed,
+        seed=config.held_out_seed,
         validate_on_test=config.validate_on_test,
     )
+    if config.split_seed is None or config.validate_on_test:
+        return bundle
+    return replace(bundle, val_name=f"{bundle.val_name}, seed {config.split_seed}")
 
 
 def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:

@@ -120,7 +120,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     ),
     "rotate": Augmentation("rotate by up to 15 degrees either way", "degrees"),
     "elastic": Augmentation(
-        "deform smoothly, by up to a 14th of the image either way, without folds (Simard 2003)",
+        "deform smoothly, by up to a 14th of the image either way, folds are rare (Simard 2003)",
         "pixels",
     ),
     "flip": Augmentation("mirror left and right, half of the time"),

@@ -20,14 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("cosine", "constant"),
     "loss": ("cross_entropy", "tet", "mse_rate"),
     "readout": ("current", "rate", "population"),
-    "surrogate": (
-        "rectangular",
-        "polynomial",
-        "sigmoid",
-        "gaussian",
-        "fast_sigmoid",
-        "atan",
-    ),
+    "surrogate": ("rectangular", "polynomial", "sigmoid", "gaussian", "fast_sigmoid", "atan"),
     "surrogate_centre": ("threshold", "zero"),
     "scale": ("float", "po2"),
     "weight_range": ("fitted", "learned", "max"),
@@ -53,6 +46,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, 1_000_000),
     "refine_epochs": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
+    "split_seed": (0, 2**32 - 1),
     "beta": (0.0, 1.0),
     "momentum": (0.0, 0.9999),
     "ema": (0.5, 0.999999),
@@ -151,6 +145,7 @@ class RunConfig:
     spike_rate_weight: float = 1.0
     save_memory: bool = False
     checkpoint_activations: bool = False
+    split_seed: int | None = None  # of what is held out, where that is not `seed`; see `sources`
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -269,6 +264,11 @@ class RunConfig:
             return self
         light = (a for a in self.augment if catalog.parse_augmentation(a)[0] in catalog.LIGHT)
         return replace(self, augment=tuple(light), mixup=None)
+
+    @property
+    def held_out_seed(self) -> int:
+        """The seed of what is held out."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from ..lowering import FixedPointAware
 from ..memory import KeptPages
 from ..neuron import Leaky
 from ..time import readout
-from . import build, optimizer
+from . import build, optimizer, sources
 from .average import WeightAverage
 from .config import RunConfig
 from .data import DataBundle, augment, make_loader, seeded_generator, upload
@@ -65,6 +65,8 @@ def fit(
         StbpError: If data, checkpoint or folder cannot be used, or the loss diverges.
         Interrupted: If SIGINT or SIGTERM asked the run to stop; its state is saved.
     """
+    if resume is None:
+        config = sources.inherit(config)
     fabric = launch(config)
     if fabric.global_rank != 0:
         reporter = Reporter()
@@ -147,6 +149,8 @@ class _Trainer:
             summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
         )
         self.record.log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
+        for text in sources.seen(self.config):
+            self.record.notice(text)
         board_path = self.run.path if self.fabric.global_rank == 0 else None
         try:
             with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:

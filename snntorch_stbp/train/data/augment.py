@@ -25,7 +25,7 @@ Transform = Callable[[Tensor, Draw], Tensor]
 
 MAX_DEGREES = 15.0
 SHIFT = 1 / 8
-ELASTIC = 1 / 14  # the most at which no field folds back
+ELASTIC = 1 / 14  # one field in 2,000 folds back, in a few pixels; of a quarter more, one in 14
 POINTS = 5  # a side, of the net that an elastic deformation pulls at
 
 
@@ -131,7 +131,7 @@ def _elastic(amounts: Mapping[str, float | None], side: int) -> float:
         return ELASTIC
     if pixels / side > ELASTIC:
         raise UsageError(
-            f"elastic:{pixels:g} may fold images of {side} pixels: give up to "
+            f"elastic:{pixels:g} folds too many images of {side} pixels: give up to "
             f"{ELASTIC * side:.3g} pixels, or elastic alone, which is that."
         )
     return pixels / side

@@ -19,8 +19,8 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
 
     Returns:
         Sorted indices, int64, of the samples kept and of those held out: together all samples,
-        once. `round(N * fraction)` are held out, each class giving its share to within one sample
-        and keeping at least one.
+        once. `round(N * fraction)` are held out, each class giving its share to within one sample;
+        fewer where a class would be left without any: it keeps one.
 
     Raises:
         UsageError: `fraction` is out of range.

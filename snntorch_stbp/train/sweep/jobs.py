@@ -17,6 +17,7 @@ from typing import IO
 from ...errors import Interrupted, StbpError
 from ..config import RunConfig
 from ..run.rundir import RunDir
+from ..sources import inherit
 from ..stop import asked_to_stop
 
 POLL = 0.2
@@ -85,7 +86,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, at_once: int, notice: Callable[[str
 
 def _start(job: Job, out: Path, at_once: int) -> _Active:
     config = job.config
-    run = job.resume or RunDir.create(out, config)
+    run = job.resume or RunDir.create(out, inherit(config))
     command = [sys.executable, "-m", "snntorch_stbp.cli", "train", "--resume", str(run.path)]
     for name in ("epochs", "device", "devices", "num_nodes", "workers", "data_dir"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]

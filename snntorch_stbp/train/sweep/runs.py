@@ -30,7 +30,7 @@ SAMPLES = 100
 
 IGNORED = (
     "device", "devices", "num_nodes", "workers", "data_dir", "download", "version", "save_memory",
-    "checkpoint_activations",
+    "checkpoint_activations", "split_seed",
 )  # fmt: skip
 """Fields in which a run may differ from what a sweep asks for."""
 

@@ -1,0 +1,86 @@
+"""The runs that a run starts or learns from, which must not have seen what it holds out.
+
+Otherwise its accuracy on held-out images, which also chooses its best epoch, is that of images that
+its weights were fitted to. (The test set is the same for all runs, and none is trained on it.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import StbpError
+from .config import RunConfig
+from .run.rundir import RunDir
+
+
+def inherit(config: RunConfig) -> RunConfig:
+    """The configuration with `split_seed` such that the images held out are those of its source.
+
+    The source is the run that it starts from, or else its teachers, if these held out the same. A
+    `split_seed` that is set stays; so does all where the data set is another one. Runs that cannot
+    be read are passed over: they are refused where their weights are needed.
+    """
+    if config.split_seed is not None or config.validate_on_test:
+        return config
+    for paths in ([config.init_from] if config.init_from else [], config.teacher):
+        seeds = {
+            source.held_out_seed
+            for source in (run.config for run in map(_opened, paths) if run)
+            if source.dataset == config.dataset and not source.validate_on_test
+        }
+        if len(seeds) == 1:
+            seed = seeds.pop()
+            return config if seed == config.seed else replace(config, split_seed=seed)
+    return config
+
+
+def seen(config: RunConfig) -> list[str]:
+    """A sentence for each run behind this one that was trained on what this one holds out.
+
+    Those are the run that it starts from, its teachers, and in turn theirs, as far as they can
+    still be read.
+    """
+    if config.validate_on_test:
+        return []
+    told, known = list[str](), set[str]()
+    waiting = deque(_parents(config))
+    while waiting:
+        run = _opened(waiting.popleft())
+        if run is None or (place := str(run.path.resolve())) in known:
+            continue
+        known.add(place)
+        if difference := _difference(run.config, config):
+            told.append(
+                f"'{run.path}' was trained on images that this run holds out ({difference}): "
+                f"accuracies on them are too high."
+            )
+        else:
+            waiting.extend(_parents(run.config))
+    return told
+
+
+def _parents(config: RunConfig) -> Sequence[str]:
+    return [*([config.init_from] if config.init_from else []), *config.teacher]
+
+
+def _opened(path: str) -> RunDir | None:
+    try:
+        return RunDir.open(path)
+    except StbpError:
+        return None
+
+
+def _difference(source: RunConfig, config: RunConfig) -> str:
+    """By what images that `config` holds out were not by `source`; empty if all were."""
+    if source.dataset != config.dataset:
+        return ""
+    theirs, ours = f"{100 * source.val_fraction:g} %", f"{100 * config.val_fraction:g} %"
+    if source.validate_on_test:
+        theirs = "none"
+    elif source.held_out_seed != config.held_out_seed:
+        theirs, ours = (f"those of seed {c.held_out_seed}" for c in (source, config))
+    elif source.val_fraction >= config.val_fraction:
+        return ""
+    return f"it held out {theirs}, this run {ours}"
