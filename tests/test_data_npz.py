@@ -1,15 +1,19 @@
 """Numpy archives: every layout read alike, every fault named in one sentence."""
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from snntorch_stbp.cli import main
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.train.data import load
+from snntorch_stbp.train.data.arrays import resize
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
 
@@ -181,3 +185,89 @@ def test_real_mnist(tmp_path):
     x, y = bundle.test.__getitems__(list(range(10000)))
     assert y[:5].tolist() == [7, 2, 1, 0, 4]
     assert float(x.mean()) == pytest.approx(0.1325, abs=1e-3)
+
+
+def frames(**changes):
+    """Events of 20 and 4 recordings, at 3 steps."""
+    random = np.random.default_rng(2)
+    train, test = (random.integers(0, 9, (n, 3, 2, 6, 7), dtype=np.uint8) for n in (20, 4))
+    return arrays(x_train=train, x_test=test, **changes)
+
+
+def read_frames(tmp_path, steps=3, **changes):
+    given, spec = frames(), tmp_path / "frames.npz"
+    np.savez(spec, **{**given, **changes})
+    return load(f"npz:{spec}", data_dir=tmp_path, num_steps=steps, validate_on_test=True)
+
+
+def test_frames_of_events_are_counts(tmp_path):
+    bundle = read_frames(tmp_path)
+    assert (bundle.kind, bundle.channels, bundle.image_size) == ("event", 2, (6, 7))
+    assert (bundle.input_max, len(bundle.train), len(bundle.test)) == (255.0, 20, 4)
+    assert "frames of 3 time steps" in bundle.source
+    x, y = bundle.train.__getitems__([3, 0])
+    expected = torch.from_numpy(frames()["x_train"][[3, 0]]).float()
+    assert x.is_contiguous()
+    assert torch.equal(x, expected.transpose(0, 1))
+    assert y.tolist() == [1, 0]
+    assert torch.equal(bundle.train[3][0], expected[0])
+    part = bundle.train.subset(torch.tensor([3]))
+    assert torch.equal(part.__getitems__([0])[0][:, 0], expected[0])
+
+
+def test_frames_of_floats_are_images(tmp_path):
+    shares = {name: frames()[name] / np.float32(8) for name in ("x_train", "x_test")}
+    bundle = read_frames(tmp_path, **shares)
+    assert (bundle.kind, bundle.input_max) == ("event", 1.0)
+    x, _ = bundle.train.__getitems__([3])
+    expected = (torch.from_numpy(shares["x_train"][3]) * 255).round() / 255
+    assert torch.equal(x[:, 0], expected)
+
+
+def test_frames_are_resized(tmp_path):
+    np.savez(tmp_path / "f.npz", **frames())
+    spec = f"npz:{tmp_path / 'f.npz'}"
+    bundle = load(spec, data_dir=tmp_path, num_steps=3, image_size=(3, 4), validate_on_test=True)
+    x, _ = bundle.train.__getitems__([3])
+    assert (bundle.image_size, x.shape) == ((3, 4), (3, 1, 2, 3, 4))
+    alone = torch.from_numpy(frames()["x_train"][3])
+    assert torch.equal(x[:, 0], resize(alone, (3, 4)).float())
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "message"),
+    [
+        (2, {}, r"x_train holds 3 frames a sample, .*2 time steps: give --steps 3"),
+        (3, {"x_test": frames()["x_test"][:, :2]}, r"\(steps, channels, height, width\)"),
+        (3, {"x_test": frames()["x_test"] / 255}, r"x_train is uint8 and x_test float64"),
+        (3, {"x_test": frames()["x_test"][:, 0]}, r"must be alike"),
+        (3, {"x_train": frames()["x_train"] * 1.0}, r"x_train is float64 and x_test uint8"),
+    ],
+)
+def test_frames_that_do_not_fit(tmp_path, steps, changes, message):
+    with pytest.raises(StbpError, match=message):
+        read_frames(tmp_path, steps, **changes)
+
+
+def test_a_run_on_frames_is_trained_and_exported(tmp_path):
+    random = np.random.default_rng(3)
+    labels = np.arange(120) % 3
+    rates = np.zeros((3, 1, 2, 8, 8))
+    rates[[0, 1, 2], :, [0, 1, 0], :, 2:6] = 0.5
+    rates[2, :, :, 2:6] = 0.5
+    events = random.binomial(4, rates[labels].repeat(4, 1)).astype(np.uint8)
+    np.savez(
+        tmp_path / "ev.npz", x_train=events[:90], y_train=labels[:90], x_test=events[90:],
+        y_test=labels[90:],
+    )  # fmt: skip
+    train = ("train", "mnistnet_bn", "--dataset", f"npz:{tmp_path / 'ev.npz'}", "--bits", "4")
+    options = ("--epochs", "8", "--batch-size", "15", "--out", str(tmp_path), "--quiet")
+    result = CliRunner().invoke(main, [*train, "--steps", "4", *options])
+    assert result.exit_code == 0, result.output
+    run = result.stdout.strip()
+    result = CliRunner().invoke(main, ["evaluate", run, "--fixed-point", "--json"])
+    measured = json.loads(result.stdout.splitlines()[-1])
+    assert measured["accuracy"] > 0.9
+    assert measured["predictions_differ"] == 0
+    options = ("--fixed-point", "--form", "step", "--verify", "2")
+    assert CliRunner().invoke(main, ["export", run, *options]).exit_code == 0

@@ -89,7 +89,8 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             "npz", "image", None, None, None, None, None,
-            "your numpy arrays", "yours", "npz:FILE with x_train, y_train, x_test, y_test",
+            "your numpy arrays", "yours",
+            "npz:FILE with x_train, y_train, x_test, y_test; also frames [N, T, C, H, W]",
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Images that live in memory as 8-bit pixels and leave it as batches of floats."""
+"""Images, or frames, that live in memory as 8-bit numbers and leave it as batches of floats."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ class Parts:
         train, test: the two parts.
         classes: names of the classes, in the order of the labels.
         source: one line that says where the data came from.
+        input_max: largest value that a sample can hold.
     """
 
     train: Samples
     test: Samples
     classes: list[str]
     source: str
+    input_max: float = 1.0
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
@@ -70,24 +72,32 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images in memory, one byte a value.
+    """Images in memory, one byte a value, or frames, one a time step.
 
     Args:
-        images: uint8 `[N, C, H, W]`.
+        images: uint8 `[N, C, H, W]`, or frames `[N, T, C, H, W]`.
         labels: int64 `[N]`.
         index: int64 `[M]`, the rows that belong to this set (all by default). Subsets share the
             images and differ in their index.
+        counts: whether they count events, and stay what they are.
 
     Images and labels may lie on a GPU; batches then are made there.
 
-    A sample is a float32 image `[C, H, W]`, exactly pixel / 255, and its label; a list of
-    indices fetches the batch `[B, C, H, W]`, `[B]` at once.
+    A sample is a float32 image `[C, H, W]`, exactly pixel / 255 (or the count), or frames
+    `[T, C, H, W]`, and its label; a list of indices fetches the batch `[B, C, H, W]`, or
+    `[T, B, C, H, W]`, and `[B]` at once.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor | None = None,
+        counts: bool = False,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim not in (4, 5):
             raise TypeError(
-                "images must be a uint8 tensor [N, C, H, W], "
+                "images must be a uint8 tensor [N, C, H, W] or [N, T, C, H, W], "
                 f"not {images.dtype} of shape {list(images.shape)}"
             )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -98,8 +108,9 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         self.images = images
         self.all_labels = labels
         self.index = torch.arange(len(labels)) if index is None else index
+        self.counts = counts
         # A GPU multiplies by the inverse of a number, but divides by a tensor.
-        self._top = torch.full((), 255.0, device=images.device)
+        self._top = torch.full((), 1.0 if counts else 255.0, device=images.device)
 
     @property
     def labels(self) -> Tensor:
@@ -116,19 +127,27 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = self.index[torch.as_tensor(indices, dtype=torch.int64)]
         rows = upload(rows, self.images.device)
-        return self.images[rows].to(torch.float32).div_(self._top), self.all_labels[rows]
+        x = self.images[rows]
+        x = x if x.ndim == 4 else x.transpose(0, 1).contiguous()
+        return x.to(torch.float32).div_(self._top), self.all_labels[rows]
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """The samples at `indices` (int64 `[M]`), sharing the images with this set."""
-        return ArrayDataset(self.images, self.all_labels, self.index[indices])
+        return self.sharing(self.images, self.index[indices])
 
     def to(self, device: torch.device) -> ArrayDataset:
         """The same set with images and labels on `device`."""
-        return ArrayDataset(self.images.to(device), self.all_labels.to(device), self.index)
+        labels = self.all_labels.to(device)
+        return ArrayDataset(self.images.to(device), labels, self.index, self.counts)
 
     def resized(self, size: tuple[int, int]) -> ArrayDataset:
         """The same set with images of `size` (height, width); see `resize`."""
-        return ArrayDataset(resize(self.images, size), self.all_labels, self.index)
+        whole = self.images if self.images.ndim == 4 else self.images.flatten(0, 1)
+        return self.sharing(resize(whole, size).unflatten(0, self.images.shape[:-3]), self.index)
+
+    def sharing(self, images: Tensor, index: Tensor) -> ArrayDataset:
+        """This set's labels with other images of theirs, at `index`."""
+        return ArrayDataset(images, self.all_labels.to(images.device), index, self.counts)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

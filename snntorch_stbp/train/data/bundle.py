@@ -28,7 +28,7 @@ class DataBundle:
         classes: names of the classes, in the order of the labels.
         channels, image_size: of a sample; image_size is (height, width).
         input_max: largest value a sample can hold: 1.0 for images, 255.0 for event counts.
-        kind: "image" (samples `[C, H, W]`) or "event" (samples `[T, 2, H, W]`).
+        kind: "image" (samples `[C, H, W]`) or "event" (frames `[T, C, H, W]`).
         source: one line that says where the data came from.
         val_name: one phrase that says what `val` is.
     """
@@ -57,7 +57,7 @@ class DataBundle:
             if id(part.images) not in moved:
                 moved[id(part.images)] = part.to(device)
             whole = moved[id(part.images)]
-            return ArrayDataset(whole.images, part.all_labels.to(device), part.index)
+            return part.sharing(whole.images, part.index)
 
         return replace(self, train=move(self.train), val=move(self.val), test=move(self.test))
 
@@ -91,7 +91,8 @@ def load(
         spec: a name of `catalog.DATASETS`, with `:PATH` for "npz" and "folder".
         data_dir: where the standard sets are looked for, and downloaded to.
         download: fetch what is missing; nothing is ever fetched without it.
-        num_steps: time bins of event frames; images do not depend on it.
+        num_steps: time bins of event frames, and frames of a sample in an archive; images do not
+            depend on it.
         image_size: resize to this side, or (height, width); None keeps the size.
         val_fraction: share of the training part held out for validation, class by class.
         seed: decides which samples are held out. The test part never depends on it.
@@ -114,7 +115,7 @@ def load(
     elif name == "folder":
         parts = load_folder(Path(str(path)).expanduser(), size)
     elif name == "npz":
-        parts = load_npz(Path(str(path)).expanduser())
+        parts = load_npz(Path(str(path)).expanduser(), num_steps)
     elif name == "digits":
         parts = load_digits()
     else:
@@ -135,8 +136,8 @@ def load(
         classes=parts.classes,
         channels=shape[-3],
         image_size=(shape[-2], shape[-1]),
-        input_max=255.0 if kind == "event" else 1.0,
-        kind=kind,
+        input_max=parts.input_max,
+        kind="image" if len(shape) == 3 else "event",
         source=parts.source,
         val_name=val_name,
     )
@@ -148,9 +149,5 @@ def _resized(parts: Parts, size: tuple[int, int]) -> Parts:
     if isinstance(train, ArrayDataset) and isinstance(test, ArrayDataset):
         shared = train.images is test.images
         train = train.resized(size)
-        test = (
-            ArrayDataset(train.images, test.all_labels, test.index)
-            if shared
-            else test.resized(size)
-        )
-    return Parts(train, test, parts.classes, parts.source)
+        test = test.sharing(train.images, test.index) if shared else test.resized(size)
+    return replace(parts, train=train, test=test)

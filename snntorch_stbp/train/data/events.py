@@ -206,6 +206,7 @@ def load_events(
         make(test, test_rows),
         [re.sub(r" - .*", "", label) for label in train.classes],
         f"tonic {source.kind} in {data_dir / source.kind}, frames of {num_steps} time bins",
+        input_max=255.0,
     )
 
 

@@ -1,4 +1,4 @@
-"""`npz:FILE`: images and labels from a numpy archive that the user wrote."""
+"""`npz:FILE`: images, or frames, and labels from a numpy archive that the user wrote."""
 
 from __future__ import annotations
 
@@ -13,25 +13,35 @@ from ...files import UNREADABLE
 from .arrays import ArrayDataset, Parts
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
-_LAYOUTS = "[N, H, W], [N, H, W, C] or [N, C, H, W] with C of 1 to 4"
+_LAYOUTS = (
+    "[N, H, W], [N, H, W, C] or [N, C, H, W] with C of 1 to 4, or, of frames, [N, T, C, H, W]"
+)
 
 
-def load_npz(path: Path) -> Parts:
+def load_npz(path: Path, num_steps: int) -> Parts:
     """Read `x_train`, `y_train`, `x_test`, `y_test` from a .npz archive.
 
     Images are uint8, or floats in [0, 1] (stored as round(255 x)), of shape `[N, H, W]`,
-    `[N, H, W, C]` or `[N, C, H, W]`; labels are integers `[N]` from 0 to classes - 1, each of
-    which occurs in `y_train`. Pickled objects are refused.
+    `[N, H, W, C]` or `[N, C, H, W]`. Frames, one a time step, are `[N, T, C, H, W]`: floats as
+    those of images, or uint8, which are counts of events and stay what they are. Labels are
+    integers `[N]` from 0 to classes - 1, each of which occurs in `y_train`. Pickled objects are
+    refused.
+
+    Args:
+        path: The archive.
+        num_steps: Time steps of the network, as many as there are frames.
 
     Raises:
         StbpError: anything else, with the array and what is wrong with it.
     """
     arrays = _read(path)
+    frames, counts = _frames(path, arrays, num_steps)
     x_train, x_test = (_images(path, n, arrays[n]) for n in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise StbpError(
             f"{path}: x_train holds images {list(x_train.shape[1:])} and x_test "
-            f"{list(x_test.shape[1:])} (channels, height, width); they must be alike."
+            f"{list(x_test.shape[1:])} ({'steps, ' * frames}channels, height, width); they must be "
+            f"alike."
         )
     y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
     y_test = _labels(path, "y_test", arrays["y_test"], len(x_test))
@@ -48,11 +58,31 @@ def load_npz(path: Path) -> Parts:
             f"y_train has labels 0 to {count - 1}."
         )
     return Parts(
-        ArrayDataset(x_train, y_train),
-        ArrayDataset(x_test, y_test),
+        ArrayDataset(x_train, y_train, counts=counts),
+        ArrayDataset(x_test, y_test, counts=counts),
         [str(label) for label in range(count)],
-        f"numpy archive {path}",
+        f"numpy archive {path}" + f", frames of {num_steps} time steps" * frames,
+        input_max=255.0 if counts else 1.0,
     )
+
+
+def _frames(path: Path, arrays: dict[str, np.ndarray], num_steps: int) -> tuple[bool, bool]:
+    """Whether samples are frames, as many as `num_steps`, and whether these count events."""
+    x_train, x_test = arrays["x_train"], arrays["x_test"]
+    if x_train.ndim != 5:
+        return False, False
+    if x_train.shape[1] != num_steps:
+        raise StbpError(
+            f"{path}: x_train holds {x_train.shape[1]} frames a sample, and the network has "
+            f"{num_steps} time steps: give --steps {x_train.shape[1]}."
+        )
+    kinds = [np.uint8 if x.dtype == np.uint8 else np.floating for x in (x_train, x_test)]
+    if kinds[0] != kinds[1]:
+        raise StbpError(
+            f"{path}: x_train is {x_train.dtype} and x_test {x_test.dtype}: uint8 are counts of "
+            f"events, floats values in [0, 1]; they must be alike."
+        )
+    return True, kinds[0] == np.uint8
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -96,8 +126,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _images(path: Path, name: str, x: np.ndarray) -> Tensor:
-    """Check images of any accepted layout and return them as uint8 `[N, C, H, W]`."""
-    if x.ndim not in (3, 4) or 0 in x.shape:
+    """Check images of any accepted layout and return them as uint8 `[N, (T,) C, H, W]`."""
+    if x.ndim not in (3, 4, 5) or 0 in x.shape:
         raise StbpError(f"{path}: {name} has shape {list(x.shape)}; it must be {_LAYOUTS}.")
     if x.dtype != np.uint8:
         if not np.issubdtype(x.dtype, np.floating):
@@ -116,6 +146,8 @@ def _images(path: Path, name: str, x: np.ndarray) -> Tensor:
         x = np.rint(x * 255).astype(np.uint8)
     if x.ndim == 3:
         return torch.from_numpy(x).unsqueeze(1)
+    if x.ndim == 5:
+        return torch.from_numpy(x)
     first, last = x.shape[1] <= 4, x.shape[3] <= 4
     if first == last:
         raise StbpError(
