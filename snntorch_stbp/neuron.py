@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import kernels
 from .looking import Ones, number
-from .surrogate import Surrogate, rectangular
+from .surrogate import Surrogate, equivalent, rectangular
 
 SpikeHook = Callable[["Leaky", Tensor], None]
 
@@ -49,6 +49,7 @@ class Leaky(snn.Leaky):
             with one value per channel, or any tensor that broadcasts against one step `[B, ...]`.
         threshold: Membrane potential above which (strictly) a neuron spikes; shapes as `beta`.
         spike_grad: Spike function with a surrogate gradient; `surrogate.rectangular()` if `None`.
+            snnTorch's `fast_sigmoid` and `atan` become those of `surrogate`, which have kernels.
         learn_beta: Make `beta` a parameter.
         learn_threshold: Make `threshold` a parameter.
         reset_mechanism: `"zero"`, `"subtract"` or `"none"`.
@@ -95,7 +96,7 @@ class Leaky(snn.Leaky):
             super().__init__(
                 beta=beta,
                 threshold=threshold,
-                spike_grad=rectangular() if spike_grad is None else spike_grad,
+                spike_grad=rectangular() if spike_grad is None else equivalent(spike_grad),
                 surrogate_disable=surrogate_disable,
                 learn_beta=learn_beta,
                 learn_threshold=learn_threshold,
