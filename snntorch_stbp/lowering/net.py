@@ -54,7 +54,7 @@ def lower(
         bits: Largest magnitude is `2^bits`: 24 for float32 containers (graphs), 31 for int32.
         multiplier_bits: Most bits of a multiplier, with sign: 4 to 24.
         act_bits: Bits of input currents where only the membrane was quantized in training.
-        num_steps: Time steps `T`, of a network without coding; those of `samples` with frames.
+        num_steps: Time steps `T`, where no coding settles them; those of `samples` with frames.
 
     Raises:
         StbpError: If a layer has no counterpart in integers or does not fit the bits; the message
