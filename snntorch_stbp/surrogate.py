@@ -158,7 +158,7 @@ def equivalent(spike_grad: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
     if getattr(spike_grad, "__module__", "") != "snntorch.surrogate":
         return spike_grad
     kind = getattr(spike_grad, "__qualname__", "").partition(".")[0]
-    cells = getattr(spike_grad, "__closure__", None) or ()
+    cells: Any = getattr(spike_grad, "__closure__", None) or ()
     if kind not in ("fast_sigmoid", "atan") or len(cells) != 1:
         return spike_grad
     return Surrogate(kind, float(cells[0].cell_contents))

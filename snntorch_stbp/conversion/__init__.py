@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import snntorch as snn
 import torch
 from torch import Tensor, fx, nn
 
@@ -21,8 +20,11 @@ from ..norm import NeuNorm, _TDBatchNorm
 from ..quant import Precision, check_precision
 from ..time import TimeDistributed, _Coding
 from .build import Settings, build
+from .check import compare, compare_plain
+from .network import Network
+from .reparametrised import refuse_reparametrised
 from .trace import trace
-from .unroll import Network, unroll
+from .unroll import unroll
 
 __all__ = ["convert"]
 
@@ -90,33 +92,57 @@ def convert(
             f"{type(model).__name__} has a {type(ours[0]).__name__} of this package, which takes "
             f"sequences already: convert what is left by hand."
         )
-    held = {id(b): b.detach().clone() for b in model.buffers() if not b.is_leaf}
-    source = copy.deepcopy(model, held).eval()
-    example = example.detach()
+    example = _check_example(example)
     _check_input(example, precision)
+    source = _copy(model)
     network = unroll(*trace(source, example), example)
     if not any(op.kind in ("neuron", "relu") for op in network.ops):
         raise StbpError(
             f"{type(model).__name__} has neither neurons of snnTorch nor ReLUs to put neurons in "
             f"the place of."
         )
-    steps = _steps(network, num_steps)
-    settings = Settings(steps, beta, threshold, spike_grad, membrane)
+    spiking = any(op.kind == "neuron" for op in network.ops)
+    if precision is not None or not spiking:
+        refuse_reparametrised(source)
+    steps = _steps(network, num_steps, example)
+    any_length = network.steps is None or _follows_frames(model, example, network)
+    settings = Settings(steps, beta, threshold, spike_grad, membrane, any_length)
+    kept = None if spiking else copy.deepcopy((source, network))  # weights are scaled in place
     net = build(network, example, settings, type(model).__name__)
-    if any(op.kind == "neuron" for op in network.ops):
-        _compare(source, net, example, network)
+    if kept is None:
+        compare(source, net, example, network)
+    else:
+        compare_plain(kept[0], example, kept[1])
     if precision is not None:
         _quantize(net, precision, example.device)
     return net.train(model.training)
 
 
-def _steps(network: Network, num_steps: int | None) -> int:
+def _check_example(example: Any) -> Tensor:
+    if isinstance(example, Tensor):
+        return example.detach()
+    what = f"of type {type(example).__name__}"
+    if isinstance(example, (tuple, list)):
+        advice = "of a batch with its labels, give the inputs alone, example[0]"
+    else:
+        advice = "of an array, torch.from_numpy(example)"
+    raise UsageError(f"the example is a tensor of inputs, not {what}: {advice}.")
+
+
+def _steps(network: Network, num_steps: int | None, example: Tensor) -> int:
+    if num_steps is not None and not isinstance(num_steps, int):
+        raise UsageError(f"num_steps is a whole number of time steps, not {num_steps!r}.")
     if num_steps is not None and num_steps < 1:
         raise UsageError(f"a network runs for at least 1 time step, not {num_steps}.")
     if network.steps is not None:
         if num_steps not in (None, network.steps):
             raise UsageError(
                 f"num_steps is {num_steps}, but the network's own loop has {network.steps} steps."
+            )
+        if network.frames and network.steps != len(example):
+            raise UsageError(
+                f"the network takes {network.steps} frames of the example, which has "
+                f"{len(example)}: give it those that it takes."
             )
         return network.steps
     if num_steps is None:
@@ -143,57 +169,26 @@ def _check_input(example: Tensor, precision: Precision | None) -> None:
         )
 
 
-@torch.no_grad()
-def _compare(source: nn.Module, net: nn.Module, example: Tensor, network: Network) -> None:
-    """Raise StbpError unless both networks fire the same, in double precision."""
-    ours = copy.deepcopy(net).double()(example.double())
-    ours = ours[0] if isinstance(ours, tuple) else ours
-    theirs = _record(copy.deepcopy(source).double(), example.double(), network, len(ours))
-    if theirs.shape != ours.shape:
-        raise StbpError(
-            f"the network's record has the shape {tuple(theirs.shape)}, the converted one's "
-            f"{tuple(ours.shape)}: to convert, it returns [T, B, ...], time first."
-        )
-    differing = int((~torch.isclose(ours, theirs, rtol=1e-9, atol=1e-9)).sum())
-    if differing:
-        raise StbpError(
-            f"the converted network gives other values than {type(source).__name__} on the "
-            f"example: {differing} of {ours.numel()} differ.{_reason(source)}"
-        )
+def _follows_frames(model: nn.Module, example: Tensor, network: Network) -> bool:
+    """Whether a network of frames takes as many steps as it is given frames."""
+    if not network.frames:
+        return False
+    source, longer = _copy(model), torch.cat([example, example[-1:]])
+    try:
+        return unroll(*trace(source, longer), longer).steps == len(longer)
+    except StbpError:  # a network that asks for the number that the example has
+        return False
 
 
-def _reason(source: nn.Module) -> str:
-    """What the documentation of `Leaky` says about the one reset that is not snnTorch's."""
-    for name, module in source.named_modules():
-        undelayed = isinstance(module, snn.Leaky) and not module.reset_delay
-        if undelayed and module.reset_mechanism == "subtract":
-            return (
-                f" '{name}' resets by subtraction without delay: from more than twice the "
-                f"threshold snnTorch subtracts again in the next step, which is done once here; "
-                f"with reset_delay=True both are the same."
-            )
-    return ""
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy of its own in evaluation mode."""
+    return copy.deepcopy(model, _computed(model)).eval()
 
 
-def _record(source: nn.Module, x: Tensor, network: Network, steps: int) -> Tensor:
-    """The record `[T, B, ...]` of a network of snnTorch."""
-    for module in source.modules():
-        if isinstance(module, snn.SpikingNeuron):
-            module.reset_mem()
-            module.register_forward_hook(_as_double)  # snnTorch's spikes are of float32
-    if network.steps is not None:
-        return _first(source(x))
-    return torch.stack([_first(source(x)) for _ in range(steps)])
-
-
-def _as_double(module: nn.Module, given: Any, result: Any) -> Any:
-    pair = isinstance(result, tuple)
-    return tuple(r.double() for r in result) if pair else result.double()
-
-
-def _first(value: Any) -> Tensor:
-    result: Tensor = value[0] if isinstance(value, (tuple, list)) else value
-    return result
+def _computed(model: nn.Module) -> dict[int, Tensor]:
+    """Tensors with a history that modules hold, such as states, which are copied without it."""
+    held = [*model.buffers(), *(v for m in model.modules() for v in vars(m).values())]
+    return {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
 
 
 def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> None:
@@ -212,7 +207,7 @@ def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> Non
             replace_layer(net, layer, layer_at(layer, bits, precision))
     for module in list(net.modules()):
         if isinstance(module, Leaky):
-            like = precision.neuron(threshold=float(module.threshold.max()))
+            like = precision.neuron(threshold=float(module.threshold.detach().max()))
             for name in ("current_quant", "state_quant"):
                 if getattr(like, name) is not None:
                     setattr(module, name, getattr(like, name).to(device))
