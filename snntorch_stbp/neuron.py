@@ -62,7 +62,7 @@ class Leaky(snn.Leaky):
             comparison with the threshold (snnTorch's name; a module or any callable).
         current_quant: Quantizer of the input current, applied once to the whole sequence.
         output: Return `(spikes, membrane)`, the membrane potential `u[t]` before reset. (snnTorch,
-            with `reset_delay=False`, returns the potential after the reset.)
+            with `reset_delay=False`, returns the potential after the reset; so does `convert`.)
         surrogate_disable, graded_spikes_factor, learn_graded_spikes_factor: As in snnTorch.
 
     Shapes:

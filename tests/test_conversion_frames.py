@@ -87,7 +87,7 @@ def test_frames_are_taken_in_every_usual_way(steps: Callable[[Any], Any]) -> Non
     (lambda x: (x[-t] for t in range(1, 5)), "'lif' gets at step 1 what belongs to step 4: the fr"),
     (lambda x: (x[t] for t in (0, 2)), "'lif' gets at step 2 what belongs to step 3: the frames"),
     (lambda x: (x[t] for t in range(3)), "the network takes 3 frames of the example, which has 4"),
-    (lambda x: (x[:, t] for t in range(3)), "only the input is indexed, by the time step alone"),
+    (lambda x: (x[:, t] for t in range(3)), r"by the time step alone, x\[step\], of a seq"),
 ])  # fmt: skip
 def test_other_frames_are_refused(steps: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(StbpError, match=message):

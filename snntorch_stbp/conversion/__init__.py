@@ -1,7 +1,7 @@
 """Networks that were written for snnTorch, or without spikes, as networks over sequences.
 
 `trace` follows the forward pass of a network, `unroll` finds in it what one step computes, `build`
-makes that of the modules of this package.
+makes that of the modules of this package, `check` compares the two.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ def convert(
     **A network of `snntorch.Leaky`** becomes the same network: its weights, decays, thresholds,
     resets and surrogate gradients, time folded into the batch, neurons as one operation. It may be
     a `nn.Sequential` of neurons with `init_hidden=True`, a module whose forward pass is one step,
-    or one with a loop over the steps that returns the stacked record. That both fire the same
-    spikes on `example` is checked, in double precision.
+    or one with a loop over the steps that returns the stacked record. On `example`, in double
+    precision, every layer of neurons is checked to get the same currents and to fire the same
+    spikes, the record to be the same.
 
     **A network without spikes** gets a neuron in the place of every ReLU and tdBN in the place of
     every batch normalisation behind a layer (`alpha = 1 / sqrt(n)` where `n` currents are added).
     Weights and statistics are where its training starts; layers without normalisation are scaled
-    such that their currents have the size of a threshold on `example`.
+    such that their currents have the size of a threshold on `example`. What was read of the network
+    is checked to compute the same as the network, as it stands, does.
 
     The result's `code` shows its forward pass. Its modules have their names in `model`, a layer `L`
     as `L.layer` with its normalisation as `L.norm`.
@@ -64,25 +66,30 @@ def convert(
             takes a frame at each step. Real samples: scales and checks depend on it.
         num_steps: Time steps `T`; not needed where `model` has a loop over them.
         precision: Bits of weights, input, currents and membranes; `None` for floating point
-            throughout. Layers with weights are `Conv2d` and `Linear` then.
+            throughout. Layers with weights are `Conv2d` and `Linear` then, and their weights plain
+            parameters, not pruned or otherwise computed at each pass.
         spike_grad: Spike function of all neurons; of `None` snnTorch's neurons keep theirs, others
             get `surrogate.rectangular()`. snnTorch's `fast_sigmoid` and `atan` become those of
             `snntorch_stbp.surrogate`, which have fast kernels.
         beta: Decay of neurons in the place of ReLUs.
         threshold: Threshold of neurons in the place of ReLUs.
         membrane: Return `(spikes, membranes)` of the last layer, for losses on membrane potentials
-            (such a network is not exported).
+            (such a network is not exported). They are those that snnTorch's neuron returns: before
+            the reset, or behind it with `reset_delay=False`. Of neurons in the place of ReLUs they
+            are those before the reset.
 
     Returns:
         A module in the mode (training or evaluation) of `model`, on its device.
 
     Shapes:
         input `[B, ...]`, presented at every step, or `[T, B, ...]`; output, the record of the last
-        layer, `[T, B, ...]`.
+        layer, `[T, B, ...]`. Sequences may have other lengths than `T` where `model` has no loop,
+        or one over the frames that there are; a loop over a fixed number of steps keeps it.
 
     Raises:
-        UsageError: If `num_steps` is missing or contradicts the loop, or the example does not lie
-            in the range of a quantized input.
+        UsageError: If `num_steps` is missing, no whole number, or contradicts the loop; if the
+            example is no tensor, a sequence where a batch is wanted, or does not lie in the range
+            of a quantized input; or if the model is a lone neuron.
         StbpError: If the network cannot be converted, with the reason, or the result fires
             other spikes.
     """

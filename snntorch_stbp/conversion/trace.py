@@ -159,12 +159,6 @@ def trace(model: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, nn.Mod
     except StbpError:
         raise
     except Exception as error:  # whatever the forward pass of a user's network raises
-        if "can't assign a" in str(error):  # what torch says of `record[step] = spikes`
-            raise StbpError(
-                f"cannot follow the forward pass of {type(model).__name__}: it assigns to a part "
-                f"of a tensor; collect the spikes of the steps in a list, and return "
-                f"torch.stack(list)."
-            ) from error
         what = str(error).partition(". ")[0]  # what follows is advice on tracing
         raise StbpError(
             f"cannot follow the forward pass of {type(model).__name__}: {what}; what it does must "

@@ -221,7 +221,8 @@ class _Reader:
         if value is None:
             return None  # of a size
         raise StbpError(
-            "cannot convert indexing; only the input is indexed, by the time step alone, x[step]."
+            "cannot convert indexing; only the input is indexed, by the time step alone, x[step], "
+            "of a sequence [T, B, ...]."
         )
 
     def _stacked(self, items: Any, dim: Any = 0) -> _Value | _State:
