@@ -39,6 +39,11 @@ class Called(nn.Module):
         return torch.stack(tensors=record)
 
 
+def flattened(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    return x.view(batch, channels * height * width).reshape(x.size(0), x.size(1) * x.size(2) * 8)
+
+
 @pytest.mark.parametrize("step", [
     lambda m, x, mem: m.lif(input_=m.fc(x.flatten(1)), mem=mem),
     lambda m, x, mem: m.lif(mem=mem, input_=m.fc(input=torch.flatten(input=x, start_dim=1))),
@@ -48,6 +53,7 @@ class Called(nn.Module):
     lambda m, x, mem: m.lif(m.fc(x.reshape(-1, 8 * 8)), mem),
     lambda m, x, mem: m.lif(m.fc(x.view(x.shape[0], 64)), mem),
     lambda m, x, mem: m.lif(m.fc(torch.reshape(x, (x.size(0), 64))), mem),
+    lambda m, x, mem: m.lif(m.fc(flattened(F.avg_pool2d(x, 1))), mem),
     lambda m, x, mem: m.lif(m.fc(x.float().flatten(1)), mem),
     lambda m, x, mem: m.lif(m.fc(x.flatten(1).to(torch.float32)), mem),
     lambda m, x, mem: m.lif(m.fc(F.avg_pool2d(input=x, kernel_size=1).flatten(1)), mem),

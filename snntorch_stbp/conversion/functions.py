@@ -127,10 +127,15 @@ def as_module(
 
 
 def _features(shape: tuple[Any, ...], batch: int) -> int | None:
-    """The second size of a shape of two dimensions whose first is the batch; `None` of others."""
+    """The second size of a shape of two dimensions whose first is the batch; `None` of others.
+
+    What is computed of sizes says nothing but what is left, -1.
+    """
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    if len(shape) != 2 or not isinstance(shape[1], int):
+    if len(shape) != 2:
         return None
-    kept = isinstance(shape[0], fx.Node) or shape[0] == batch or (shape[0] == -1 != shape[1])
-    return shape[1] if kept else None
+    rows, features = shape
+    features = -1 if isinstance(features, fx.Node) else features
+    kept = isinstance(rows, fx.Node) or rows == batch or (rows == -1 != features)
+    return features if kept and isinstance(features, int) else None

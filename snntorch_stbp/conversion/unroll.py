@@ -198,6 +198,8 @@ class _Reader:
             return self._value("module", name, [self._operand(args[0], name)], make, (name, key))
         if target in SIZES or target in (torch.unbind, "unbind"):
             return None  # a size of what is flattened, or frames, which were followed one by one
+        if target is operator.mul and all(self._is_size(a) for a in args):
+            return None
         if target == "__setitem__":
             raise StbpError(
                 "cannot convert an assignment to a part of a tensor: collect the spikes of the "
@@ -207,6 +209,9 @@ class _Reader:
             f"cannot convert the operation '{name}': between neurons there may be layers, "
             f"poolings, normalisations, dropout, additions, and what flattens all but the batch."
         )
+
+    def _is_size(self, argument: Any) -> bool:
+        return isinstance(argument, int) or self.values.get(argument, argument) is None
 
     def _item(self, source: Any, index: Any) -> Any:
         value: Any = self.values.get(source) if isinstance(source, fx.Node) else None
