@@ -131,7 +131,10 @@ def test_a_step_that_forgets_the_one_before_is_refused() -> None:
     model = brighter(Refused(one_step))
     with pytest.raises(UsageError, match="'lif' starts from a new membrane potential at each call"):
         convert(model, digits(4), num_steps=2)
-    assert torch.equal(convert(model, pixels(4), num_steps=1)(pixels(4))[0], model(pixels(4))[0])
+    net = convert(model, pixels(4), num_steps=1)
+    assert torch.equal(net(pixels(4))[0], model(pixels(4))[0])
+    with pytest.raises(ValueError, match="a sequence of 1 steps, not the shape"):
+        net(pixels(4).expand(3, 4, 1, 8, 8))
 
 
 def test_num_steps_is_asked_for() -> None:

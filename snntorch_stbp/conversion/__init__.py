@@ -112,7 +112,7 @@ def convert(
     if precision is not None or not spiking:
         refuse_reparametrised(source)
     steps = _steps(network, num_steps, example)
-    any_length = network.steps is None or _follows_frames(model, example, network)
+    any_length = _any_length(model, example, network)
     settings = Settings(steps, beta, threshold, spike_grad, membrane, any_length)
     kept = None if spiking else copy.deepcopy((source, network))  # weights are scaled in place
     net = build(network, example, settings, type(model).__name__)
@@ -176,8 +176,10 @@ def _check_input(example: Tensor, precision: Precision | None) -> None:
         )
 
 
-def _follows_frames(model: nn.Module, example: Tensor, network: Network) -> bool:
-    """Whether a network of frames takes as many steps as it is given frames."""
+def _any_length(model: nn.Module, example: Tensor, network: Network) -> bool:
+    """Whether a network takes as many steps as it is given frames, or as it is called."""
+    if network.steps is None:
+        return network.fresh is None
     if not network.frames:
         return False
     source, longer = _copy(model), torch.cat([example, example[-1:]])
