@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import kernels
 from .looking import Ones, number
-from .surrogate import Surrogate, rectangular
+from .surrogate import Surrogate, equivalent, rectangular
 
 SpikeHook = Callable[["Leaky", Tensor], None]
 
@@ -51,6 +51,7 @@ class Leaky(snn.Leaky):
             with one value per channel, or any tensor that broadcasts against one step `[B, ...]`.
         threshold: Membrane potential above which (strictly) a neuron spikes; shapes as `beta`.
         spike_grad: Spike function with a surrogate gradient; `surrogate.rectangular()` if `None`.
+            snnTorch's `fast_sigmoid` and `atan` become those of `surrogate`, which have kernels.
         learn_beta: Make `beta` a parameter.
         learn_threshold: Make `threshold` a parameter.
         reset_mechanism: `"zero"`, `"subtract"` or `"none"`.
@@ -63,7 +64,7 @@ class Leaky(snn.Leaky):
             comparison with the threshold (snnTorch's name; a module or any callable).
         current_quant: Quantizer of the input current, applied once to the whole sequence.
         output: Return `(spikes, membrane)`, the membrane potential `u[t]` before reset. (snnTorch,
-            with `reset_delay=False`, returns the potential after the reset.)
+            with `reset_delay=False`, returns the potential after the reset; so does `convert`.)
         surrogate_disable, graded_spikes_factor, learn_graded_spikes_factor: As in snnTorch.
 
     Shapes:
@@ -97,7 +98,7 @@ class Leaky(snn.Leaky):
             super().__init__(
                 beta=beta,
                 threshold=threshold,
-                spike_grad=rectangular() if spike_grad is None else spike_grad,
+                spike_grad=rectangular() if spike_grad is None else equivalent(spike_grad),
                 surrogate_disable=surrogate_disable,
                 learn_beta=learn_beta,
                 learn_threshold=learn_threshold,

@@ -157,8 +157,8 @@ def equivalent(spike_grad: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
     """The spike function of this module that does what one of snnTorch's does, else the same."""
     if getattr(spike_grad, "__module__", "") != "snntorch.surrogate":
         return spike_grad
-    kind = spike_grad.__qualname__.partition(".")[0]
-    if kind not in ("fast_sigmoid", "atan"):
+    kind = getattr(spike_grad, "__qualname__", "").partition(".")[0]
+    cells: Any = getattr(spike_grad, "__closure__", None) or ()
+    if kind not in ("fast_sigmoid", "atan") or len(cells) != 1:
         return spike_grad
-    (cell,) = spike_grad.__closure__ or ()
-    return Surrogate(kind, float(cell.cell_contents))
+    return Surrogate(kind, float(cells[0].cell_contents))

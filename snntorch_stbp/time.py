@@ -87,25 +87,31 @@ class _Coding(nn.Module):
     Args:
         num_steps: Number of time steps `T`, at least 1.
         still_dims: Dimensions of a still batch: 4 for images, 2 for features.
+        any_length: Let sequences of other lengths pass, too; `num_steps` is that of still batches.
 
     Raises:
         ValueError: If `num_steps` is below 1, or a sequence of another length comes in.
     """
 
-    def __init__(self, num_steps: int, still_dims: int = 4) -> None:
+    any_length = False
+
+    def __init__(self, num_steps: int, still_dims: int = 4, any_length: bool = False) -> None:
         super().__init__()
         if num_steps < 1:
             raise ValueError(f"a network runs for at least 1 time step, not {num_steps}")
         self.num_steps, self.still_dims = num_steps, still_dims
+        self.any_length = any_length
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sequence `[T, B, ...]` of `x`."""
         if x.dim() == self.still_dims:
             return self.encode(x)
-        if x.dim() != self.still_dims + 1 or x.shape[0] != self.num_steps:
+        steps = x.shape[0] if x.dim() == self.still_dims + 1 else 0
+        if steps != self.num_steps and not (steps and self.any_length):
+            wanted = "at least 1 step" if self.any_length else f"{self.num_steps} steps"
             raise ValueError(
                 f"expected a still batch of {self.still_dims} dimensions or a sequence of "
-                f"{self.num_steps} steps, not the shape {tuple(x.shape)}"
+                f"{wanted}, not the shape {tuple(x.shape)}"
             )
         return x
 
@@ -113,7 +119,7 @@ class _Coding(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return f"num_steps={self.num_steps}"
+        return f"num_steps={self.num_steps}" + (", any_length=True" if self.any_length else "")
 
 
 class DirectCoding(_Coding):

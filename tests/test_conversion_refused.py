@@ -84,7 +84,11 @@ def summed(m: Any, x: Tensor) -> Tensor:
     (Refused(lambda m, x: m.lif(m.fc(x) if x.sum() > 0 else x)[0]), "cannot follow the forward"),
     (Refused(lambda m, x: m.lif(m.fc(x), m.fc(x))[0]), "potential at step 1 that is not its own"),
     (Refused(lambda m, x: m.fc(x)), "Refused has neither neurons of snnTorch nor ReLUs"),
-    (Refused(lambda m, x: m.lif(m.fc(x))[1]), "returns neither spikes nor currents"),
+    (
+        Refused(lambda m, x: m.lif(m.fc(x))[1]),
+        r"returns membrane potentials of 'lif': .* membrane=True\) gives the membrane potentials",
+    ),
+    (Refused(lambda m, x: {"spikes": m.lif(m.fc(x))[0]}), "returns neither spikes nor currents"),
     (
         Refused(lambda m, x: m.lif(m.fc(x))[0], snn.Synaptic(0.5, 0.5, init_hidden=True)),
         "cannot convert|'lif' is Synaptic, which has no counterpart",
@@ -127,17 +131,10 @@ def test_a_step_that_forgets_the_one_before_is_refused() -> None:
     model = brighter(Refused(one_step))
     with pytest.raises(UsageError, match="'lif' starts from a new membrane potential at each call"):
         convert(model, digits(4), num_steps=2)
-    assert torch.equal(convert(model, pixels(4), num_steps=1)(pixels(4))[0], model(pixels(4))[0])
-
-
-def test_the_reset_that_is_not_snntorchs_is_named() -> None:
-    neuron: dict[str, Any] = {"init_hidden": True, "reset_mechanism": "subtract"}
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 20), snn.Leaky(0.5, **neuron), nn.Linear(20, 10),
-        snn.Leaky(0.5, 0.2, reset_delay=False, output=True, **neuron),
-    )  # fmt: skip
-    with pytest.raises(StbpError, match=r"gives other values .*'4' resets by .* without delay"):
-        convert(brighter(model), digits(16), num_steps=8)
+    net = convert(model, pixels(4), num_steps=1)
+    assert torch.equal(net(pixels(4))[0], model(pixels(4))[0])
+    with pytest.raises(ValueError, match="a sequence of 1 steps, not the shape"):
+        net(pixels(4).expand(3, 4, 1, 8, 8))
 
 
 def test_num_steps_is_asked_for() -> None:

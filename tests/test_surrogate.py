@@ -9,6 +9,7 @@ import pytest
 import snntorch as snn
 import torch
 
+import snntorch_stbp as stbp
 from snntorch_stbp import surrogate
 
 CURVES = {
@@ -77,8 +78,14 @@ def test_snntorchs_curves_are_snntorchs(name: str, a: float) -> None:
 
 
 def test_what_has_no_equivalent_stays() -> None:
-    for theirs in (snn.surrogate.triangular(), torch.relu, surrogate.gaussian()):
+    atan = snn.surrogate.atan
+    for theirs in (snn.surrogate.triangular(), torch.relu, surrogate.gaussian(), atan, object()):
         assert surrogate.equivalent(theirs) is theirs
+
+
+def test_a_neuron_takes_snntorchs_for_its_own() -> None:
+    theirs = snn.surrogate.fast_sigmoid(7)
+    assert stbp.Leaky(spike_grad=theirs).spike_grad == surrogate.fast_sigmoid(7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

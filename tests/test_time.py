@@ -112,6 +112,17 @@ def test_direct_coding_repeats_images_and_passes_sequences() -> None:
         stbp.DirectCoding(0)
 
 
+def test_direct_coding_may_pass_sequences_of_any_length() -> None:
+    coding = stbp.DirectCoding(3, any_length=True)
+    assert coding(torch.rand(2, 1, 4, 4)).shape == (3, 2, 1, 4, 4)
+    sequence = torch.rand(5, 2, 1, 4, 4)
+    assert coding(sequence) is sequence
+    for wrong in (torch.zeros(0, 2, 1, 4, 4), torch.zeros(4), torch.zeros(())):
+        with pytest.raises(ValueError, match="a sequence of at least 1 step, not the shape"):
+            coding(wrong)
+    assert repr(coding) == "DirectCoding(num_steps=3, any_length=True)"
+
+
 def test_rate_coding_spikes_as_often_as_the_image_is_bright() -> None:
     images = torch.tensor([0.0, 0.3, 1.0]).reshape(1, 1, 1, 3)
     rate = stbp.RateCoding(4000)(images).mean(0).flatten()

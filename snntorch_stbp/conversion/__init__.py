@@ -1,7 +1,7 @@
 """Networks that were written for snnTorch, or without spikes, as networks over sequences.
 
 `trace` follows the forward pass of a network, `unroll` finds in it what one step computes, `build`
-makes that of the modules of this package.
+makes that of the modules of this package, `check` compares the two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import snntorch as snn
 import torch
 from torch import Tensor, fx, nn
 
@@ -21,8 +20,11 @@ from ..norm import NeuNorm, _TDBatchNorm
 from ..quant import Precision, check_precision
 from ..time import TimeDistributed, _Coding
 from .build import Settings, build
+from .check import compare, compare_plain
+from .network import Network
+from .reparametrised import refuse_reparametrised
 from .trace import trace
-from .unroll import Network, unroll
+from .unroll import unroll
 
 __all__ = ["convert"]
 
@@ -45,13 +47,15 @@ def convert(
     **A network of `snntorch.Leaky`** becomes the same network: its weights, decays, thresholds,
     resets and surrogate gradients, time folded into the batch, neurons as one operation. It may be
     a `nn.Sequential` of neurons with `init_hidden=True`, a module whose forward pass is one step,
-    or one with a loop over the steps that returns the stacked record. That both fire the same
-    spikes on `example` is checked, in double precision.
+    or one with a loop over the steps that returns the stacked record. On `example`, in double
+    precision, every layer of neurons is checked to get the same currents and to fire the same
+    spikes, the record to be the same.
 
     **A network without spikes** gets a neuron in the place of every ReLU and tdBN in the place of
     every batch normalisation behind a layer (`alpha = 1 / sqrt(n)` where `n` currents are added).
     Weights and statistics are where its training starts; layers without normalisation are scaled
-    such that their currents have the size of a threshold on `example`.
+    such that their currents have the size of a threshold on `example`. What was read of the network
+    is checked to compute the same as the network, as it stands, does.
 
     The result's `code` shows its forward pass. Its modules have their names in `model`, a layer `L`
     as `L.layer` with its normalisation as `L.norm`.
@@ -62,25 +66,30 @@ def convert(
             takes a frame at each step. Real samples: scales and checks depend on it.
         num_steps: Time steps `T`; not needed where `model` has a loop over them.
         precision: Bits of weights, input, currents and membranes; `None` for floating point
-            throughout. Layers with weights are `Conv2d` and `Linear` then.
+            throughout. Layers with weights are `Conv2d` and `Linear` then, and their weights plain
+            parameters, not pruned or otherwise computed at each pass.
         spike_grad: Spike function of all neurons; of `None` snnTorch's neurons keep theirs, others
             get `surrogate.rectangular()`. snnTorch's `fast_sigmoid` and `atan` become those of
             `snntorch_stbp.surrogate`, which have fast kernels.
         beta: Decay of neurons in the place of ReLUs.
         threshold: Threshold of neurons in the place of ReLUs.
         membrane: Return `(spikes, membranes)` of the last layer, for losses on membrane potentials
-            (such a network is not exported).
+            (such a network is not exported). They are those that snnTorch's neuron returns: before
+            the reset, or behind it with `reset_delay=False`. Of neurons in the place of ReLUs they
+            are those before the reset.
 
     Returns:
         A module in the mode (training or evaluation) of `model`, on its device.
 
     Shapes:
         input `[B, ...]`, presented at every step, or `[T, B, ...]`; output, the record of the last
-        layer, `[T, B, ...]`.
+        layer, `[T, B, ...]`. Sequences may have other lengths than `T` where `model` has no loop,
+        or one over the frames that there are; a loop over a fixed number of steps keeps it.
 
     Raises:
-        UsageError: If `num_steps` is missing or contradicts the loop, or the example does not lie
-            in the range of a quantized input.
+        UsageError: If `num_steps` is missing, no whole number, or contradicts the loop; if the
+            example is no tensor, a sequence where a batch is wanted, or does not lie in the range
+            of a quantized input; or if the model is a lone neuron.
         StbpError: If the network cannot be converted, with the reason, or the result fires
             other spikes.
     """
@@ -90,33 +99,57 @@ def convert(
             f"{type(model).__name__} has a {type(ours[0]).__name__} of this package, which takes "
             f"sequences already: convert what is left by hand."
         )
-    held = {id(b): b.detach().clone() for b in model.buffers() if not b.is_leaf}
-    source = copy.deepcopy(model, held).eval()
-    example = example.detach()
+    example = _check_example(example)
     _check_input(example, precision)
+    source = _copy(model)
     network = unroll(*trace(source, example), example)
     if not any(op.kind in ("neuron", "relu") for op in network.ops):
         raise StbpError(
             f"{type(model).__name__} has neither neurons of snnTorch nor ReLUs to put neurons in "
             f"the place of."
         )
-    steps = _steps(network, num_steps)
-    settings = Settings(steps, beta, threshold, spike_grad, membrane)
+    spiking = any(op.kind == "neuron" for op in network.ops)
+    if precision is not None or not spiking:
+        refuse_reparametrised(source)
+    steps = _steps(network, num_steps, example)
+    any_length = _any_length(model, example, network)
+    settings = Settings(steps, beta, threshold, spike_grad, membrane, any_length)
+    kept = None if spiking else copy.deepcopy((source, network))  # weights are scaled in place
     net = build(network, example, settings, type(model).__name__)
-    if any(op.kind == "neuron" for op in network.ops):
-        _compare(source, net, example, network)
+    if kept is None:
+        compare(source, net, example, network)
+    else:
+        compare_plain(kept[0], example, kept[1])
     if precision is not None:
         _quantize(net, precision, example.device)
     return net.train(model.training)
 
 
-def _steps(network: Network, num_steps: int | None) -> int:
+def _check_example(example: Any) -> Tensor:
+    if isinstance(example, Tensor):
+        return example.detach()
+    what = f"of type {type(example).__name__}"
+    if isinstance(example, (tuple, list)):
+        advice = "of a batch with its labels, give the inputs alone, example[0]"
+    else:
+        advice = "of an array, torch.from_numpy(example)"
+    raise UsageError(f"the example is a tensor of inputs, not {what}: {advice}.")
+
+
+def _steps(network: Network, num_steps: int | None, example: Tensor) -> int:
+    if num_steps is not None and not isinstance(num_steps, int):
+        raise UsageError(f"num_steps is a whole number of time steps, not {num_steps!r}.")
     if num_steps is not None and num_steps < 1:
         raise UsageError(f"a network runs for at least 1 time step, not {num_steps}.")
     if network.steps is not None:
         if num_steps not in (None, network.steps):
             raise UsageError(
                 f"num_steps is {num_steps}, but the network's own loop has {network.steps} steps."
+            )
+        if network.frames and network.steps != len(example):
+            raise UsageError(
+                f"the network takes {network.steps} frames of the example, which has "
+                f"{len(example)}: give it those that it takes."
             )
         return network.steps
     if num_steps is None:
@@ -143,57 +176,28 @@ def _check_input(example: Tensor, precision: Precision | None) -> None:
         )
 
 
-@torch.no_grad()
-def _compare(source: nn.Module, net: nn.Module, example: Tensor, network: Network) -> None:
-    """Raise StbpError unless both networks fire the same, in double precision."""
-    ours = copy.deepcopy(net).double()(example.double())
-    ours = ours[0] if isinstance(ours, tuple) else ours
-    theirs = _record(copy.deepcopy(source).double(), example.double(), network, len(ours))
-    if theirs.shape != ours.shape:
-        raise StbpError(
-            f"the network's record has the shape {tuple(theirs.shape)}, the converted one's "
-            f"{tuple(ours.shape)}: to convert, it returns [T, B, ...], time first."
-        )
-    differing = int((~torch.isclose(ours, theirs, rtol=1e-9, atol=1e-9)).sum())
-    if differing:
-        raise StbpError(
-            f"the converted network gives other values than {type(source).__name__} on the "
-            f"example: {differing} of {ours.numel()} differ.{_reason(source)}"
-        )
+def _any_length(model: nn.Module, example: Tensor, network: Network) -> bool:
+    """Whether a network takes as many steps as it is given frames, or as it is called."""
+    if network.steps is None:
+        return network.fresh is None
+    if not network.frames:
+        return False
+    source, longer = _copy(model), torch.cat([example, example[-1:]])
+    try:
+        return unroll(*trace(source, longer), longer).steps == len(longer)
+    except StbpError:  # a network that asks for the number that the example has
+        return False
 
 
-def _reason(source: nn.Module) -> str:
-    """What the documentation of `Leaky` says about the one reset that is not snnTorch's."""
-    for name, module in source.named_modules():
-        undelayed = isinstance(module, snn.Leaky) and not module.reset_delay
-        if undelayed and module.reset_mechanism == "subtract":
-            return (
-                f" '{name}' resets by subtraction without delay: from more than twice the "
-                f"threshold snnTorch subtracts again in the next step, which is done once here; "
-                f"with reset_delay=True both are the same."
-            )
-    return ""
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy of its own in evaluation mode."""
+    return copy.deepcopy(model, _computed(model)).eval()
 
 
-def _record(source: nn.Module, x: Tensor, network: Network, steps: int) -> Tensor:
-    """The record `[T, B, ...]` of a network of snnTorch."""
-    for module in source.modules():
-        if isinstance(module, snn.SpikingNeuron):
-            module.reset_mem()
-            module.register_forward_hook(_as_double)  # snnTorch's spikes are of float32
-    if network.steps is not None:
-        return _first(source(x))
-    return torch.stack([_first(source(x)) for _ in range(steps)])
-
-
-def _as_double(module: nn.Module, given: Any, result: Any) -> Any:
-    pair = isinstance(result, tuple)
-    return tuple(r.double() for r in result) if pair else result.double()
-
-
-def _first(value: Any) -> Tensor:
-    result: Tensor = value[0] if isinstance(value, (tuple, list)) else value
-    return result
+def _computed(model: nn.Module) -> dict[int, Tensor]:
+    """Tensors with a history that modules hold, such as states, which are copied without it."""
+    held = [*model.buffers(), *(v for m in model.modules() for v in vars(m).values())]
+    return {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
 
 
 def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> None:
@@ -212,7 +216,7 @@ def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> Non
             replace_layer(net, layer, layer_at(layer, bits, precision))
     for module in list(net.modules()):
         if isinstance(module, Leaky):
-            like = precision.neuron(threshold=float(module.threshold.max()))
+            like = precision.neuron(threshold=float(module.threshold.detach().max()))
             for name in ("current_quant", "state_quant"):
                 if getattr(like, name) is not None:
                     setattr(module, name, getattr(like, name).to(device))

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import snntorch as snn
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import StbpError
+from ..errors import StbpError, UsageError
 from ..firing import fire
 from ..neuron import Leaky
 from ..norm import TDBatchNorm1d, TDBatchNorm2d, TDBatchNorm3d, _TDBatchNorm
 from ..pooling import AvgPool2d
-from ..surrogate import equivalent
 from ..time import DirectCoding, TimeDistributed
-from .unroll import Network, Op
+from .functions import Rows
+from .network import Network, Op
+from .neurons import after_reset, over_sequences
 
 Weights = nn.Linear | nn.modules.conv._ConvNd
 _TDBN = {
@@ -41,6 +41,7 @@ class Settings:
     threshold: float
     spike_grad: Callable[[Tensor], Tensor] | None
     membrane: bool
+    any_length: bool
 
 
 def build(network: Network, example: Tensor, settings: Settings, name: str) -> fx.GraphModule:
@@ -67,14 +68,15 @@ class _Builder:
             getattr(self, f"_{op.kind}")(op)
         output = self.nodes[self.network.output]
         if self.settings.membrane:
-            self._give_membrane(output)
+            output = self._give_membrane(output)
         self.graph.output(output)
         _fuse(self.graph, self.root)
         return self.root, self.graph
 
     def _input(self, op: Op) -> None:
         dims = self.example.dim() - (1 if self.network.frames else 0)
-        encoder = nn.Sequential(nn.Identity(), DirectCoding(self.settings.num_steps, dims))
+        coding = DirectCoding(self.settings.num_steps, dims, self.settings.any_length)
+        encoder = nn.Sequential(nn.Identity(), coding)
         x = self.graph.placeholder("x")
         self._call("encoder", encoder, x, self.example)
 
@@ -82,17 +84,21 @@ class _Builder:
         assert op.module is not None
         (place,) = op.inputs
         module = self._equivalent(op.module, self.seen[place])
+        if isinstance(module, nn.Linear):
+            self._refuse_sequence(op.name, self.seen[place])
         before = self._behind(place)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and before is not None:
             before.norm = module if self.spiking else self._tdbn(module, self._terms(op))
             self.nodes.append(self.nodes[place])
             source = self.network.ops[place].inputs[0]
-            self.seen.append(before(self.seen[source]))
+            self.seen.append(self._run(op.name, before, self.seen[source]))
             return
         self._call(op.name, TimeDistributed(module), self.nodes[place], self.seen[place])
 
     def _neuron(self, op: Op) -> None:
-        self._call(op.name, self._leaky(op), *self._at(op.inputs[0]))
+        node, current = self._at(op.inputs[0])
+        made = over_sequences(op.module, current, self.settings.spike_grad)
+        self._call(op.name, made, node, current)
 
     def _relu(self, op: Op) -> None:
         if self.spiking:
@@ -125,10 +131,46 @@ class _Builder:
             unique = f"{last}_{number}"
         parent.add_module(unique, module.eval())
         self.nodes.append(self.graph.call_module(".".join([*parents, unique]), (x,)))
-        self.seen.append(module(value))
+        self.seen.append(self._run(name, module, value))
+
+    def _refuse_sequence(self, name: str, x: Tensor) -> None:
+        """A sequence as the example would be taken for a still batch by a linear layer."""
+        shape, steps = tuple(self.example.shape), self.settings.num_steps
+        looped = self.network.steps is not None
+        if not looped and x.dim() == 4 and len(shape) == 3 and shape[0] == steps:
+            raise UsageError(
+                f"the example, of the shape {shape}, would be a batch whose samples '{name}' takes "
+                f"row by row: of a sequence [T, B, ...], give one step, example[0]; of another "
+                f"batch, not as many samples as num_steps."
+            )
+
+    def _run(self, name: str, module: nn.Module, value: Tensor) -> Tensor:
+        """What a module makes of a sequence; errors of torch name the module and the example."""
+        try:
+            result: Tensor = module(value)
+        except Exception as error:  # whatever a module says of shapes, types and devices
+            kind = type(module.layer if isinstance(module, TimeDistributed) else module).__name__
+            steps, first = self.settings.num_steps, len(self.example)
+            hint = ""
+            if first == steps and not self.network.frames:
+                hint = "; of a sequence [T, B, ...], give one step, example[0]"
+            raise StbpError(
+                f"'{name}' ({kind}) cannot take what comes of an example of the shape "
+                f"{tuple(self.example.shape)} and {self.example.dtype}: "
+                f"{str(error).partition('. ')[0].rstrip('.')}{hint}."
+            ) from error
+        return result
 
     def _equivalent(self, module: nn.Module, x: Tensor) -> nn.Module:
         """A module of the same results that this package computes faster, or can export."""
+        if isinstance(module, Rows):
+            if x[0, 0].numel() != module.features:
+                raise StbpError(
+                    f"cannot convert a reshaping of {list(x.shape[1:])} to "
+                    f"[{x.shape[1]}, {module.features}] rows: what flattens keeps the batch, "
+                    f"[{x.shape[1]}, {x[0, 0].numel()}] here."
+                )
+            return nn.Flatten()
         if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
             wanted, given = module.output_size, x.shape[-2:]
             pair = wanted if isinstance(wanted, tuple) else (wanted, wanted)
@@ -181,30 +223,6 @@ class _Builder:
                 return terms
             place, terms = sums[0], terms + 1
 
-    def _leaky(self, op: Op) -> Leaky:
-        """The neuron of this package that computes what a neuron of snnTorch does."""
-        neuron: Any = op.module
-        if type(neuron) is not snn.Leaky or neuron.inhibition:
-            leaky = isinstance(neuron, snn.Leaky)
-            what = "a Leaky with inhibition" if leaky else type(neuron).__name__
-            raise StbpError(
-                f"'{op.name}' is {what}, which has no counterpart here: known is snntorch.Leaky, "
-                f"with every reset, learned or not."
-            )
-        made = Leaky(
-            neuron.beta.detach().clone(),
-            neuron.threshold.detach().clone(),
-            self.settings.spike_grad or equivalent(neuron.spike_grad),
-            learn_beta=neuron.beta.requires_grad,
-            learn_threshold=neuron.threshold.requires_grad,
-            reset_mechanism=neuron.reset_mechanism,
-            reset_delay=neuron.reset_delay,
-            state_quant=neuron.state_quant or None,
-            graded_spikes_factor=neuron.graded_spikes_factor.detach().clone(),
-            learn_graded_spikes_factor=neuron.graded_spikes_factor.requires_grad,
-        )
-        return made.to(self.example.device)
-
     def _scale(self, place: int) -> None:
         """Weights whose currents have the size of a threshold on the example.
 
@@ -237,11 +255,16 @@ class _Builder:
         linear = (nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d)
         return self._unscaled(op.inputs[0]) if isinstance(module.layer, linear) else None
 
-    def _give_membrane(self, output: fx.Node) -> None:
+    def _give_membrane(self, output: fx.Node) -> fx.Node:
+        """Let the last neurons return their membrane potentials, those that snnTorch returns."""
         neuron = self.root.get_submodule(str(output.target)) if output.op == "call_module" else None
         if not isinstance(neuron, Leaky) or output.users:
             raise StbpError("the network has no neurons in its last layer to return membranes of.")
         neuron.output = True
+        if not self.spiking or neuron.reset_delay or neuron.reset_mechanism == "none":
+            return output
+        own = self.graph.get_attr(str(output.target))
+        return self.graph.call_function(after_reset, (own, output))
 
 
 def _fuse(graph: fx.Graph, root: nn.Module) -> None:

@@ -10,51 +10,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import snntorch as snn
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..errors import StbpError
-from .functions import ADDITIONS, RELU_MODULES, RELUS, SAME, as_module, name_of
-
-
-@dataclass(frozen=True)
-class Op:
-    """An operation of one step.
-
-    Attributes:
-        kind: `"input"`, `"module"`, `"neuron"`, `"relu"` or `"add"`.
-        name: Name of the module; of a function, the function's.
-        inputs: Places of its operands in `Network.ops`.
-        module: What computes it, but for an input, an addition and a ReLU.
-    """
-
-    kind: str
-    name: str
-    inputs: tuple[int, ...] = ()
-    module: nn.Module | None = None
-
-
-@dataclass
-class Network:
-    """The operations of one step, in an order in which they can be computed.
-
-    Attributes:
-        ops: The operations.
-        output: Place of the record in `ops`.
-        steps: Steps of the loop that was followed, or `None` where the forward pass has none.
-        frames: Whether the input is a sequence, of which each step takes its frame.
-        fresh: A neuron that the forward pass gives a new membrane potential, if any.
-    """
-
-    ops: list[Op] = field(default_factory=list)
-    output: int = 0
-    steps: int | None = None
-    frames: bool = False
-    fresh: str | None = None
+from . import calls
+from .functions import ADDITIONS, RELU_MODULES, RELUS, SAME, SIZES, ZEROS, as_module, name_of, terms
+from .network import Network, Op
+from .neurons import check_known
 
 
 @dataclass(frozen=True)
@@ -71,6 +39,16 @@ class _State:
 
     neuron: str
     step: int
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A tensor of the network itself, no result of an operation: zeros, or others."""
+
+    zeros: bool
+
+
+_ZEROS = _Constant(zeros=True)
 
 
 def unroll(graph: fx.Graph, modules: dict[str, nn.Module], example: Tensor) -> Network:
@@ -98,7 +76,7 @@ class _Reader:
             if node.op == "placeholder":
                 self.values[node] = self._value("input", "input", ())
             elif node.op == "get_attr":
-                self.values[node] = None  # a state before the first step, or another constant
+                self.values[node] = _Constant(node.meta.get("zeros", False))
             elif node.op == "call_module":
                 self.values[node] = self._module(node)
             elif node.op == "output":
@@ -135,28 +113,30 @@ class _Reader:
         target = str(node.target)
         name = target.removeprefix("model.")
         module = self.modules[target]
+        check_known(name, module)
+        args = calls.of_module(node, module, name)
         if isinstance(module, snn.SpikingNeuron):
-            return self._neuron(name, module, node)
-        value = self._operand(node.args[0], name)
+            return self._neuron(name, module, *args)
+        value = self._operand(args[0] if args else None, name)
         if isinstance(module, RELU_MODULES):
-            return self._value("relu", name, [value])
+            return self._value("relu", name, [value], lambda: module)
         if isinstance(module, nn.Identity):
             return value
         return self._value("module", name, [value], lambda: module)
 
-    def _neuron(self, name: str, neuron: nn.Module, node: fx.Node) -> Any:
-        current = self._operand(node.args[0], name)
+    def _neuron(self, name: str, neuron: nn.Module, input_: Any, mem: Any = None) -> Any:
+        current = self._operand(input_, name)
         step = self.calls.get(name, 0)
         self.calls[name] = step + 1
-        given = node.args[1] if len(node.args) > 1 else node.kwargs.get("mem")
-        if isinstance(given, fx.Node):  # else the neuron holds its state itself
+        if isinstance(mem, fx.Node):  # else the neuron holds its state itself
             self.network.fresh = name
-            own = _State(name, step - 1) if step else None  # which starts from a constant
-            if self.values.get(given) != own:
-                raise StbpError(
-                    f"'{name}' is given a membrane potential at step {step + 1} that is not its "
-                    f"own of the step before."
-                )
+            self._check_state(name, self.values.get(mem), step)
+        if current.step is not None and current.step > step:
+            raise StbpError(
+                f"'{name}' gets at step {step + 1} what belongs to step {current.step + 1}: the "
+                f"frames of the input are taken in their order, one at each step, and all of them; "
+                f"reverse or choose them outside."
+            )
         if current.step not in (None, step):
             raise StbpError(
                 f"'{name}' gets at step {step + 1} what was computed at step {current.step + 1}: a "
@@ -172,6 +152,20 @@ class _Reader:
         alone = getattr(neuron, "init_hidden", False) and not getattr(neuron, "output", False)
         return spikes if alone else (spikes, _State(name, step))
 
+    def _check_state(self, name: str, given: Any, step: int) -> None:
+        """Refuse a membrane potential but the neuron's own, which starts from zeros."""
+        if isinstance(given, _Constant) and step == 0:
+            if not given.zeros:
+                raise StbpError(
+                    f"'{name}' starts from membrane potentials that are not 0 (or learned), which "
+                    f"has no counterpart here: start from {name}.reset_mem()."
+                )
+        elif given != _State(name, step - 1):
+            raise StbpError(
+                f"'{name}' is given a membrane potential at step {step + 1} that is not its "
+                f"own of the step before."
+            )
+
     def _operand(self, argument: Any, name: str) -> _Value:
         value = self.values.get(argument) if isinstance(argument, fx.Node) else argument
         if isinstance(value, _Value):
@@ -181,50 +175,63 @@ class _Reader:
 
     def _function(self, node: fx.Node) -> Any:
         target, name = node.target, name_of(node)
+        args, options = calls.of_function(node)
         if target is operator.getitem:
-            return self._item(node)
+            return self._item(*args)
         if target is torch.stack or target == "stack":
-            return self._stacked(node)
-        if target in ADDITIONS and len(node.args) == 2:
-            if 0 in node.args:  # where a sum over the steps starts
-                return self._operand(node.args[1 - node.args.index(0)], "add")
-            return self._value("add", "add", [self._operand(a, "add") for a in node.args])
+            return self._stacked(*args, **options)
+        if target in ADDITIONS:
+            operands = terms(args, options)
+            if 0 in operands:  # where a sum over the steps starts
+                return self._operand(operands[1 - operands.index(0)], "add")
+            return self._value("add", "add", [self._operand(a, "add") for a in operands])
         if target in RELUS:
-            return self._value("relu", "relu", [self._operand(node.args[0], name)])
+            kind = nn.ReLU6 if target is F.relu6 else nn.ReLU
+            return self._value("relu", "relu", [self._operand(args[0], name)], kind, kind)
         if target in SAME:
-            return self._operand(node.args[0], name)
-        make = as_module(node, self.example.shape[1 if self.network.frames else 0])
-        if make is not None:
-            value = self._operand(node.args[0], name)
-            name = "flatten" if make is nn.Flatten else name
-            key = (name, node.args[1:], tuple(sorted(node.kwargs.items())))
-            return self._value(
-                "module", name, [value], make, "flatten" if name == "flatten" else key
+            return self._operand(args[0], name)
+        if target in ZEROS:
+            return _ZEROS
+        made = as_module(node, args[1:], options, self.example.shape[self.network.frames])
+        if made is not None:
+            name, key, make = made
+            return self._value("module", name, [self._operand(args[0], name)], make, (name, key))
+        if target in SIZES or target in (torch.unbind, "unbind"):
+            return None  # a size of what is flattened, or frames, which were followed one by one
+        if target is operator.mul and all(self._is_size(a) for a in args):
+            return None
+        if target == "__setitem__":
+            raise StbpError(
+                "cannot convert an assignment to a part of a tensor: collect the spikes of the "
+                "steps in a list, and return torch.stack(list)."
             )
-        if target in ("size", "dim", getattr, torch.zeros, torch.zeros_like):
-            return None  # a size of what is flattened, or a state before the first step
         raise StbpError(
             f"cannot convert the operation '{name}': between neurons there may be layers, "
             f"poolings, normalisations, dropout, additions, and what flattens all but the batch."
         )
 
-    def _item(self, node: fx.Node) -> Any:
-        source, index = node.args
+    def _is_size(self, argument: Any) -> bool:
+        return isinstance(argument, int) or self.values.get(argument, argument) is None
+
+    def _item(self, source: Any, index: Any) -> Any:
         value: Any = self.values.get(source) if isinstance(source, fx.Node) else None
         if isinstance(value, tuple) and isinstance(index, int):
             return value[index]
+        if isinstance(index, tuple) and all(i in (..., slice(None)) for i in index[1:]):
+            index = index[0]  # x[step, ...]
         frames = isinstance(value, _Value) and self.network.ops[value.place].kind == "input"
         if frames and value.step is None and isinstance(index, int):
             self.network.frames = True
-            return _Value(value.place, index)
+            return _Value(value.place, index + (len(self.example) if index < 0 else 0))
         if value is None:
             return None  # of a size
-        raise StbpError("cannot convert indexing; only the input is indexed, by the time step.")
+        raise StbpError(
+            "cannot convert indexing; only the input is indexed, by the time step alone, x[step], "
+            "of a sequence [T, B, ...]."
+        )
 
-    def _stacked(self, node: fx.Node) -> _Value | _State:
+    def _stacked(self, items: Any, dim: Any = 0) -> _Value | _State:
         """A record: the same of every step."""
-        items = node.args[0]
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         values: list[Any] = []
         if isinstance(items, (list, tuple)):
             values = [self.values.get(i) if isinstance(i, fx.Node) else None for i in items]
@@ -244,6 +251,12 @@ class _Reader:
         first = argument[0] if isinstance(argument, (tuple, list)) and argument else argument
         value = self.values.get(first) if isinstance(first, fx.Node) else None
         value = value[0] if isinstance(value, tuple) else value
+        if isinstance(value, _State):
+            raise StbpError(
+                f"the network returns membrane potentials of '{value.neuron}': to convert, it "
+                f"returns the record of its spikes, alone or first; convert(..., membrane=True) "
+                f"gives the membrane potentials beside it."
+            )
         if not isinstance(value, _Value):
             raise StbpError(
                 "the network returns neither spikes nor currents of its last layer (first, if it "

@@ -49,7 +49,7 @@ class TrainedNet:
 
     Args:
         model: A network of the modules of this package; it is put in evaluation mode.
-        num_steps: Time steps `T`, of a network without coding.
+        num_steps: Time steps `T`, of a network whose coding does not settle them.
 
     Raises:
         StbpError: If the network does what export cannot follow.

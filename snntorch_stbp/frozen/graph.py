@@ -95,12 +95,14 @@ class Graph:
     Attributes:
         stages: The stages; the last one gives the record.
         num_steps: Time steps `T`; `None` where nothing in the network says so.
+        any_length: Whether the network takes sequences of other lengths, too.
         input_quant: Quantizer of the input, or `None` if the network has none.
         votes: Classes of a population vote over the last stage's spikes, or `None`.
     """
 
     stages: list[Stage] = field(default_factory=list)
     num_steps: int | None = None
+    any_length: bool = False
     input_quant: qnn.QuantIdentity | None = None
     votes: int | None = None
 
@@ -115,7 +117,8 @@ class Graph:
         """
         if num_steps is not None and num_steps < 1:
             raise StbpError(f"a network runs for at least 1 time step, not {num_steps}.")
-        if num_steps is not None and self.num_steps not in (None, num_steps):
+        fixed = None if self.any_length else self.num_steps
+        if num_steps is not None and fixed not in (None, num_steps):
             raise StbpError(
                 f"the network runs for {self.num_steps} time steps (its DirectCoding), "
                 f"not for {num_steps}."

@@ -76,7 +76,7 @@ class FrozenNet(nn.Module):
     Args:
         model: A network of the modules of this package, in evaluation mode; it is kept.
         settings: Widths.
-        num_steps: Time steps `T`, of a network without coding.
+        num_steps: Time steps `T`, of a network whose coding does not settle them.
 
     Raises:
         StbpError: If the network does what has no counterpart in this arithmetic.
@@ -294,7 +294,7 @@ def freeze(
     Args:
         model: A trained network built from the modules of this package.
         settings: Widths; `Settings()` if `None`.
-        num_steps: Time steps `T`, of a network without coding, which takes frames alone.
+        num_steps: Time steps `T`, of a network without coding, or one of `any_length`.
 
     Returns:
         A module with the network's interface. Its spikes are equal in every runtime that computes

@@ -119,7 +119,7 @@ class _Reader:
             value = self._layer(name, module.layer, value, lead=1)
             return value if module.norm is None else self._norm(name, module.norm, value)
         if isinstance(module, DirectCoding):
-            self.graph.num_steps = module.num_steps
+            self.graph.num_steps, self.graph.any_length = module.num_steps, module.any_length
             return value
         if isinstance(module, PopulationVote):
             if len(value) != 1 or value[0].layer is not None or value[0].source == INPUT:

@@ -58,7 +58,7 @@ def lower(
         bits: Largest magnitude is `2^bits`: 24 for float32 containers (graphs), 31 for int32.
         multiplier_bits: Most bits of a multiplier, with sign: 4 to 24.
         act_bits: Bits of input currents where only the membrane was quantized in training.
-        num_steps: Time steps `T`, of a network without coding; those of `samples` with frames.
+        num_steps: Time steps `T`, where no coding settles them; those of `samples` with frames.
 
     Returns:
         The network. What it changes of the spikes of `samples` is its `changed`; more than 1 % is
