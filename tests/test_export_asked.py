@@ -59,12 +59,12 @@ def test_samples_that_show_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_features_are_no_images(tmp_path: Path) -> None:
+def test_one_sample_is_no_batch(tmp_path: Path) -> None:
     layer = TimeDistributed(Precision(4).linear(8, 6))
     model = nn.Sequential(stbp.DirectCoding(2, still_dims=2), layer, Leaky()).eval()
     for export in EXPORTS:
-        with pytest.raises(UsageError, match=r"samples are images \[N, C, H, W\] .* not \[4, 8\]"):
-            export(model, torch.rand(4, 8), tmp_path / "net.file")
+        with pytest.raises(UsageError, match=r"of features \[N, F\] or \[T, N, F\], .* not \[8\]"):
+            export(model, torch.rand(8), tmp_path / "net.file")
 
 
 @pytest.mark.parametrize("name", ["batch", "vectors"])
