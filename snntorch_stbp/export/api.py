@@ -90,7 +90,8 @@ def to_qonnx(
             rounded, and in a deep one some percent of the spikes change (`changed`; from 1 % on
             it is logged); a `FrozenNet`; or the `FixedPointNet` that `lower` makes, which rounds
             no current.
-        samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
+        samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`,
+            features `[N, F]` or `[T, N, F]`.
         path: Where the graph goes; its folder is made.
         form: `"unrolled"`: `T` steps, image in, readout out. `"step"`: one step, states as inputs
             and outputs.

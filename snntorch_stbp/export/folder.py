@@ -48,7 +48,7 @@ def to_folder(
     Args:
         net: The network.
         samples: Real inputs that become golden vectors, images `[N, C, H, W]` or frames
-            `[T, N, C, H, W]`.
+            `[T, N, C, H, W]`, features `[N, F]` or `[T, N, F]`.
         path: The folder; those above it are made.
         metadata: Further words for `network.json`.
         force: Replace an earlier export.

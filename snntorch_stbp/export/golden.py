@@ -2,7 +2,8 @@
 
 A file `NAME.samples.npz` holds, for `N` samples,
 
-- `input` `[N, C, H, W]` (or frames `[N, T, C, H, W]`): unsigned integers, what hardware is fed;
+- `input` `[N, C, H, W]` (or frames `[N, T, C, H, W]`, features `[N, F]`): unsigned integers, what
+  hardware is fed;
 - `spikes/STAGE` `[N, T, ...]`: 0 or 1;
 - `membrane/STAGE` `[N, T, ...]`: the potential `u[t]` before reset, integers in units of the step;
 - `inhibition/STAGE` `[N, T, ...]`: of a NeuNorm behind the stage, what it subtracts, integers;

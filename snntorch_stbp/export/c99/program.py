@@ -56,7 +56,8 @@ def to_c99(
 
     Args:
         net: The network.
-        samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
+        samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`,
+            features `[N, F]` or `[T, N, F]`.
         path: The folder; those above it are made.
         metadata: Further words for the comment at the head of `network.h`.
         force: Replace an earlier export.

@@ -71,7 +71,8 @@ def to_nir(
     Args:
         model: A trained network of the modules of this package, with reset to zero, leaking
             neurons, and no quantizers but those of weights and input.
-        samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
+        samples: Real inputs to verify with, images `[N, C, H, W]` or frames `[T, N, C, H, W]`,
+            features `[N, F]` or `[T, N, F]`.
         path: Where the graph goes; its folder is made.
         metadata: Further entries of the graph's metadata.
         force: Replace files that exist.
