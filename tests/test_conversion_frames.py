@@ -116,3 +116,37 @@ def test_exports_are_of_as_many_steps_as_the_frames(tmp_path: Path) -> None:
     assert freeze(net).num_steps == 4
     assert freeze(net, num_steps=6)(events(6)).shape == (6, 10, 10)
     assert len(lower(net, form="simple", samples=events(6))(events(6))) == 6
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_still_images_are_exported_at_any_number_of_steps(tmp_path: Path, steps: int) -> None:
+    """Of a network that takes recordings of any length, the coding's own number is no limit."""
+    net = convert(brighter(Frames()).eval(), events(4))
+    images, frames = pixels(6), pixels(6).expand(steps, -1, -1, -1, -1)
+    frozen = freeze(net, num_steps=steps)
+    assert torch.equal(frozen(images), frozen(frames))
+    to_qonnx(frozen, images, tmp_path / "frozen.onnx", vectors=1)
+    fixed = lower(net, form="simple", samples=images, num_steps=steps)
+    assert fixed.changed == frozen.reading.changed(fixed, frames)
+    to_qonnx(fixed, images, tmp_path / "fixed.onnx", vectors=1)
+
+
+def test_a_loop_with_a_limit_keeps_the_number_of_its_steps() -> None:
+    net = convert(Loop(lambda x: (x[t] for t in range(min(x.size(0), 8)))), events(4))
+    with pytest.raises(ValueError, match="a sequence of 4 steps, not the shape"):
+        net(events(12))
+
+
+def test_a_loop_of_one_step() -> None:
+    model = Loop(lambda x: (x for _ in range(1)))
+    for given in ({}, {"num_steps": 1}):
+        net = convert(model.eval(), pixels(6), **given)
+        assert torch.equal(net(pixels(6)), model(pixels(6)))
+        assert net(pixels(6)).shape == (1, 6, 10)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch means to drop scripts
+def test_a_scripted_module_is_named() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    with pytest.raises(StbpError, match="give the module that was scripted or traced"):
+        convert(scripted, torch.rand(2, 4), num_steps=2)

@@ -174,7 +174,8 @@ def test_deployment_arithmetic_is_that_of_the_cpu(model: str, bits: Any) -> None
 def test_evaluate_on_the_gpu(small_digits: str, tmp_path: Path) -> None:
     config = make_config(small_digits, device="cpu", epochs=2, bits=4)
     run = RunDir.open(fit(config, out=tmp_path, reporter=Reporter())["run"])
-    for options in ({}, {"frozen": True}, {"fixed_point": True}):
+    simple = {"fixed_point": True, "arithmetic": "simple"}
+    for options in ({}, {"frozen": True}, {"fixed_point": True}, simple):
         cpu, gpu = (
             evaluate(run, device=device, reporter=Reporter(), **options)  # type: ignore[arg-type]
             for device in ("cpu", "cuda")

@@ -196,6 +196,13 @@ def test_frames_of_a_recording_that_changed_are_made_anew(nmnist):
         assert torch.equal(frames(), counted(recording(seed, duration=300), 2, 300, 34))
 
 
+def test_a_recording_that_is_gone_is_named(nmnist):
+    bundle = load("nmnist", data_dir=nmnist, num_steps=2, validate_on_test=True)
+    (nmnist / "NMNIST" / "Train" / "1" / "00002.bin").unlink()
+    with pytest.raises(StbpError, match=r"00002.bin cannot be read \(No such file or directory"):
+        bundle.train[5]
+
+
 def test_a_recording_that_was_cut_says_so(nmnist):
     bundle = load("nmnist", data_dir=nmnist, num_steps=2, validate_on_test=True)
     file = nmnist / "NMNIST" / "Train" / "1" / "00002.bin"

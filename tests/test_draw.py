@@ -179,3 +179,12 @@ def test_graphs_without_a_legible_drawing_are_named(
     assert code == 1
     assert message in output
     assert not (tmp_path / "net.svg").exists()
+
+
+@pytest.mark.parametrize("form", ["unrolled", "step"])
+def test_quantized_membranes_for_finn_are_drawn(form: str, tmp_path: Path) -> None:
+    net = freeze(make("mnistnet", membrane_bits=6))
+    built = build(net, digits(1), form=form, target="finn")  # type: ignore[arg-type]
+    (tmp_path / "net.onnx").write_bytes(built.model.SerializeToString())
+    code, output = call(tmp_path / "net.onnx", "--draw", tmp_path / "net.svg")
+    assert code == 0, output

@@ -125,6 +125,8 @@ def test_who_must_say_how_many_steps(tmp_path: Path) -> None:
         to_qonnx(model, features(False), tmp_path / "net.onnx")
     with pytest.raises(StbpError, match="at least 1 time step, not 0"):
         lower(model, num_steps=0)
+    with pytest.raises(StbpError, match="at least 1 time step, not 0"):
+        lower(dense(frames=False), num_steps=0, samples=features(False))
     with pytest.raises(StbpError, match=r"runs for 3 time steps .*, not for 4"):
         freeze(dense(frames=False), num_steps=4)
     for net in (freeze(model, num_steps=2), lower(model, num_steps=2)):
@@ -135,3 +137,11 @@ def test_who_must_say_how_many_steps(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="samples have 3 frames, the network 2 steps"):
         lower(model, samples=features(True), num_steps=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_still_features_of_a_network_without_coding(tmp_path: Path) -> None:
+    """`num_steps` says how often they are presented."""
+    model, x = dense(frames=True), features(False)
+    for net in (freeze(model, num_steps=STEPS), lower(model, samples=x, num_steps=STEPS)):
+        assert torch.equal(net(x), net(x.expand(STEPS, -1, -1)))
+        to_qonnx(net, x, tmp_path / f"{type(net).__name__}.onnx", vectors=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import snntorch as snn
@@ -83,6 +84,10 @@ def test_what_the_integers_change_is_told(
         quantized = make("mnistnet")
         assert lower(quantized, samples=samples).changed == 0
     assert not caplog.records
+    coarse = lower(make("mnistnet_bn", membrane_bits=8), samples=samples, act_bits=4)
+    assert coarse.changed is not None
+    assert coarse.changed > 0.01  # by the bits of its currents, not for want of digits
+    assert caplog.messages[-1].endswith("of the spikes of these samples")
 
 
 def test_rounded_currents_name_a_form_that_the_network_has(
@@ -156,3 +161,46 @@ def test_networks_and_samples_in_float64(tmp_path: Path) -> None:
     assert torch.equal(freeze(model.double())(samples), expected)
     assert to_qonnx(model, samples.double(), path, **options).changed is not None
     assert freeze(model)(samples[:0]).shape == lower(model)(samples[:0]).shape == (2, 0, 10)
+
+
+@pytest.mark.parametrize("largest", [0.2, 0.3])
+@pytest.mark.parametrize("options", [{}, {"form": "simple"}, {"form": "simple", "bits": 30}])
+def test_small_float_weights_beside_a_shortcut_are_kept(
+    largest: float, options: dict[str, Any]
+) -> None:
+    """Fewer bits of weights leave more to the multipliers, by which both are brought together."""
+    torch.manual_seed(0)
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            neuron = {"beta": 0.5, "init_hidden": True, "reset_mechanism": "zero"}
+            self.a, self.l1 = nn.Linear(16, 8), snn.Leaky(**neuron)
+            self.b, self.l2 = nn.Linear(8, 8), snn.Leaky(**neuron)
+            self.c, self.l3 = nn.Linear(8, 4), snn.Leaky(**neuron)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.l1(self.a(x))
+            return self.l3(self.c(self.l2(self.b(x) + x)))
+
+    model, x = Residual(), torch.randint(0, 256, (64, 16)) / 255
+    with torch.no_grad():
+        model.a.weight *= 4
+        model.c.weight *= 4
+        model.b.weight.uniform_(-largest, largest)
+    fixed = lower(stbp.convert(model, x, num_steps=4).eval(), samples=x, **options)
+    weighted, _ = fixed.integers.stages[1].branches
+    assert weighted.multiplier.min() > 0
+    assert fixed.changed is not None
+    assert fixed.changed < 0.002
+
+
+def test_what_exports_do_not_take_is_said(tmp_path: Path) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), snn.Leaky(0.5, init_hidden=True))
+    images = stbp.convert(flat, digits(4).squeeze(1), num_steps=2).eval()
+    with pytest.raises(StbpError, match=r"still inputs of 3 dimensions; .*x\.unsqueeze\(1\)"):
+        lower(images, form="simple", samples=digits(4).squeeze(1))
+    half = make("mnistnet", bits=None).bfloat16()
+    with pytest.raises(StbpError, match=r"has parameters of bfloat16: give model\.float\(\)"):
+        to_qonnx(half, digits(2), tmp_path / "net.onnx", as_trained=True)
+    assert not list(tmp_path.iterdir())

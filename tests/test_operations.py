@@ -70,3 +70,10 @@ def test_an_image_is_multiplied() -> None:
     counted = operations(make("mnistnet_bn"), digits(4))
     assert counted.multiplications > 0
     assert counted.additions > 0
+
+
+def test_features_at_every_step_are_counted_per_sample() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(stbp.TimeDistributed(nn.Linear(16, 5)), stbp.Leaky(threshold=0.1))
+    frames = (torch.rand(3, 12, 16) > 0.6).float()
+    assert operations(net, frames).additions == pytest.approx(frames.sum().item() * 5 / 12)

@@ -16,6 +16,8 @@ from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
 from snntorch_stbp.train.sources import inherit, seen
+from snntorch_stbp.train.sweep import runs
+from snntorch_stbp.train.sweep.jobs import Job
 
 from .runs import call, make_config
 
@@ -106,6 +108,33 @@ def test_a_run_that_held_out_nothing(made: Any, small_digits: str) -> None:
     assert config.split_seed is None
     assert leaked(source, config) == len(build_data(config).val)
     assert ["(it held out none, this run 10 %)" in text for text in seen(config)] == [True]
+
+
+def test_other_spellings_of_a_path_are_the_same_data(
+    made: Any, small_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = made(), Path(small_digits.partition(":")[2])
+    monkeypatch.chdir(path.parent)
+    for spelling in (
+        f"npz:{path.name}",
+        f"npz:./{path.name}",
+        f"npz:{path.parent}/../{path.parent.name}/{path.name}",
+    ):
+        assert inherit(make_config(spelling, seed=1, init_from=source)).split_seed == 0
+        assert len(seen(make_config(spelling, seed=1, val_fraction=0.2, init_from=source))) == 1
+
+
+def test_a_sweep_that_goes_on_holds_out_what_its_runs_did(
+    made: Any, small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = RunDir.open(made(seed=1, split_seed=0))
+    fitted: list[RunConfig] = []
+    monkeypatch.setattr(
+        runs, "fit", lambda config, resume, **others: fitted.append(config) or {"run": ""}
+    )
+    config = make_config(small_digits, seed=1)
+    runs._do([Job("a", config, begun), Job("b", config, None)], tmp_path, Reporter(), print, 1)
+    assert [each.split_seed for each in fitted] == [0, None]
 
 
 def test_where_nothing_is_to_be_said(made: Any, small_digits: str) -> None:

@@ -28,6 +28,9 @@ from .unroll import unroll
 
 __all__ = ["convert"]
 
+PROBED = 64
+"""Frames more than the example has, with which a loop over frames is followed once more."""
+
 OVER_SEQUENCES = (Leaky, TimeDistributed, _Coding, _TDBatchNorm, NeuNorm)
 
 
@@ -182,9 +185,9 @@ def _any_length(model: nn.Module, example: Tensor, network: Network) -> bool:
         return network.fresh is None
     if not network.frames:
         return False
-    source, longer = _copy(model), torch.cat([example, example[-1:]])
+    longer = torch.cat([example, example[-1:].expand(PROBED, *example.shape[1:])])
     try:
-        return unroll(*trace(source, longer), longer).steps == len(longer)
+        return unroll(*trace(_copy(model), longer), longer).steps == len(longer)
     except StbpError:  # a network that asks for the number that the example has
         return False
 

@@ -143,7 +143,13 @@ def trace(model: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, nn.Mod
             f"the model is a lone {type(model).__name__}: convert takes networks, such as "
             f"nn.Sequential(layer, neuron); a neuron over sequences is snntorch_stbp.Leaky."
         )
-    parameters = list(inspect.signature(model.forward).parameters.values())
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except ValueError as error:  # of a scripted module
+        raise StbpError(
+            f"the forward pass of {type(model).__name__} cannot be followed: give the module that "
+            f"was scripted or traced."
+        ) from error
     needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
     if len(needed) > 1:
         raise StbpError(

@@ -70,6 +70,7 @@ class _Reader:
         self.fed: dict[str, int] = {}  # by neuron, the place of its input current
         self.calls: dict[str, int] = {}
         self.values: dict[fx.Node, Any] = {}
+        self.stacks = False  # a record, even if of one step
 
     def read(self, graph: fx.Graph) -> Network:
         for node in graph.nodes:
@@ -241,6 +242,7 @@ class _Reader:
         if isinstance(first, _Value) and dim == 0:
             record = [_Value(first.place, step) for step in range(len(values))]
             if values in (record, [_Value(first.place, None)] * len(values)):
+                self.stacks = True
                 return _Value(first.place, None)
         raise StbpError(
             "cannot convert what is stacked: only a record, the same tensor of every step, "
@@ -269,7 +271,8 @@ class _Reader:
                 f"the same."
             )
         steps = counts.pop() if counts else 1
-        self.network.steps = steps if steps > 1 or self.network.frames else None
+        looped = steps > 1 or self.network.frames or self.stacks
+        self.network.steps = steps if looped else None
         if value.step is not None and steps > 1:
             raise StbpError(
                 "the network returns one time step of several: to convert, it returns the record, "

@@ -59,6 +59,12 @@ class TrainedNet:
         self.model = model.eval()
         self.graph: Graph = read_graph(model)
         self.num_steps: int = self.graph.run_for(num_steps)
+        halves = {p.dtype for p in model.parameters()} & {torch.bfloat16, torch.float16}
+        if halves:
+            raise StbpError(
+                f"a graph as trained computes in float32, and the network has parameters of "
+                f"{str(halves.pop())[6:]}: give model.float()."
+            )
         self.reading = Reading(model, self.graph)
         self.graph.refuse_neunorm("graphs as trained")
         self.stages = [TrainedStage(stage) for stage in self.graph.stages]

@@ -9,6 +9,7 @@ of it, and compared with the currents and spikes that the network had there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -103,9 +104,10 @@ class Reading:
         """
         neurons = [stage.name for stage in self.graph.stages if stage.neuron is not None]
         differing = total = 0
+        there = next(chain(net.parameters(), net.buffers()), samples).device
         for part in samples.split(COMPARED, inputs.batch_axis(samples)):
             record: dict[str, Tensor] = {}
-            net(part, record)
+            net(part.to(there), record)
             trained = self.run(part).spikes
             pairs = [(record[name], trained[name].to(record[name].device)) for name in neurons]
             differing += sum(int((ours != own).sum()) for ours, own in pairs)
@@ -113,9 +115,12 @@ class Reading:
         return differing / max(total, 1)
 
     def own(self, x: Tensor) -> Tensor:
-        """`x` where the network is, in its type."""
+        """`x` where the network is, in its type, and at every step where it has no other coding."""
         own = next(self.model.parameters(), x)
-        return x.to(own.device, own.dtype)
+        x = x.to(own.device, own.dtype)
+        if self.graph.any_length and not inputs.in_time(x):
+            x = x.expand(self.graph.run_for(None), *x.shape)
+        return x
 
     def _input(self, x: Tensor) -> Tensor:
         """The sequence that enters the first layer."""

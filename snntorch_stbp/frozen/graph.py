@@ -95,14 +95,14 @@ class Graph:
     Attributes:
         stages: The stages; the last one gives the record.
         num_steps: Time steps `T`; `None` where nothing in the network says so.
-        any_length: Whether the network takes sequences of other lengths, too.
+        any_length: Whether the network takes sequences of any length, as one without coding does.
         input_quant: Quantizer of the input, or `None` if the network has none.
         votes: Classes of a population vote over the last stage's spikes, or `None`.
     """
 
     stages: list[Stage] = field(default_factory=list)
     num_steps: int | None = None
-    any_length: bool = False
+    any_length: bool = True
     input_quant: qnn.QuantIdentity | None = None
     votes: int | None = None
 

@@ -148,7 +148,7 @@ def check_neuron(name: str, neuron: Leaky) -> None:
     wrong = spikes != (values > 0)
     if wrong.any():
         raise StbpError(
-            f"the spike function of '{name}' gives {spikes[wrong][0].item():.4g} for a potential "
+            f"the spike function of '{name}' gives {spikes[wrong][0].item():.9g} for a potential "
             f"of {values[wrong][0].item():.4g} above the threshold; hardware spikes, 1, exactly "
             f"where the potential exceeds the threshold: take one of snntorch_stbp.surrogate."
         )

@@ -119,6 +119,12 @@ class _Reader:
             value = self._layer(name, module.layer, value, lead=1)
             return value if module.norm is None else self._norm(name, module.norm, value)
         if isinstance(module, DirectCoding):
+            if module.still_dims not in (2, 4):
+                raise StbpError(
+                    f"'{name}' takes still inputs of {module.still_dims} dimensions; export takes "
+                    f"images [N, C, H, W] or features [N, F]: give images a dimension of channels, "
+                    f"x.unsqueeze(1)."
+                )
             self.graph.num_steps, self.graph.any_length = module.num_steps, module.any_length
             return value
         if isinstance(module, PopulationVote):
@@ -263,7 +269,12 @@ class _Reader:
 
     def _flatten(self, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
         plain = len(value) == 1 or any(branch.inhibits for branch in value)
-        if not plain or value[0].layer is not None:
+        if not plain:
+            raise StbpError(
+                "a sum is flattened, which only the input of a Leaky may be: put a Leaky in front "
+                "of the flattening."
+            )
+        if value[0].layer is not None:
             raise StbpError("features are flattened in front of a linear layer, behind a neuron.")
         return tuple(replace(branch, flatten=True) for branch in value)
 

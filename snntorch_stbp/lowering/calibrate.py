@@ -24,6 +24,9 @@ MOST_FRACTION = 20
 FEWEST_DIGITS, MOST_DIGITS = 4, 16
 """Binary digits that are tried of a decay that is rounded."""
 
+SEARCHED = 64
+"""Samples on which digits of two kinds are tried; what these change is counted on all."""
+
 PATIENCE = 6
 """Digits more that are tried, where there are two kinds, without a spike fewer that changes."""
 
@@ -87,8 +90,8 @@ class Calibration:
         Raises:
             StbpError: If not even the fewest fit.
         """
-        wanted = self._wanted(stage)
-        self.values[stage.name] = wanted
+        wanted = self.values[stage.name] = self._wanted(stage)
+        samples = wanted.shape[1] if len(leaks) == 1 else min(SEARCHED, wanted.shape[1])
         best, least, level = simple_stage(stage, self.budget, 0, leaks.start), wanted.size + 1, 0
         too_many: list[tuple[int, int]] = []
         for digits, leak in sorted(
@@ -104,9 +107,12 @@ class Calibration:
             except StbpError:
                 too_many.append((fraction, leak))
                 continue
-            changed = int((self._spikes(built) != wanted).sum())
+            changed = int((self._spikes(built, samples) != wanted[:, :samples]).sum())
             if changed < least:
                 best, least, level, self.chosen[stage.name] = built, changed, digits, fraction
+        if samples < wanted.shape[1]:
+            self.sums.clear()
+            least = int((self._spikes(best, wanted.shape[1]) != wanted).sum())
         self.changed[stage.name] = least
         self.sums.clear()
         return best
@@ -121,16 +127,18 @@ class Calibration:
         steps = len(self.values[INPUT]) if frames else self.budget.num_steps
         return np.broadcast_to(x, (steps, *x.shape[1:]))
 
-    def _spikes(self, built: IntStage) -> Ints:
-        sums = [self._sums(number, branch) for number, branch in enumerate(built.branches)]
+    def _spikes(self, built: IntStage, samples: int) -> Ints:
+        """Spikes of the first `samples`."""
+        sums = [self._sums(number, branch, samples) for number, branch in enumerate(built.branches)]
         assert built.neuron is not None
         return reference.integrate(built.neuron, self._steps(reference.current(built, sums)))[0]
 
-    def _sums(self, number: int, branch: IntBranch) -> Ints:
+    def _sums(self, number: int, branch: IntBranch, samples: int) -> Ints:
         """Sums of a branch: those of before, where its weights are."""
         known = self.sums.get(number)
         if known is None or not np.array_equal(known[0], branch.weight):  # type: ignore[arg-type]
-            known = branch.weight, reference.accumulate(branch, self.values[branch.source])
+            taken = self.values[branch.source][:, :samples]
+            known = branch.weight, reference.accumulate(branch, taken)
             self.sums[number] = known
         return known[1]
 

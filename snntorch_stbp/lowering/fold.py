@@ -114,14 +114,24 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
     return built
 
 
-def _error(stage: Stage, built: IntStage, budget: Budget) -> float:
-    """Largest error of a current by its multipliers, in thresholds; the mean over channels."""
+def _error(stage: Stage, built: IntStage, budget: Budget, weights: bool = False) -> float:
+    """Largest error of a current by its multipliers, in thresholds; the mean over channels.
+
+    With `weights` also that of rounding the weights of float layers, by half a step each.
+    """
     error: Reals = np.zeros(1)
-    for term, branch in zip(terms(stage, budget), built.branches, strict=True):
+    floats = [
+        branch.layer is not None and weight_bits(branch.layer) == 32 for branch in stage.branches
+    ]
+    rounded = [b.weight_bits for b, real in zip(built.branches, floats, strict=True) if real]
+    parts = terms(stage, budget, next(iter(rounded), FLOAT_WEIGHT_BITS))
+    for term, branch, real in zip(parts, built.branches, floats, strict=True):
         low, high = branch_range(term.integer, budget.input_bits)
         gain = np.abs(term.gain) if branch.weight is not None else term.gain
         off = gain - branch.multiplier * built.unit * 2.0**built.up
         error = error + np.maximum(-low, high) * np.abs(off)
+        if weights and real and branch.weight is not None:
+            error = error + np.abs(gain) / 2 * branch.weight[0].size
     assert stage.neuron is not None
     return float((error / np.abs(real_neuron(stage.neuron).threshold)).mean())
 
@@ -145,7 +155,8 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntS
         built = IntNeuron(beta, leak, True, _integers(theta), neuron.reset)
         return _stage(stage, branches, fraction, bias, grid, built, budget)
 
-    return _fit(stage, budget, finish, "fewer weight bits")
+    more = "" if budget.bits >= 30 else ", or more bits (bits=30 in Python, for C and folders)"
+    return _fit(stage, budget, finish, f"fewer weight bits{more}")
 
 
 def readout_stage(stage: Stage, budget: Budget) -> IntStage:
@@ -186,8 +197,13 @@ def readout_stage(stage: Stage, budget: Budget) -> IntStage:
 
 
 def _fit(stage: Stage, budget: Budget, finish, remedy: str) -> IntStage:  # type: ignore[no-untyped-def]
-    """Build a stage with multipliers and float weights as wide as fit."""
+    """Build a stage with multipliers and float weights as wide as fit.
+
+    Of several branches these compete for the bits: the float weights are those with the least error
+    of both.
+    """
     built: IntStage | None = None
+    found: list[IntStage] = []
     for float_bits in range(FLOAT_WEIGHT_BITS, 3, -2):
         parts = terms(stage, budget, float_bits)
         shift = np.sum(np.stack(np.broadcast_arrays(*(part.shift for part in parts))), 0)
@@ -206,10 +222,16 @@ def _fit(stage: Stage, budget: Budget, finish, remedy: str) -> IntStage:  # type
             else:
                 high = room if low else room / 2
         if best is not None:
-            return best
+            found.append(best)
         if all(part.integer.weight_bits != float_bits for part in parts):
             break
-    raise _too_wide(stage, built, budget, remedy)
+        if found and len(parts) == 1:
+            break
+    if not found:
+        raise _too_wide(stage, built, budget, remedy)
+    if len(found) == 1:
+        return found[0]
+    return min(found, key=lambda each: _error(stage, each, budget, weights=True))
 
 
 def _stage(

@@ -87,7 +87,7 @@ def lower(
     reading = Reading(model, graph)
     if samples is not None:
         inputs.check_samples(samples)
-        num_steps = num_steps or inputs.steps(samples)
+        num_steps = inputs.steps(samples) if num_steps is None else num_steps
     steps = graph.run_for(num_steps)
     if samples is not None:
         inputs.check_steps(samples, steps)
@@ -126,7 +126,7 @@ def lower(
                 "the network of integers changes %.2f %% of the spikes of these samples%s",
                 100 * fixed.changed,
                 f": within {bits} bits there is no room for more digits; C and folders take bits=30"
-                if bits < 30
+                if calibration is not None and not quantized and bits < 30
                 else "",
             )
     return fixed

@@ -93,9 +93,10 @@ def lowered(trained: Trained, form: Any) -> FixedPointNet:
     """The network of integers of a run; the simple form is calibrated with its training data."""
     data, samples = trained.bundle.train, None
     if form == "simple":
+        one, _ = data.__getitems__([0])
         with torch.no_grad(), spike_record(trained.model) as record:
-            trained.model(data.__getitems__([0])[0])
-        largest = max(spikes.numel() for spikes in record.values())
+            trained.model(one.to(next(trained.model.parameters()).device))
+        largest = max((spikes.numel() for spikes in record.values()), default=1)
         count = max(LEAST_CALIBRATION, min(CALIBRATION, MOST_VALUES // largest))
         generator = torch.Generator().manual_seed(trained.config.seed)
         indices = torch.randperm(len(data), generator=generator)[:count]

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lsf import LSFEnvironment
+from lightning_fabric.plugins.environments.mpi import MPIEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import nn
 
 from ..errors import StbpError, UsageError
@@ -17,6 +21,14 @@ from ..rounded import size_in_bytes
 from .config import RunConfig
 from .data import DataBundle
 from .run.rundir import RunDir
+
+LAUNCHERS = (
+    TorchElasticEnvironment,
+    SLURMEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+)
+"""What may start the processes on several machines, and tells them of each other."""
 
 
 def check_device(device: str) -> None:
@@ -68,8 +80,9 @@ def launch(config: RunConfig) -> Fabric:
 
 def _check_machines(count: int) -> None:
     """Refuse to wait for other machines of which nothing is known."""
-    known = os.environ.keys() & {"LOCAL_WORLD_SIZE", "SLURM_NTASKS"}
-    if count > 1 and not known and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+    if count == 1 or any(launcher.detect() for launcher in LAUNCHERS):
+        return
+    if "MASTER_ADDR" not in os.environ or not os.environ.keys() & {"NODE_RANK", "GROUP_RANK"}:
         raise UsageError(
             f"--num-nodes {count} needs to know the other machines: start it on each of them with "
             f"torchrun or SLURM, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."

@@ -58,8 +58,8 @@ def fit(
 
     Returns:
         `status`, `test_accuracy` (`None` where the test set chose the checkpoint), `test_loss`,
-        `best_val_accuracy`, `best_epoch`, `val_name`, `epochs`, `seconds` (of
-        training, in all sittings), `run`, `next`.
+        `best_val_accuracy`, `best_epoch`, `val_name`, `select`, `epochs`, `seconds` (of training,
+        in all sittings), `run`, `next`.
 
     Raises:
         StbpError: If data, checkpoint or folder cannot be used, or the loss diverges.

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..errors import StbpError
+from .catalog import parse
 from .config import RunConfig
 from .run.rundir import RunDir
 
@@ -28,7 +30,7 @@ def inherit(config: RunConfig) -> RunConfig:
         seeds = {
             source.held_out_seed
             for source in (run.config for run in map(_opened, paths) if run)
-            if source.dataset == config.dataset and not source.validate_on_test
+            if _same_data(source, config) and not source.validate_on_test
         }
         if len(seeds) == 1:
             seed = seeds.pop()
@@ -72,9 +74,17 @@ def _opened(path: str) -> RunDir | None:
         return None
 
 
+def _same_data(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs have the same data set, however its path is written."""
+    (name, path), (other_name, other_path) = (parse(c.dataset) for c in (one, other))
+    if name != other_name or path is None or other_path is None:
+        return (name, path) == (other_name, other_path)
+    return Path(path).expanduser().resolve() == Path(other_path).expanduser().resolve()
+
+
 def _difference(source: RunConfig, config: RunConfig) -> str:
     """By what images that `config` holds out were not by `source`; empty if all were."""
-    if source.dataset != config.dataset:
+    if not _same_data(source, config):
         return ""
     theirs, ours = f"{100 * source.val_fraction:g} %", f"{100 * config.val_fraction:g} %"
     if source.validate_on_test:

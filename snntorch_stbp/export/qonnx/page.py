@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from ..array import Array
@@ -80,7 +82,8 @@ class Page:
         # FINN has no thresholds in hardware whose output is scaled.
         levels = writer.thresholds(name, x, f"{name}_levels_out", bits, scale, shift)
         factor = writer.constant(f"{name}_scale", scale)
-        return writer.binary("Mul", f"{name}_scaled", levels, factor, output)
+        what, step = re.fullmatch(r"(.+?)([/_]t\d+)?", name).groups("")  # type: ignore[union-attr]
+        return writer.binary("Mul", f"{what}_scaled{step}", levels, factor, output)
 
     def annotate_layouts(self) -> None:
         """Say of every tensor of images where its channels are."""

@@ -123,9 +123,12 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
         """Frames of one recording, uint8 `[T, 2, H, W]`, from the cache where it has them."""
         file = Path(self.recordings.data[row])
         kept = None
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise StbpError(f"The recording {file} cannot be read ({error.strerror}).") from error
         if self.cache is not None:
             kept = self.cache / file.relative_to(self.recordings.location_on_system)
-            stat = file.stat()
             kept = kept.with_name(f"{kept.name}.{stat.st_size}-{stat.st_mtime_ns}.frames.npy")
             shape = (self.num_steps, 2, *self.size)
             with suppress(OSError, ValueError, EOFError):  # absent or damaged: made anew
@@ -137,8 +140,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
             frames = to_frames(events, self.num_steps, SOURCES[self.name].sensor, self.size)
         except Exception as error:  # readers raise many kinds for a damaged file
             reason, event = str(error), SOURCES[self.name].event
-            if event and file.stat().st_size % event:
-                reason = f"{file.stat().st_size} bytes are no whole number of {event}-byte events"
+            if event and stat.st_size % event:
+                reason = f"{stat.st_size} bytes are no whole number of {event}-byte events"
             raise StbpError(f"The recording {file} cannot be read ({reason}).") from error
         if kept is not None:
             _write(kept, frames)

@@ -7,7 +7,7 @@ that were interrupted go on, those that are missing are begun; so the same comma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,11 @@ def _do(
         return
     for job in todo:
         notice(job.label)
+        config = job.config
+        if job.resume is not None:  # what it holds out was settled when it began
+            config = replace(config, split_seed=job.resume.config.split_seed)
         try:
-            fit(job.config, out=out, reporter=reporter, resume=job.resume)
+            fit(config, out=out, reporter=reporter, resume=job.resume)
         except StbpError:
             run = _existing(job.config, out)
             if run is None or run.status != "diverged":
