@@ -224,6 +224,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     ),
     (lambda: spiking(lambda u: (u >= 0).float()), "gives 1 for a potential of 0 above the thresh"),
     (lambda: spiking(torch.sigmoid), "the spike function of '3' gives 0.2689 for"),
+    (lambda: spiking(lambda u: (u > 0) * 1.0000001), "gives 1.00000012 for a potential of"),
     (
         lambda: net(conv(), Leaky(), TimeDistributed(nn.Flatten(2)), features=16),
         r"'4' \(Flatten\) must flatten channels, height and width, .*: take Flatten\(1\) here",

@@ -147,8 +147,10 @@ def check_neuron(name: str, neuron: Leaky) -> None:
         spikes = neuron.spike_grad(values.clone())
     wrong = spikes != (values > 0)
     if wrong.any():
+        given = spikes[wrong][0].item()
+        digits = 4 if float(f"{given:.4g}") not in (0, 1) else 9  # of almost a spike
         raise StbpError(
-            f"the spike function of '{name}' gives {spikes[wrong][0].item():.9g} for a potential "
+            f"the spike function of '{name}' gives {given:.{digits}g} for a potential "
             f"of {values[wrong][0].item():.4g} above the threshold; hardware spikes, 1, exactly "
             f"where the potential exceeds the threshold: take one of snntorch_stbp.surrogate."
         )
