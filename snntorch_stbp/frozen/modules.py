@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import brevitas.nn as qnn
+import snntorch
 import torch
 from torch import Tensor, nn
 
 from ..errors import StbpError
 from ..neuron import Leaky
+from ..time import DirectCoding
 from .graph import INPUT, Branch, Layer, Pool, Stage, count, pair
 
 KNOWN = ("torch.nn.modules", "brevitas.nn", "snntorch", "snntorch_stbp")
@@ -239,3 +241,31 @@ def check_finite(stage: Stage) -> None:
                     f"the {what} of '{name}' ({type(module).__name__}) is not finite, it holds "
                     f"{wrong}: train again with a smaller learning rate."
                 )
+
+
+def check_coding(name: str, coding: DirectCoding) -> None:
+    """Refuse a coding of what is neither images nor features."""
+    if coding.still_dims not in (2, 4):
+        raise StbpError(
+            f"'{name}' takes still inputs of {coding.still_dims} dimensions; export takes images "
+            f"[N, C, H, W] or features [N, F]: give images a dimension of channels, x.unsqueeze(1)."
+        )
+
+
+def refused(name: str, layer: nn.Module) -> StbpError:
+    """What to raise of a layer that has no counterpart in hardware."""
+    kind = type(layer).__name__
+    if type(layer) is snntorch.Leaky:
+        return StbpError(
+            f"'{name}' is snnTorch's Leaky: turn the network into one of these modules first, "
+            f"with snntorch_stbp.convert(model, example)."
+        )
+    if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+        return StbpError(
+            f"'{name}' ({kind}) has windows that depend on its input, which export cannot "
+            f"write: take {kind.removeprefix('Adaptive')} with the size of the windows."
+        )
+    return StbpError(
+        f"cannot export '{name}': {kind} has no counterpart in integer arithmetic here; known are "
+        f"Conv2d, Linear, AvgPool2d, MaxPool2d, Flatten, batch normalisation, NeuNorm and Leaky."
+    )

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +35,7 @@ from .fold import FrozenCurrent, Settings, fold_current
 from .graph import INPUT, Branch, Graph, Pool, Stage, inhibition, pair
 from .grid import on_grid, round_ste
 from .inhibition import FrozenInhibition, freeze_inhibition
+from .mapped import mapped
 from .modules import check_grid
 from .neuron import FrozenNeuron, Integrate, freeze_neuron, per_channel
 from .read import read_graph
@@ -235,22 +235,9 @@ class FrozenNet(nn.Module):
 def _of_stages(stages: list[FrozenStage], fn: Callable[[Tensor], Tensor]) -> list[FrozenStage]:
     """`stages` with `fn` applied to all their numbers."""
     return [
-        FrozenStage(s.stage, *(_mapped(v, fn) for v in (s.current, s.neuron, s.inhibition)))
+        FrozenStage(s.stage, *(mapped(v, fn) for v in (s.current, s.neuron, s.inhibition)))
         for s in stages
     ]
-
-
-def _mapped(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with `fn` applied to every tensor in its fields."""
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, tuple):
-        return tuple(_mapped(item, fn) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: _mapped(getattr(value, f.name), fn) for f in fields(value)}
-        )
-    return value
 
 
 def _accumulate(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import brevitas.nn as qnn
-import snntorch
 import torch
 from torch import fx, nn
 
@@ -119,12 +118,7 @@ class _Reader:
             value = self._layer(name, module.layer, value, lead=1)
             return value if module.norm is None else self._norm(name, module.norm, value)
         if isinstance(module, DirectCoding):
-            if module.still_dims not in (2, 4):
-                raise StbpError(
-                    f"'{name}' takes still inputs of {module.still_dims} dimensions; export takes "
-                    f"images [N, C, H, W] or features [N, F]: give images a dimension of channels, "
-                    f"x.unsqueeze(1)."
-                )
+            modules.check_coding(name, module)
             self.graph.num_steps, self.graph.any_length = module.num_steps, module.any_length
             return value
         if isinstance(module, PopulationVote):
@@ -164,11 +158,6 @@ class _Reader:
         branches = self._operand(name, layer, value)
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             return self._norm(name, layer, value)
-        if type(layer) is snntorch.Leaky:
-            raise StbpError(
-                f"'{name}' is snnTorch's Leaky: turn the network into one of these modules first, "
-                f"with snntorch_stbp.convert(model, example)."
-            )
         if isinstance(layer, Pool) and branches[0].layer is not None:
             return (self._pooled(name, layer, self._single(name, layer, value)),)
         if branches[0].layer is not None and isinstance(layer, Layer):
@@ -187,17 +176,7 @@ class _Reader:
             return tuple(
                 replace(b, layer=layer, name=n) for b, n in zip(branches, named, strict=True)
             )
-        if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
-            kind = type(layer).__name__
-            raise StbpError(
-                f"'{name}' ({kind}) has windows that depend on its input, which export cannot "
-                f"write: take {kind.removeprefix('Adaptive')} with the size of the windows."
-            )
-        raise StbpError(
-            f"cannot export '{name}': {type(layer).__name__} has no counterpart in integer "
-            f"arithmetic here; known are Conv2d, Linear, AvgPool2d, MaxPool2d, Flatten, batch "
-            f"normalisation, NeuNorm and Leaky."
-        )
+        raise modules.refused(name, layer)
 
     def _norm(self, name: str, norm: nn.Module, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
         branches = self._operand(name, norm, value)
