@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from snntorch_stbp.train import bits_file
 from snntorch_stbp.train.config import CHOICES
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .again import train_command
 from .group import command, json_option
 from .params import BitsType, Listed, Real, Whole
 from .text import Column, percent, print_table, to_json
@@ -64,10 +64,7 @@ def allocate(run: str, budget: float, output: str | None, as_json: bool, **optio
     shown = not as_json and sys.stderr.isatty()
     found = choose(folder, budget, progress=progress if shown else None, **options)
     bits_file.write(path, found.bits)
-    following = (
-        f"snntorch-stbp train {folder.config.model} --dataset {shlex.quote(folder.config.dataset)} "
-        f"--bits-file {shlex.quote(str(path))} --init-from {shlex.quote(str(folder.path))}"
-    )
+    following = train_command(folder.config, bits_file=str(path), init_from=str(folder.path))
     if as_json:
         click.echo(to_json({**asdict(found), "file": str(path), "next": following}))
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
 
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .again import train_command
 from .blocks import HEADING, epoch_line
 from .group import command, json_option
 from .params import Whole
@@ -59,10 +60,9 @@ def next_command(run: RunDir) -> str:
     if run.status == "interrupted":
         return f"snntorch-stbp train --resume {path}"
     config = run.config
-    again = f"snntorch-stbp train {config.model} --dataset {shlex.quote(config.dataset)}"
-    if config.bits is not None:
-        again += f" --bits {config.bits}"
-    return f"{again} --lr {config.lr / 10:g}" if run.status == "diverged" else again
+    if run.status == "diverged":
+        config = replace(config, lr=float(f"{config.lr / 10:g}"))
+    return train_command(config)
 
 
 def _settings(config: dict[str, Any]) -> list[str]:

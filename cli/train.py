@@ -13,6 +13,7 @@ from snntorch_stbp.train import catalog
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .again import NEGATED, option, text
 from .group import command, json_option
 from .output import make_reporter
 from .train_options import OPTIONS, check_use, given_fields
@@ -22,18 +23,6 @@ FREE = {
     "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "download", "compile",
     "cuda_graphs", "save_memory", "checkpoint_activations", "select",
 }  # fmt: skip
-
-# Fields that a flag sets -> the flag and the value it sets.
-FLAGS = {
-    "validate_on_test": ("--validate-on-test", True),
-    "per_channel": ("--per-tensor", False),
-    "nesterov": ("--no-nesterov", False),
-    "frozen_aware": ("--frozen-aware", True),
-    "fixed_point_aware": ("--fixed-point-aware", True),
-    "learn_beta": ("--learn-beta", True),
-    "learn_threshold": ("--learn-threshold", True),
-}
-
 
 EXAMPLE = """\
 snntorch-stbp train resnet18 --bits 4
@@ -111,14 +100,9 @@ def _words(name: str, value: Any) -> str:
     """A field and its value as they are typed."""
     if name == "model":
         return f"the model {value}"
-    if name in FLAGS:
-        option, when_given = FLAGS[name]
-        return option if value == when_given else f"no {option}"
+    if isinstance(value, bool):
+        return option(name) if value == (name not in NEGATED) else f"no {option(name)}"
     if name == "layer_bits":
         layers = ", ".join(f"{layer} {bits}" for layer, bits in value.items())
         return f"a --bits-file of {layers}" if value else "no --bits-file"
-    if value is None:
-        value = 32 if name.endswith("bits") else 0
-    if isinstance(value, tuple):
-        value = ",".join(value) or "none"
-    return f"--{name.replace('_', '-')} {value}"
+    return f"{option(name)} {text(name, value)}"

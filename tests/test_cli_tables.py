@@ -139,5 +139,5 @@ def test_show_tells_what_to_type_next(runs):
     assert following(runs[1]) == f"snntorch-stbp train --resume {runs[1].path}"
     lower = f"{runs[2].config.lr / 10:g}"
     vgg = "snntorch-stbp train vgg11 --dataset digits"
-    assert following(runs[2]) == f"{vgg} --bits ternary --lr {lower}"
-    assert following(runs[3]) == f"{vgg} --bits 2"
+    assert following(runs[2]) == f"{vgg} --bits ternary --epochs 3 --lr {lower} --augment shift"
+    assert following(runs[3]) == f"{vgg} --bits 2 --epochs 3 --augment shift"

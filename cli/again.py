@@ -1,0 +1,67 @@
+"""A run's configuration as the command that asks for it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from typing import Any
+
+from snntorch_stbp.train.config import RunConfig
+
+NEGATED = {
+    "per_channel": "--per-tensor",
+    "nesterov": "--no-nesterov",
+    "cuda_graphs": "--no-cuda-graphs",
+}
+"""Fields that are true where their flag is not given."""
+
+NOT_TYPED = {"model", "dataset", "layer_bits", "split_seed", "version", "download"}
+"""Fields that the command says otherwise, or that follow from others."""
+
+STARTS = {"bits", "boundary_bits", "weight_range", "init_from", "frozen_aware", "fixed_point_aware"}
+"""Fields that say how few bits begin."""
+
+
+def option(name: str) -> str:
+    """A field as the command line spells it."""
+    return NEGATED.get(name, "--" + name.replace("_", "-"))
+
+
+def text(name: str, value: Any) -> str:
+    """The value of a field as it is typed."""
+    if value is None:
+        value = 32 if name.endswith("bits") else 0
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def train_command(config: RunConfig, **instead: str) -> str:
+    """`snntorch-stbp train` with all that differs from the recipe.
+
+    Args:
+        config: The configuration.
+        instead: Options that take the place of those which say how few bits begin (`STARTS`).
+    """
+    bits = None if instead else config.bits
+    recipe = RunConfig.from_recipe(config.model, config.dataset, config.recipe, bits=bits)
+    plain = RunConfig.from_recipe(
+        config.model, config.dataset, config.recipe, bits=bits, epochs=config.epochs
+    )
+    words = ["snntorch-stbp", "train", config.model, "--dataset", config.dataset]
+    untold = {"bits": None, "recipe": "standard", "epochs": recipe.epochs}
+    for name in (field.name for field in fields(config)):
+        value = getattr(config, name)
+        if name in NOT_TYPED or (instead and name in STARTS):
+            continue
+        if value == untold.get(name, getattr(plain, name)):
+            continue
+        if not isinstance(value, bool):
+            words += [option(name), text(name, value)]
+        elif value == (name not in NEGATED):
+            words.append(option(name))
+    if config.layer_bits and not instead:
+        words += ["--bits-file", "FILE"]
+    for name, word in instead.items():
+        words += [option(name), word]
+    return shlex.join(words)
