@@ -194,6 +194,7 @@ def test_frames_of_a_recording_that_changed_are_made_anew(nmnist):
     for seed in (8, 9):  # of the same length
         write_atis(file, recording(seed, duration=300))
         assert torch.equal(frames(), counted(recording(seed, duration=300), 2, 300, 34))
+    assert [file.name for file in nmnist.rglob("00000.bin.*")] == ["00000.bin.frames.npy"]
 
 
 def test_a_recording_that_is_gone_is_named(nmnist):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ...errors import StbpError, UsageError
 from .arrays import Parts
+from .frame_cache import FrameCache
 from .frames import to_frames
 
 
@@ -66,8 +65,7 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
         index: int64 `[M]`, the recordings that belong to this set.
         num_steps: time bins T.
         size: (height, width) of the frames.
-        cache: folder where frames are kept as uint8 .npy files, one a recording, that say which
-            size and time of change the recording had; None keeps none.
+        cache: folder where frames are kept; None keeps none.
 
     A sample is float32 `[T, 2, H, W]`, counts from 0 to 255, and its label; a list of indices
     fetches the batch `[T, B, 2, H, W]`, `[B]`.
@@ -89,6 +87,7 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
         self.num_steps = num_steps
         self.size = size
         self.cache = cache
+        self.kept = None if cache is None else FrameCache(cache, (num_steps, 2, *size))
         self.all_labels = torch.tensor(recordings.targets, dtype=torch.int64)
 
     @property
@@ -122,19 +121,14 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
     def _frames(self, row: int) -> np.ndarray:
         """Frames of one recording, uint8 `[T, 2, H, W]`, from the cache where it has them."""
         file = Path(self.recordings.data[row])
-        kept = None
         try:
             stat = file.stat()
         except OSError as error:
             raise StbpError(f"The recording {file} cannot be read ({error.strerror}).") from error
-        if self.cache is not None:
-            kept = self.cache / file.relative_to(self.recordings.location_on_system)
-            kept = kept.with_name(f"{kept.name}.{stat.st_size}-{stat.st_mtime_ns}.frames.npy")
-            shape = (self.num_steps, 2, *self.size)
-            with suppress(OSError, ValueError, EOFError):  # absent or damaged: made anew
-                frames = np.load(kept, allow_pickle=False)
-                if frames.shape == shape and frames.dtype == np.uint8:
-                    return frames
+        name = file.relative_to(self.recordings.location_on_system)
+        kept = None if self.kept is None else self.kept.read(name, stat)
+        if kept is not None:
+            return kept
         try:
             events = self.recordings[row][0]
             frames = to_frames(events, self.num_steps, SOURCES[self.name].sensor, self.size)
@@ -143,22 +137,9 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
             if event and stat.st_size % event:
                 reason = f"{stat.st_size} bytes are no whole number of {event}-byte events"
             raise StbpError(f"The recording {file} cannot be read ({reason}).") from error
-        if kept is not None:
-            _write(kept, frames)
+        if self.kept is not None:
+            self.kept.write(name, stat, frames)
         return frames
-
-
-def _write(path: Path, frames: np.ndarray) -> None:
-    """Write under another name and rename, so that no reader meets half a file."""
-    with suppress(OSError):  # a full or read-only disk costs the cache, not the run
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as file:
-                np.save(file, frames)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def load_events(
