@@ -9,7 +9,7 @@ from brevitas.quant_tensor import QuantTensor
 from torch import Tensor
 
 from .kernels import int8
-from .kernels.geometry import Geometry
+from .kernels.geometry import Geometry, geometry_of
 
 
 class _InBytes:
@@ -33,15 +33,14 @@ class QuantConv2d(_InBytes, qnn.QuantConv2d):
     """`brevitas.nn.QuantConv2d`; on a CPU what enters as spikes is computed by `kernels.int8`."""
 
     @property
-    def geometry(self) -> Geometry:  # type: ignore[override]
+    def geometry(self) -> Geometry | None:  # type: ignore[override]
         """Stride, padding, dilation and groups, where `covered`."""
-        return Geometry(self.stride, self.padding, self.dilation, self.groups)
+        return geometry_of(self)
 
     @property
     def covered(self) -> bool:  # type: ignore[override]
-        """Whether padding is zeros, counted in pixels."""
-        words = isinstance(self.padding, str) or self.is_same_padded_strided
-        return self.padding_mode == "zeros" and not words
+        """Whether it is padded by as many zeros on either side."""
+        return self.geometry is not None
 
 
 class QuantLinear(_InBytes, qnn.QuantLinear):

@@ -188,6 +188,11 @@ def test_quantized_layers_compute_what_brevitas_does(bits: Bits, per_channel: bo
             spikes,
         ),
         (
+            precision.conv2d(16, 32, (3, 5), padding="same"),
+            qnn.QuantConv2d(16, 32, (3, 5), padding="same", weight_quant=quantizer),
+            spikes,
+        ),
+        (
             precision.linear(40, 160),
             qnn.QuantLinear(40, 160, bias=True, weight_quant=quantizer),
             flat,

@@ -173,6 +173,20 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
         r"'5' \(QuantLinear\) quantizes its output",
     ),
     (
+        lambda: net(
+            TimeDistributed(P.conv2d(1, 4, 2, padding="same")), Leaky(0.5, 0.1), features=256
+        ),
+        r"the convolution '2' must be padded by zeros, by as many on either side",
+    ),
+    (
+        lambda: net(conv(padding=1, padding_mode="reflect"), Leaky(0.5, 0.1), features=256),
+        r"the convolution '2' must be padded by zeros",
+    ),
+    (
+        lambda: net(conv(padding="same", stride=2), Leaky(0.5, 0.1), features=64),
+        r"the convolution '2' must be padded by zeros",
+    ),
+    (
         lambda: net(TimeDistributed(Doubled(1, 4, 3)), Leaky(0.5, 0.1)),
         r"'2' \(Doubled\) has its own forward, which export cannot read: use Conv2d itself",
     ),
@@ -278,6 +292,13 @@ def test_what_is_not_read_is_refused(
         lambda: Added(lambda a, b: torch.add(a, b, alpha=1)),
         lambda: net(TimeDistributed(Plain(1, 4, 3)), Leaky(0.5, 0.1)),
         lambda: net(conv(), qnn.QuantIdentity(act_quant=None), Leaky(0.5, 0.1)),
+        lambda: net(conv(padding="valid"), Leaky(0.5, 0.1)),
+        lambda: net(conv(padding="same"), Leaky(0.5, 0.1), features=256),
+        lambda: net(
+            TimeDistributed(P.conv2d(1, 4, (2, 3), padding="same", dilation=2)),
+            Leaky(0.5, 0.1),
+            features=256,
+        ),
         lambda: net(conv(), Leaky(0.5, torch.rand(4))),
         lambda: net(conv(), Leaky(0.5, torch.rand(4, 1, 1))),
         lambda: net(conv(), Leaky(0.5, torch.rand(1, 4, 1, 1))),

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import StbpError
+from ..kernels.geometry import Geometry, geometry_of
 from ..neuron import Leaky
 from ..norm import NeuNorm
 
@@ -56,6 +57,11 @@ class Branch:
     def value(self) -> str:
         """Name of what it takes."""
         return inhibition(self.source) if self.inhibits else self.source
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """Of its convolution, which `check_layer` has seen; `None` of other branches."""
+        return geometry_of(self.layer) if isinstance(self.layer, nn.Conv2d) else None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StbpError
+from ..kernels.geometry import geometry_of
 from ..neuron import Leaky
 from ..time import DirectCoding
 from .graph import INPUT, Branch, Layer, Pool, Stage, count, pair
@@ -111,12 +112,10 @@ def check_pool(name: str, pool: Pool, currents: bool) -> None:
 
 def check_layer(name: str, layer: Layer) -> None:
     """Refuse a layer that is padded in other ways, or quantizes anything but its weights."""
-    if isinstance(layer, nn.Conv2d) and (
-        layer.padding_mode != "zeros"
-        or isinstance(layer.padding, str)
-        or getattr(layer, "is_same_padded_strided", False)
-    ):
-        raise StbpError(f"the convolution '{name}' must be padded by a number of zeros.")
+    if isinstance(layer, nn.Conv2d) and geometry_of(layer) is None:
+        raise StbpError(
+            f"the convolution '{name}' must be padded by zeros, by as many on either side."
+        )
     for what, remedy in (
         ("input", "spikes are whole numbers already, and images are quantized in front of all"),
         ("output", "currents are quantized by Precision(act_bits=...).neuron()"),

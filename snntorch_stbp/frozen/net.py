@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..kernels import int8
-from ..kernels.geometry import Geometry
 from ..pooling import sum_pool2d
 from . import inputs
 from .branches import FrozenBranch, Source, weight_sum
@@ -122,7 +121,7 @@ class FrozenNet(nn.Module):
         with torch.no_grad():
             self.stages = _of_stages(self._fold(), Tensor.float)  # exact, of a network in float64
             self.packed = {
-                (stage.stage.name, number): int8.pack(frozen.weight, None, _geometry(branch))
+                (stage.stage.name, number): int8.pack(frozen.weight, None, branch.geometry)
                 for stage in self.stages
                 for number, (branch, frozen) in enumerate(stage.terms)
                 if frozen.weight is not None
@@ -250,19 +249,10 @@ def _accumulate(
     if branch.flatten:
         x = x.flatten(1)
     if weight is not None:
-        x = int8.apply(x, weight, None, None, _geometry(branch), packed)
+        x = int8.apply(x, weight, None, None, branch.geometry, packed)
     for pool in branch.after:
         x = _pooled(pool, x)
     return x.unflatten(0, spikes.shape[:2])
-
-
-def _geometry(branch: Branch) -> Geometry | None:
-    """Of a branch's convolution; `None` of a linear layer."""
-    layer = branch.layer
-    if not isinstance(layer, nn.Conv2d):
-        return None
-    padding = pair(layer.padding)  # type: ignore[arg-type]
-    return Geometry(pair(layer.stride), padding, pair(layer.dilation), layer.groups)
 
 
 def _pooled(pool: Pool, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..neuron import Leaky
 from ..rounded import quantized_weight
 from .branches import affine
-from .graph import Branch, Pool, Stage, pair
+from .graph import Branch, Pool, Stage
 from .neuron import per_channel
 
 
@@ -34,8 +34,7 @@ def _term(branch: Branch, value: Tensor) -> Tensor:
     if layer is not None:
         weight, bias = quantized_weight(layer), None if branch.inhibits else layer.bias
         if isinstance(layer, nn.Conv2d):
-            padding = pair(layer.padding)  # type: ignore[arg-type]
-            x = F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+            x = F.conv2d(x, weight, bias, *(branch.geometry or ()))
         else:
             x = F.linear(x, weight, bias)
         if branch.norm is not None:

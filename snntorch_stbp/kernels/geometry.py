@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST = 127
 """Largest magnitude of inputs and weights: AVX2 adds two products in 16 bits, which they fit."""
@@ -24,6 +24,23 @@ class Geometry(NamedTuple):
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+
+
+def geometry_of(layer: nn.Conv2d) -> Geometry | None:
+    """What `F.conv2d` is called with; `None` of other padding than as many zeros on either side."""
+    padding: Any = layer.padding
+    if padding == "valid":
+        padding = (0, 0)
+    elif padding == "same":
+        sums = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(total % 2 for total in sums):  # one more at the end than at the start
+            return None
+        padding = tuple(total // 2 for total in sums)
+    # Brevitas' layers take "same" beside a stride, and then pad by what the image asks for.
+    if layer.padding_mode != "zeros" or getattr(layer, "is_same_padded_strided", False):
+        return None
+    stride, dilation = layer.stride, layer.dilation
+    return Geometry(stride, padding, dilation, layer.groups)  # type: ignore[arg-type]
 
 
 def worth(weight: Tensor, geometry: Geometry | None) -> bool:

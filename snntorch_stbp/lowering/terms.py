@@ -127,18 +127,14 @@ def _top(bits: int) -> int:
 
 def geometry(branch: Branch, multiplier: Ints) -> IntBranch:
     """A branch without its weights."""
-    layer = branch.layer
     result = IntBranch(
         branch.source, branch.name, multiplier, pools=tuple(int_pool(p) for p in branch.pools),
         flatten=branch.flatten,
     )  # fmt: skip
-    if not isinstance(layer, nn.Conv2d):
+    if branch.geometry is None:
         return result
-    return replace(
-        result, stride=pair(layer.stride), padding=pair(layer.padding),  # type: ignore[arg-type]
-        dilation=pair(layer.dilation), groups=layer.groups,
-        after=tuple(int_pool(p) for p in branch.after),
-    )  # fmt: skip
+    after = tuple(int_pool(p) for p in branch.after)
+    return replace(result, after=after, **branch.geometry._asdict())
 
 
 def int_pool(pool: nn.AvgPool2d | nn.MaxPool2d) -> IntPool:

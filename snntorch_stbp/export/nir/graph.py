@@ -28,6 +28,7 @@ from ...errors import StbpError
 from ...frozen import inputs
 from ...frozen.branches import affine
 from ...frozen.graph import INPUT, Branch, Pool, Stage, count, pair
+from ...kernels.geometry import Geometry
 from ...neuron import Leaky
 from ...rounded import quantized_weight, weight_bits
 from ..array import Array
@@ -207,8 +208,7 @@ def _weights(branch: Branch, shape: Shape, factor: float) -> tuple[nir.NIRNode, 
         if layer.bias is None and branch.norm is None:
             return nir.Linear(_array(weight), metadata=facts), (channels,)
         return nir.Affine(_array(weight), _array(bias), metadata=facts), (channels,)
-    stride, padding = pair(layer.stride), pair(layer.padding)  # type: ignore[arg-type]
-    dilation = pair(layer.dilation)
+    stride, padding, dilation, _ = branch.geometry or Geometry()
     image = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(shape[1:], value.shape[2:], stride, padding, dilation, strict=True)

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from ...errors import StbpError
-from ...frozen.graph import INPUT, Branch, pair
+from ...frozen.graph import INPUT, Branch
 from ...frozen.neuron import act_quant
+from ...kernels.geometry import Geometry
 from ...lowering.terms import int_pool
 from ...neuron import Leaky
 from ...norm import _Gain
@@ -137,7 +138,7 @@ def _branch(page: Page, branch: Branch, index: int, stage: str, x: str, t: int) 
         x = writer.node("Flatten", flat, [x], f"{flat}_out", shape, None, axis=1)
     if branch.layer is None:
         return x
-    x = _layer(page, branch.layer, branch.name, x, t)
+    x = _layer(page, branch, x, t)
     if branch.norm is not None:
         x = _norm(page, branch.norm, branch.name, x, t)
     for number, pool in enumerate(branch.after):
@@ -145,22 +146,23 @@ def _branch(page: Page, branch: Branch, index: int, stage: str, x: str, t: int) 
     return x
 
 
-def _layer(page: Page, layer: nn.Conv2d | nn.Linear, name: str, x: str, t: int) -> str:
+def _layer(page: Page, branch: Branch, x: str, t: int) -> str:
+    layer, name = branch.layer, branch.name
+    assert layer is not None
     writer, node = page.writer, page.name(name, f"t{t}")
     weight = _weight(page, layer, name, t)
     bias = None
     if layer.bias is not None:
         bias = writer.parameter(page.name(name, "bias"), array(layer.bias))
     if isinstance(layer, nn.Conv2d):
-        padding, dilation = pair(layer.padding), pair(layer.dilation)  # type: ignore[arg-type]
+        stride, padding, dilation, groups = branch.geometry or Geometry()
         batch, _, *image = writer.shapes[x]
         size = padded(tuple(image), padding)
-        out = windows(size, layer.kernel_size, pair(layer.stride), dilation, node)
+        out = windows(size, layer.kernel_size, stride, dilation, node)
         return writer.node(
             "Conv", node, [x, weight, *([] if bias is None else [bias])], f"{node}_out",
             (batch, layer.out_channels, *out), None, kernel_shape=list(layer.kernel_size),
-            strides=list(layer.stride), pads=[*padding, *padding], dilations=list(layer.dilation),
-            group=layer.groups,
+            strides=list(stride), pads=[*padding, *padding], dilations=list(dilation), group=groups,
         )  # fmt: skip
     shape = (writer.shapes[x][0], layer.out_features)
     y = writer.node("MatMul", node, [x, weight], f"{node}_out", shape, None)
