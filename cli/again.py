@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
-from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.config import RunConfig, recipe_values
 
 NEGATED = {
     "per_channel": "--per-tensor",
@@ -18,7 +18,7 @@ NEGATED = {
 NOT_TYPED = {"model", "dataset", "layer_bits", "split_seed", "version", "download"}
 """Fields that the command says otherwise, or that follow from others."""
 
-STARTS = {"bits", "boundary_bits", "weight_range", "init_from", "frozen_aware", "fixed_point_aware"}
+STARTS = {"bits", "boundary_bits", "init_from", "frozen_aware", "fixed_point_aware"}
 """Fields that say how few bits begin."""
 
 
@@ -42,19 +42,19 @@ def train_command(config: RunConfig, **instead: str) -> str:
     Args:
         config: The configuration.
         instead: Options that take the place of those which say how few bits begin (`STARTS`).
+
+    Raises:
+        UsageError: If the model is of a package that is not installed.
     """
-    bits = None if instead else config.bits
-    recipe = RunConfig.from_recipe(config.model, config.dataset, config.recipe, bits=bits)
-    plain = RunConfig.from_recipe(
-        config.model, config.dataset, config.recipe, bits=bits, epochs=config.epochs
+    starts = {"bits": config.bits, "init_from": config.init_from} if not instead else {}
+    plain = {field.name: field.default for field in fields(config)} | recipe_values(
+        config.model, config.dataset, config.recipe, epochs=config.epochs, **starts
     )
+    plain |= {"bits": None, "recipe": "standard"}  # what is taken where nothing is typed
     words = ["snntorch-stbp", "train", config.model, "--dataset", config.dataset]
-    untold = {"bits": None, "recipe": "standard", "epochs": recipe.epochs}
     for name in (field.name for field in fields(config)):
         value = getattr(config, name)
-        if name in NOT_TYPED or (instead and name in STARTS):
-            continue
-        if value == untold.get(name, getattr(plain, name)):
+        if name in NOT_TYPED or (instead and name in STARTS) or value == plain[name]:
             continue
         if not isinstance(value, bool):
             words += [option(name), text(name, value)]

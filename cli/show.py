@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .again import train_command
@@ -62,7 +63,10 @@ def next_command(run: RunDir) -> str:
     config = run.config
     if run.status == "diverged":
         config = replace(config, lr=float(f"{config.lr / 10:g}"))
-    return train_command(config)
+    try:
+        return train_command(config)
+    except UsageError:  # of a package that is not installed here
+        return f"snntorch-stbp train {config.model}"
 
 
 def _settings(config: dict[str, Any]) -> list[str]:

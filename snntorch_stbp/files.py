@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +24,14 @@ OF_RUNS = (
     "config.json", "metrics.csv", "curves.png", "last.pt", "best.pt", "result.json", "log.txt",
 )  # fmt: skip
 """Files in the folder of a run that nothing but training writes."""
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder in place of `~`, where it is a user's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return Path(path)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -50,8 +58,11 @@ def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         named, reason = asked or path, getattr(error, "strerror", None) or error
         kept = " (the file from before is kept)" if named.exists() else ""
         raise StbpError(f"cannot write '{named}': {reason}{kept}.") from error

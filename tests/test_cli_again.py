@@ -21,6 +21,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "bits": {"bits": "ternary", "act_bits": 4, "membrane_bits": 6, "input_bits": 5},
     "2 bits from another run": {"bits": 2, "init_from": "runs/a b-1"},
+    "seed of few bits": {"recipe": "seed", "bits": "ternary", "weight_range": "fitted"},
+    "fitted ranges": {"bits": 2, "init_from": "runs/a-1", "weight_range": "fitted"},
     "seed": {"recipe": "seed", "epochs": 7, "lr": 0.1},
     "sgd": {
         "optimizer": "sgd",
@@ -66,6 +68,12 @@ def test_fewer_bits_in_place_of_the_run_s_own() -> None:
     again = typed(line)
     assert (again.bits, again.init_from) == (4, "runs/it")
     assert replace(again, bits=8, init_from=None) == config
+
+
+def test_how_weights_are_rounded_stays() -> None:
+    config = RunConfig.from_recipe("vgg11", "digits", bits=4, weight_range="max", scale="po2")
+    again = typed(train_command(config, bits="3", init_from="runs/it"))
+    assert (again.weight_range, again.scale) == ("max", "po2")
 
 
 def test_bits_by_layer_are_a_file_to_name() -> None:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..errors import UsageError
 from ..looking import recorded
 from ..sequence import is_repeated, repeat
 from ..surrogate import Surrogate
@@ -48,7 +49,14 @@ def _checked(name: str) -> str:
     return name
 
 
-_backend = _checked(os.environ.get(VARIABLE) or "compiled")
+def _at_import() -> str:
+    try:
+        return _checked(os.environ.get(VARIABLE) or "compiled")
+    except ValueError as error:
+        raise UsageError(f"{VARIABLE}: {error}.") from error
+
+
+_backend = _at_import()
 
 
 @contextmanager

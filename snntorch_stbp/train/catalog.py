@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from ..errors import UsageError, suggest
+from ..files import expanded
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def run_name(spec: str) -> str:
     name, path = parse(spec)
     if path is None:
         return name
-    place = Path(path).expanduser().resolve()
+    place = expanded(path).resolve()
     stem = place.stem if name == "npz" else place.name
     safe = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[:40].strip("_")
     return f"{name}_{safe}" if safe else name

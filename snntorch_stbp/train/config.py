@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from .. import __version__, zoo
 from ..errors import StbpError, UsageError, suggest
+from ..files import UNREADABLE
 from . import bits_file, catalog
 from .field_types import check_types
 
@@ -53,6 +54,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "distill_weight": (0.0, 1.0),
     "mixup": (0.01, 100.0),
     "spike_rate_target": (0.0, 1.0),
+    "clip_grad": (0.0, 1e12),
+    "image_size": (1, 65_536),
     "weight_decay": (0.0, 1e6),
     "label_smoothing": (0.0, 0.999),
     "val_fraction": (0.01, 0.9),
@@ -220,26 +223,11 @@ class RunConfig:
         Raises:
             UsageError: For an unknown model, data set, recipe or option, or a value out of range.
         """
-        zoo.info(model)
-        name, _ = catalog.parse(dataset)
-        recipe = recipe or "standard"
-        bits = overrides.get("bits")
-        values = asdict(zoo.recipe(model, name, recipe, bits)) | {"recipe": recipe}
-        values["steps"] = values.pop("num_steps")
-        values["bits"] = bits
         unknown = set(overrides) - {f.name for f in fields(cls)}
         if unknown:
             raise UsageError(f"unknown option '{sorted(unknown)[0]}' of a run.")
         given = {k: v for k, v in overrides.items() if v is not None}
-        epochs, whole = given.get("epochs"), values["epochs"]
-        if isinstance(epochs, int) and epochs > 0:
-            values["warmup_epochs"], values["refine_epochs"] = _shares(
-                values["warmup_epochs"], values["refine_epochs"], epochs, whole
-            )
-        values.update(given)
-        starts = given.get("init_from") and bits in LEARN_RANGES
-        if starts and "weight_range" not in given and values["weight_range"] == "fitted":
-            values["weight_range"] = "learned"
+        values = recipe_values(model, dataset, recipe, **given) | given
         for name in ("augment", "teacher"):
             values[name] = _several(values.get(name))
         return cls(model=model, dataset=dataset, **values)
@@ -294,5 +282,29 @@ class RunConfig:
             config = cls(**values)
             check_types(config)
             return config
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except (*UNREADABLE, AttributeError) as error:
             raise StbpError(f"this is not the configuration of a run ({error}).") from error
+
+
+def recipe_values(
+    model: str, dataset: str, recipe: str | None = None, **given: Any
+) -> dict[str, Any]:
+    """What the recipe of `model` on `dataset` says of a run of which `given` fields are known.
+
+    Raises:
+        UsageError: For an unknown model, data set or recipe.
+    """
+    zoo.info(model)
+    name, _ = catalog.parse(dataset)
+    recipe, bits = recipe or "standard", given.get("bits")
+    values = asdict(zoo.recipe(model, name, recipe, bits)) | {"recipe": recipe, "bits": bits}
+    values["steps"] = values.pop("num_steps")
+    epochs, whole = given.get("epochs"), values["epochs"]
+    if isinstance(epochs, int) and epochs > 0:
+        values["warmup_epochs"], values["refine_epochs"] = _shares(
+            values["warmup_epochs"], values["refine_epochs"], epochs, whole
+        )
+    starts = given.get("init_from") and bits in LEARN_RANGES
+    if starts and values["weight_range"] == "fitted":
+        values["weight_range"] = "learned"
+    return values

@@ -71,7 +71,10 @@ def load_trained(run: RunDir, checkpoint: str = "best", **changes: Any) -> Train
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
     config = run.changed(**changes)
-    state = checkpoints.load(run.path / f"{checkpoint}.pt", config.model)
+    file = run.path / f"{checkpoint}.pt"
+    state = checkpoints.load(file, config.model)
+    if type(state.get("epoch")) is not int:
+        raise StbpError(f"'{file}' is damaged: it does not say of which epoch it is.")
     bundle = build_data(config)
     if len(bundle.classes) != len(state["classes"]):
         raise StbpError(

@@ -44,6 +44,18 @@ def check_device(device: str) -> None:
         raise StbpError(f"there is no {device} device on this machine: use --device auto or cpu.")
 
 
+def _processes(config: RunConfig) -> int:
+    """Processes on this machine; what torchrun started, if it did.
+
+    Raises:
+        UsageError: If it says no number.
+    """
+    said = os.environ.get("LOCAL_WORLD_SIZE", str(config.devices))
+    if not said.isdecimal() or int(said) < 1:
+        raise UsageError(f"LOCAL_WORLD_SIZE, which torchrun sets, is a number, not '{said}'.")
+    return int(said)
+
+
 def launch(config: RunConfig) -> Fabric:
     """Start the processes of the run; under torchrun they exist already.
 
@@ -52,7 +64,7 @@ def launch(config: RunConfig) -> Fabric:
         StbpError: If there are no such devices.
     """
     _check_machines(config.num_nodes)
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    devices = _processes(config)
     several = devices * config.num_nodes > 1
     check_device(config.device)
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -140,6 +140,7 @@ class _Trainer:
         )
         if last is not None:
             self.state.restore(last)
+            self.state.check_end()
         if resuming and fabric.global_rank == 0:
             run.reopen()
 
@@ -155,11 +156,15 @@ class _Trainer:
         try:
             with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:
                 while self.state.epoch <= self.config.epochs:
-                    if not self._train_epoch(stop):
+                    whole = self._train_epoch(stop)
+                    if whole:
+                        self._end_epoch(board)
+                    else:
                         self.state.save()
+                    left = self.state.epoch <= self.config.epochs
+                    if left and (not whole or self._anyone_asked(stop)):
                         self.state.writer.wait()
                         raise self.record.interrupted(self.state)
-                    self._end_epoch(board)
             return self._finish()
         finally:
             self.state.writer.join()
@@ -202,7 +207,10 @@ class _Trainer:
         loss, record = self.objective(self.net, x, y, generator)
         fabric.backward(loss)
         if config.clip_grad is not None:
-            fabric.clip_gradients(self.net, self.wrapped_optimizer, max_norm=config.clip_grad)
+            fabric.clip_gradients(
+                self.net, self.wrapped_optimizer, max_norm=config.clip_grad,
+                error_if_nonfinite=False,  # the scaler leaves such a step out, or the loss tells
+            )  # fmt: skip
         self.wrapped_optimizer.step()
         optimizer.keep_in_range(self.learning)
         if self.average:

@@ -159,6 +159,6 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, select: str 
         axes.grid(alpha=0.3)
         axes.legend(loc="best")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)

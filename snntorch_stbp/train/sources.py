@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..errors import StbpError
+from ..files import expanded
 from .catalog import parse
 from .config import RunConfig
 from .run.rundir import RunDir
@@ -79,7 +79,7 @@ def _same_data(one: RunConfig, other: RunConfig) -> bool:
     (name, path), (other_name, other_path) = (parse(c.dataset) for c in (one, other))
     if name != other_name or path is None or other_path is None:
         return (name, path) == (other_name, other_path)
-    return Path(path).expanduser().resolve() == Path(other_path).expanduser().resolve()
+    return expanded(path).resolve() == expanded(other_path).resolve()
 
 
 def _difference(source: RunConfig, config: RunConfig) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ...errors import UsageError
+from ...files import expanded
 from ..catalog import DATASETS, parse
 from .arrays import ArrayDataset, Parts, Samples
 from .events import load_events
@@ -104,7 +105,7 @@ def load(
     """
     name, path = parse(spec)
     kind = DATASETS[name].kind
-    root = Path(data_dir).expanduser()
+    root = expanded(data_dir)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if size is not None and min(size) < 1:
         raise UsageError(f"The image size must be at least 1 pixel, not {image_size}.")
@@ -113,9 +114,9 @@ def load(
     if kind == "event":
         parts = load_events(name, root, num_steps=num_steps, size=size, download=download)
     elif name == "folder":
-        parts = load_folder(Path(str(path)).expanduser(), size)
+        parts = load_folder(expanded(str(path)), size)
     elif name == "npz":
-        parts = load_npz(Path(str(path)).expanduser(), num_steps)
+        parts = load_npz(expanded(str(path)), num_steps)
     elif name == "digits":
         parts = load_digits()
     else:

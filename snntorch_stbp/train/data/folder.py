@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -16,6 +17,7 @@ from ...errors import StbpError
 from ...files import UNREADABLE
 from .arrays import ArrayDataset, Parts
 
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # of the others one starts programs
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 # Decoded folders, kept for as long as a data set uses them: a second load finds them here.
@@ -95,7 +97,8 @@ def _fingerprint(files: list[Path], size: tuple[int, int] | None) -> str:
     digest = hashlib.sha256(repr(size).encode())
     for file in files:
         stat = file.stat()
-        digest.update(f"{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(file.absolute()))
+        digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -121,7 +124,7 @@ def _decode(files: list[Path], size: tuple[int, int] | None, threads: int) -> Te
 def _decode_one(file: Path, size: tuple[int, int] | None) -> np.ndarray:
     """Decode one file to uint8 `[H, W, 1]` (grey) or `[H, W, 3]`."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             mode = image.mode
             if mode.startswith(("I", "F")):
                 raise StbpError(f"{file} has more than 8 bits a pixel (mode {mode}); convert it.")

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import StbpError
-from ...files import atomic_write
+from ...files import UNREADABLE, atomic_write
 
 FORMAT = "snntorch-stbp checkpoint 1"
 
@@ -48,12 +49,13 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
     """
     if not path.is_file():
         raise StbpError(f"there is no checkpoint '{path}'.")
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # refused below, or fine
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _solid(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "GLOBAL" in str(error) or "Can only" in str(error):
             raise StbpError(
                 f"'{path}' holds more than tensors and plain values and could run code: refused."
             ) from error
@@ -71,6 +73,38 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
         if not all(isinstance(state.get(key), kind) for key, kind in parts.items()):
             raise StbpError(f"'{path}' is damaged: it holds no network, or no classes.")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what `save` does not write: no archive, or one that unpacks to more than it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
+    except (*UNREADABLE, NotImplementedError) as error:
+        raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
+    if not stored:
+        raise StbpError(f"'{path}' was packed by another program: checkpoints are not compressed.")
+
+
+def _solid(value: Any) -> Any:
+    """A state whose tensors have a place in memory for each of their values.
+
+    A file may say that a tensor shows one value many times, or that its rows overlap. What writes
+    to parameters and to the state of an optimizer in one pass does not expect that.
+
+    Raises:
+        ValueError: If a tensor has more values than the file holds.
+    """
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError("a tensor has more values than the file")
+        copied = torch.empty_like(value)
+        return value if copied.stride() == value.stride() else copied.copy_(value)
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            value[key] = _solid(entry)
+        return value
+    return [_solid(entry) for entry in value] if type(value) is list else value
 
 
 class Writer:

@@ -16,7 +16,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ...errors import StbpError
+from ...errors import StbpError, UsageError
 from ...files import atomic_write, remove_unfinished
 from ..config import RunConfig
 
@@ -41,8 +41,14 @@ class RunDir:
         """Make a new folder `out/NAME-NUMBER` that no other run has or gets.
 
         Raises:
+            UsageError: If its name holds what is no text.
             StbpError: If the folder cannot be made.
         """
+        if not str(out).isprintable():
+            raise UsageError(
+                f"the folder {str(out)!r} has a name that cannot be written down: choose another "
+                f"with --out."
+            )
         try:
             out.mkdir(parents=True, exist_ok=True)
             number = 1 + max(
@@ -111,7 +117,10 @@ class RunDir:
             read = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         except (ValueError, OSError, RecursionError):
             return None
-        return read if isinstance(read, dict) else None
+        if not isinstance(read, dict):
+            return None
+        figures = (read.get(name) for name in ("test_accuracy", "best_val_accuracy"))
+        return read if all(_share(figure) for figure in figures) else None
 
     @property
     def status(self) -> str:
@@ -141,8 +150,8 @@ class RunDir:
             self.write_text("metrics.csv", "\n".join(lines) + "\n")
 
     def log(self, text: str) -> None:
-        """Append a line with the time to `log.txt`."""
-        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+        """Append a line with the time to `log.txt`; a full disk costs the line, not the run."""
+        with suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
 
     @contextmanager
@@ -180,6 +189,11 @@ def list_runs(out: str | Path) -> list[RunDir]:
         except StbpError:
             continue
     return runs
+
+
+def _share(value: Any) -> bool:
+    """Whether it is a share, or absent."""
+    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
 
 
 def _numbered(name: str) -> re.Pattern[str]:

@@ -8,16 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ...errors import StbpError
+from ...errors import StbpError, UsageError
 from ..average import WeightAverage
 from ..metrics import Means, best_row
 from . import checkpoint
 from .rundir import RunDir
-
-FIGURES = {
-    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "best",
-}  # fmt: skip
-"""What is taken up again of each epoch."""
+from .taken_up import check_position, optimizer_state
 
 
 def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
@@ -130,15 +126,14 @@ class TrainState:
         """
         file = self.run.path / "last.pt"
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            check_position(state)
+            self.optimizer.load_state_dict(optimizer_state(self.optimizer, state["optimizer"]))
             if self.average:
                 self.average.restore(state["model"], state["averaged_steps"])
             if self._scaler and state["scaler"]:
                 self._scaler.load_state_dict(state["scaler"])
             self.epoch, self.step = state["epoch"], state["step"]
             self.seconds, self.history = state["seconds"], state["history"]
-            if any(FIGURES - row.keys() for row in self.history):
-                raise KeyError("figures of an epoch")
             processes = state["processes"]
             mine = processes[self.fabric.global_rank % len(processes)]
             self.means = Means(self.fabric.device, mine["sums"])
@@ -151,6 +146,19 @@ class TrainState:
             raise StbpError(
                 f"'{file}' stopped at step {self.step} of {state['steps']}, but an epoch has "
                 f"{self.steps} steps now: the data differ from those of the interrupted run."
+            )
+
+    def check_end(self) -> None:
+        """Refuse an end that has no weights: those of the last epoch are gone in the next one.
+
+        Raises:
+            UsageError: If they are asked for.
+        """
+        config = self.run.config
+        if config.select == "last" and self.step and self.epoch > config.epochs:
+            raise UsageError(
+                f"'{self.run.path}' stopped inside epoch {self.epoch}, and has the weights of "
+                f"epoch {config.epochs} no more: give --epochs {self.epoch} or more."
             )
 
     def selected(self) -> dict[str, Any]:
