@@ -142,3 +142,20 @@ def test_real_cifar10_images(tmp_path):
     assert len(bundle.train) + len(bundle.val) + len(bundle.test) == 200
     x, _ = bundle.train.__getitems__(list(range(len(bundle.train))))
     assert 0.3 < float(x.mean()) < 0.7
+
+
+def test_a_picture_that_would_start_a_program_is_none(root):
+    head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    (root / "train" / "cat" / "1.png").write_bytes(head)
+    with pytest.raises(StbpError, match=r"1\.png cannot be read as an image"):
+        load(f"folder:{root}", data_dir=root)
+
+
+def test_names_that_are_no_text(root):
+    (root / "train" / "cat" / "1.png").rename(root / "train" / "cat" / "\udcff.png")
+    assert len(load(f"folder:{root}", data_dir=root, validate_on_test=True).train) == 4
+
+
+def test_a_home_that_is_nobody_s_is_not_found(root):
+    with pytest.raises(StbpError, match="~nobody-of-this-name/images"):
+        load("folder:~nobody-of-this-name/images", data_dir=root)

@@ -55,7 +55,9 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # refused below, or fine
             state = _solid(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Can only" in str(error):
+        with open(path, "rb") as file:
+            pickled = file.read(1) == pickle.PROTO  # by itself, not in an archive
+        if pickled or "GLOBAL" in str(error) or "Can only" in str(error):
             raise StbpError(
                 f"'{path}' holds more than tensors and plain values and could run code: refused."
             ) from error
@@ -76,13 +78,13 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what `save` does not write: no archive, or one that unpacks to more than it is."""
+    """Refuse an archive that unpacks to more than it is, which `save` does not write."""
     try:
         with zipfile.ZipFile(path) as archive:
-            stored = all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
-    except (*UNREADABLE, NotImplementedError) as error:
-        raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
-    if not stored:
+            kinds = {entry.compress_type for entry in archive.infolist()}
+    except UNREADABLE:  # no archive: torch says what else it is
+        return
+    if kinds - {zipfile.ZIP_STORED}:
         raise StbpError(f"'{path}' was packed by another program: checkpoints are not compressed.")
 
 
