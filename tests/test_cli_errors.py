@@ -242,3 +242,10 @@ def test_options_that_agree_with_the_run_are_accepted(run):
     given = {"model": "mnistnet", "bits": 4, "epochs": 5, "device": "cpu", "data_dir": "d"}
     expected = replace(run.config, epochs=5, device="cpu", data_dir="d")
     assert _resumed_config(run, given) == expected
+
+
+def test_what_torchrun_sets_is_a_number(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
+    result = CliRunner().invoke(main, ["train", "mnistnet", "--epochs", "1"])
+    assert result.exit_code == 2
+    assert "LOCAL_WORLD_SIZE, which torchrun sets, is a number, not 'many'." in result.stderr

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels, surrogate
+from snntorch_stbp.errors import UsageError
 from snntorch_stbp.kernels import cpu
 
 from .nets import reset_options
@@ -249,3 +250,9 @@ def test_the_environment_variable_chooses() -> None:
         check=True,
     ).stdout
     assert "Integrate" not in shown
+
+
+def test_the_environment_variable_of_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.VARIABLE, "nope")
+    with pytest.raises(UsageError, match="SNNTORCH_STBP_KERNELS: unknown backend 'nope' of the"):
+        kernels._at_import()
