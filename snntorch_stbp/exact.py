@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import backends
 
 
 @contextmanager
@@ -18,10 +20,45 @@ def exact_sums(device: torch.device) -> Iterator[None]:
     Args:
         device: Where the tensors are.
     """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    enabled = backends.cudnn.enabled
+    backends.cudnn.enabled = False
     try:
-        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(enabled=False):
+        with torch.autocast(device.type, enabled=False), full_precision():
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        backends.cudnn.enabled = enabled
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions and products of float32 keep its 24 bits: no TF32, which GPUs take by default.
+
+    What a user chose holds again afterwards, by whichever of torch's two ways it was chosen.
+    """
+    # Torch 2.9 has a setting for each operation beside the old ones; these raise when they are
+    # read, and products when they are computed, where the two say different things.
+    places: tuple[Any, ...] = ()
+    if hasattr(backends.cudnn, "conv"):
+        places = (
+            backends.cuda.matmul, backends.mkldnn.matmul,  # type: ignore[attr-defined]
+            backends.cudnn.conv, backends.mkldnn.conv,  # type: ignore[attr-defined]
+        )  # fmt: skip
+    chosen = [place.fp32_precision for place in places]
+    try:
+        products = torch.get_float32_matmul_precision()
+    except RuntimeError:  # chosen by operation
+        products = "highest"
+    convolutions = None if places else backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    for place in places[2:]:
+        place.fp32_precision = "ieee"
+    if not places:
+        backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        for place, value in zip(places, chosen, strict=True):
+            place.fp32_precision = value
+        if convolutions is not None:
+            backends.cudnn.allow_tf32 = convolutions

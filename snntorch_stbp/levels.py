@@ -58,8 +58,11 @@ class Levels(NamedTuple):
         return tuple(range(1 if self.per_channel else 0, w.dim()))
 
     def scale(self, statistic: Tensor) -> Tensor:
-        """The distance of two levels."""
-        return statistic if self.top is None else statistic / self.top
+        """The distance of two levels.
+
+        A GPU multiplies by the reciprocal of a Python number, and rounds otherwise than a CPU.
+        """
+        return statistic if self.top is None else statistic / torch.full_like(statistic, self.top)
 
     def loadings(self, w: Tensor, log_loading: Tensor | None) -> Tensor:
         """The loading of each row of `w`, reduced dimensions kept, or the one of all."""

@@ -41,6 +41,7 @@ def operations(model: nn.Module, x: Tensor) -> Operations:
         model: A network of the modules of this package, in evaluation mode.
         x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`, features `[B, F]` or `[T, B, F]`.
     """
+    x = x.to(next(model.parameters(), x).device)
     batch = x.shape[1] if x.dim() in (3, 5) else x.shape[0]
     totals = {"additions": 0.0, "multiplications": 0.0, "dense": 0.0}
 

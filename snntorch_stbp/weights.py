@@ -134,7 +134,7 @@ class Steps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The range that `x` stands for."""
-        return self.top * torch.exp2(self.whole(torch.log2(x / self.top)))
+        return self.top * torch.exp2(self.whole(torch.log2(x / torch.full_like(x, self.top))))
 
 
 class ScaledRootMeanSquare(nn.Module):

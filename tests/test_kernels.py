@@ -256,3 +256,12 @@ def test_the_environment_variable_of_no_backend(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(kernels.VARIABLE, "nope")
     with pytest.raises(UsageError, match="SNNTORCH_STBP_KERNELS: unknown backend 'nope' of the"):
         kernels._at_import()
+
+
+def test_long_sequences_on_a_gpu_take_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_device", lambda x: cpu)
+    curve, beta, threshold = surrogate.rectangular(), torch.tensor(0.5), torch.tensor(1.0)
+    for steps, taken in ((32, True), (33, False)):
+        x = torch.empty(steps, 2, device="meta")
+        assert kernels.covers(x, beta, threshold, curve) is taken
+    assert kernels.covers(torch.empty(100, 2), beta, threshold, curve)

@@ -102,7 +102,7 @@ def convert(
             f"{type(model).__name__} has a {type(ours[0]).__name__} of this package, which takes "
             f"sequences already: convert what is left by hand."
         )
-    example = _check_example(example)
+    example = _check_example(example).to(next(model.parameters(), example).device)
     _check_input(example, precision)
     source = _copy(model)
     network = unroll(*trace(source, example), example)

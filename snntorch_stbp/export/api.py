@@ -123,6 +123,7 @@ def to_qonnx(
     claim(files, force)
     metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
+    model, samples = inputs.on_cpu(model, samples)
     ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
     net: Any = model if ready else freeze(model, settings, inputs.steps(samples))
     built, compute, compare = _built(net, samples, as_trained, options)

@@ -62,6 +62,7 @@ def to_folder(
     path = Path(path)
     check_free(path, force, WROTE)
     check_samples(net, samples)
+    net, samples = inputs.on_cpu(net, samples)
     size = inputs.size(samples)
     with new_folder(path) as folder:
         names = _write(net, size, folder, inputs.in_time(samples), metadata or {})

@@ -92,14 +92,16 @@ class Folded:
         return FrozenBranch(weight, bits, multiplier, largest)
 
 
-def fold_branch(branch: Branch, step: Tensor | float, source: Source) -> Folded:
-    """Merge scales, normalisation and bias of one branch."""
+def fold_branch(
+    branch: Branch, step: Tensor | float, source: Source, device: torch.device | None
+) -> Folded:
+    """Merge scales, normalisation and bias of one branch, of a stage on `device`."""
     unit, low, high = source.unit, source.low, source.high
     for pool in branch.pools:
         low, high, unit = low * count(pool), high * count(pool), unit / count(pool)
     inputs, summed = Source(unit, low, high), math.prod(count(pool) for pool in branch.after)
     if branch.layer is None:
-        one = torch.ones(1, device=step.device if isinstance(step, Tensor) else None)
+        one = torch.ones(1, device=step.device if isinstance(step, Tensor) else device)
         return Folded(None, None, 1, one * unit / step, 0 * one, inputs, 1, branch.name)
 
     layer, channels = branch.layer, branch.layer.weight.shape[0]

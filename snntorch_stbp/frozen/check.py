@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..errors import StbpError
+from ..exact import full_precision
 from ..neuron import Leaky
 from . import inputs, plain
 from .graph import INPUT, Graph, Stage, inhibition
@@ -63,7 +64,7 @@ class Reading:
         x = self.own(samples.narrow(axis, 0, min(SAMPLES, samples.shape[axis])))
         modes = {m: m.training for m in self.model.modules()}
         try:
-            with kernels.backend("loop"):
+            with kernels.backend("loop"), full_precision():
                 currents, values, record = self.run(x)
                 values[INPUT] = self._input(x)
                 for stage in self.graph.stages:
@@ -87,7 +88,8 @@ class Reading:
 
         handles = [neuron.register_forward_hook(watch) for neuron in names]
         try:
-            return Ran(currents, values, self.model.eval()(self.own(x)))
+            with full_precision():
+                return Ran(currents, values, self.model.eval()(self.own(x)))
         finally:
             for handle in handles:
                 handle.remove()

@@ -95,7 +95,8 @@ def fold_current(
     Raises:
         StbpError: If an accumulator needs more bits than float32 holds exactly.
     """
-    folded = [fold_branch(b, step, sources.get(b.value, SPIKES)) for b in stage.branches]
+    there = next((b.layer.weight.device for b in stage.branches if b.layer is not None), None)
+    folded = [fold_branch(b, step, sources.get(b.value, SPIKES), there) for b in stage.branches]
     bias = torch.stack(torch.broadcast_tensors(*(f.bias for f in folded))).sum(0)
     quantizer = None if stage.neuron is None else stage.neuron.current_quant
     nudge = NUDGE if isinstance(quantizer, HalfUpQuant) else 0.0  # of a step, as in training

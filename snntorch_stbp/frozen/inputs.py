@@ -6,11 +6,15 @@ Of images they are `[N, C, H, W]`, or frames `[T, N, C, H, W]`, one per time ste
 
 from __future__ import annotations
 
-from typing import Any
+from copy import deepcopy
+from itertools import chain
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import StbpError, UsageError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 BITS, SCALE = 8, 1 / 255
 """Of inputs whose quantization was no part of the network: 8 bits of [0, 1]."""
@@ -44,6 +48,13 @@ def batch_axis(x: Any) -> int:
 def size(x: Any) -> tuple[int, ...]:
     """Of one sample at one step: `(C, H, W)` or `(F,)`."""
     return tuple(x.shape[batch_axis(x) + 1 :])
+
+
+def on_cpu(model: Module, samples: Tensor) -> tuple[Module, Tensor]:
+    """A network and its samples where files are made of them: copies, if they lie elsewhere."""
+    if all(value.is_cpu for value in chain(model.parameters(), model.buffers())):
+        return model, samples.cpu()
+    return deepcopy(model).cpu(), samples.cpu()
 
 
 def check_samples(samples: Tensor) -> None:

@@ -32,7 +32,7 @@ from ..sequence import is_repeated, repeat
 from ..surrogate import Surrogate
 from . import compiled, cpu
 from .layout import Layout, per_channel
-from .rule import Rule
+from .rule import LONGEST, Rule
 
 __all__ = ["BACKENDS", "Rule", "backend", "compiles", "covers", "integrate"]
 
@@ -89,9 +89,9 @@ def compiles() -> bool:
 def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
     """Whether `integrate` computes this neuron; where not, the plain loop does.
 
-    It does for real tensors on a CPU or a CUDA device with Triton, `beta` and `threshold` of one
-    value or one per channel, and the surrogates of this package. Under `torch.compile` the loop is
-    left to the compiler, which fuses it on its own.
+    It does for real tensors on a CPU, or of up to `LONGEST` steps on a CUDA device with Triton,
+    `beta` and `threshold` of one value or one per channel, and the surrogates of this package.
+    Under `torch.compile` the loop is left to the compiler, which fuses it on its own.
     """
     return (
         _backend != "loop"
@@ -101,6 +101,7 @@ def covers(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Any) -> bool:
         and isinstance(spike_grad, Surrogate)
         and (beta.numel() == 1 or per_channel(beta, x))
         and (threshold.numel() == 1 or per_channel(threshold, x))
+        and (x.is_cpu or len(x) <= LONGEST)
         and not recorded()
         and _device(x) is not None
     )

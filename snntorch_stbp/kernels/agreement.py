@@ -14,6 +14,7 @@ SPIKES = 0.01  # share that rounding may move across the threshold
 GRADIENTS = 0.05  # relative, in the Euclidean norm: one spike that rounding moved
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def agrees(operation: Any, device: str) -> bool:
     """Whether an operation such as that of `normed` does what normalisation and neuron do in turn.
@@ -29,11 +30,14 @@ def agrees(operation: Any, device: str) -> bool:
     """
     from . import integrate
 
+    cpu: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever else is the default
     generator = torch.Generator().manual_seed(0)
     shape, channels = (3, 4, 8, 5, 5), 8
-    x, given = (torch.randn(shape, generator=generator) for _ in range(2))
-    weight = torch.rand(channels, generator=generator) + 0.5
-    bias, beta, threshold = torch.zeros(channels), torch.tensor(0.25), torch.tensor(0.4)
+    x, given = (torch.randn(shape, generator=generator, **cpu) for _ in range(2))
+    weight = torch.rand(channels, generator=generator, **cpu) + 0.5
+    bias, beta, threshold = (
+        torch.full(s, v, **cpu) for s, v in (([8], 0.0), ([], 0.25), ([], 0.4))
+    )
     rule = Rule(rectangular())
 
     found = []

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from . import compiled, native
 from .agreement import agrees
 from .layout import Layout
-from .rule import Rule
+from .rule import LONGEST, Rule
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class Fired(NamedTuple):
 def covers(x: Tensor, rule: Rule, added: bool, repeated: int) -> bool:
     """Whether `normalize_and_fire` can be had: Triton, or a compiler and a type it knows."""
     if x.device.type == "cuda":
-        return x.is_floating_point() and _on_cuda() is not None
+        few = (repeated or len(x)) <= LONGEST
+        return few and x.is_floating_point() and _on_cuda() is not None
     return (
         x.device.type == "cpu"
         and x.dtype in native.STORED

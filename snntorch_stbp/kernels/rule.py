@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from ..surrogate import Surrogate
 
+LONGEST = 32
+"""Time steps that a kernel on a GPU takes: it is compiled for each number of them, with all in
+registers, for 100 in minutes and with most of them spilled. Longer sequences take the loop."""
+
 
 @dataclass(frozen=True)
 class Rule:

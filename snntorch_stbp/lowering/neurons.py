@@ -99,7 +99,7 @@ class IntegerNeurons(nn.Module):
         x = x.expand(steps, *x.shape[1:])
         spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         potentials = torch.empty_like(spikes)
-        samples = max(1, BLOCK // max(1, x[0, :1].numel()))
+        samples = max(1, BLOCK // max(1, x[0, :1].numel())) if x.is_cpu else len(x[0])
         for part in zip(*(v.split(samples, 1) for v in (x, spikes, potentials)), strict=True):
             self._run(*part)
         return spikes, potentials

@@ -70,8 +70,13 @@ def _contexts(
 
 @contextmanager
 def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Leave the buffers of `modules`, running statistics among them, as they were before."""
-    before = [(b, b.clone()) for module in modules for b in module.buffers()]
+    """Leave the buffers of `modules`, running statistics among them, as they were before.
+
+    Those of neurons do not change; and what is written to is looked at again (see `looking`).
+    """
+    within = (m for module in modules for m in module.modules())
+    changing = [m for m in within if not isinstance(m, Leaky)]
+    before = [(b, b.clone()) for module in changing for b in module.buffers(recurse=False)]
     try:
         yield
     finally:

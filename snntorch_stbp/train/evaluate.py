@@ -159,6 +159,7 @@ def evaluate(
     trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
     config, bundle = trained.config, trained.bundle
     fabric = Fabric(accelerator=device, devices=1)
+    integers = lowered(trained, arithmetic or "exact") if fixed_point else None  # as exported
     net = trained.model.to(fabric.device)
     part, size = getattr(bundle, split), batch_size or config.batch_size
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
@@ -166,9 +167,7 @@ def evaluate(
     early, tell = EarlyExit(early_exit), reporter.evaluated
     if frozen or fixed_point:
         hard: FrozenNet | FixedPointNet = (
-            lowered(trained, arithmetic or "exact").to(fabric.device)
-            if fixed_point
-            else freeze(net, settings)
+            freeze(net, settings) if integers is None else integers.to(fabric.device)
         )
         result = compare(fabric, net, hard, config, part, size, early, tell)
     else:

@@ -31,7 +31,7 @@ def capture(net: nn.Module, x: Tensor, precision: str) -> str | None:
     """Let `net` run as graphs when it trains, on batches like `x`; in evaluation nothing changes.
 
     Its parameters and buffers have to stay the tensors they are. Gradients of parameters are new
-    tensors in every step. Trying it out does not change running statistics.
+    tensors in every step. Trying it out changes neither running statistics nor random numbers.
 
     Args:
         net: On a CUDA device, without hooks.
@@ -43,6 +43,7 @@ def capture(net: nn.Module, x: Tensor, precision: str) -> str | None:
     """
     before = {key: value.clone() for key, value in net.state_dict().items()}
     training, plain = net.training, net.forward
+    drawn = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
     dtype = TYPES.get(precision)
 
     def forward(*inputs: Tensor) -> Tensor:
@@ -61,6 +62,8 @@ def capture(net: nn.Module, x: Tensor, precision: str) -> str | None:
         return f"{type(error).__name__}: {error}"
     finally:
         net.train(training)
+        if drawn is not None:
+            torch.cuda.set_rng_state(drawn, x.device)
         with torch.no_grad():
             for key, value in net.state_dict().items():
                 value.copy_(before[key])

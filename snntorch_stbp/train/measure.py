@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..constant import constant
+from ..exact import full_precision
 from ..frozen import FrozenNet
 from ..losses import LOSSES
 from ..lowering import FixedPointNet
@@ -119,7 +120,8 @@ def compare(
             with spike_counter(hard) as counted:  # not of `net`, which may be a part of `hard`
                 record = hard(x, stages)
             spikes += counted
-            original = net(x)
+            with full_precision():  # the other is exact: what differs would be TF32's
+                original = net(x)
             stages.clear()
             for sums, of in ((means, record), (trained, original)):
                 sums.update(loss(of.float(), y, 0.0), readout(of), y)

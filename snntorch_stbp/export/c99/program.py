@@ -75,6 +75,7 @@ def to_c99(
     path = Path(path)
     check_free(path, force, WROTE)
     check_samples(net, samples)
+    net, samples = inputs.on_cpu(net, samples)
     words = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
     text = header(net.integers, inputs.size(samples), inputs.in_time(samples), words)
     agreement, vectors = _vectors(net, samples)

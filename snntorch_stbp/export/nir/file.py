@@ -88,6 +88,7 @@ def to_nir(
     check_file(path)
     files = (path, path.with_suffix(".samples.npz"))
     claim(files, force)
+    model, samples = inputs.on_cpu(model, samples)
     net = TrainedNet(model, inputs.steps(samples))
     with torch.no_grad():  # the graph takes inputs that are on the network's grid
         samples = samples if net.graph.input_quant is None else net.graph.input_quant(samples)
