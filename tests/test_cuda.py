@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp import zoo
+from snntorch_stbp.kernels import normed
 from snntorch_stbp.train import catalog, loop
 from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.data import DataBundle, augment
@@ -22,6 +25,7 @@ from snntorch_stbp.train.objective import mix
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
 
+from .nets import digits, make
 from .runs import assert_same_state, make_config, stopped_and_continued
 
 pytestmark = pytest.mark.skipif(
@@ -185,3 +189,45 @@ def test_evaluate_on_the_gpu(small_digits: str, tmp_path: Path) -> None:
             assert cpu["spike_rate"] == gpu["spike_rate"]
         else:
             assert cpu["accuracy"] == pytest.approx(gpu["accuracy"], abs=0.03)
+
+
+@pytest.mark.parametrize("bits", [None, 1, "ternary", 3, 4, 8])
+def test_integers_are_those_of_the_cpu(bits: Any) -> None:
+    net = make("mnistnet_bn", bits=bits)
+    here, there = (stbp.lower(copy.deepcopy(net).to(d)).integers for d in ("cpu", "cuda"))
+    for ours, theirs in zip(here.stages, there.stages, strict=True):
+        for one, other in zip(ours.branches, theirs.branches, strict=True):
+            assert np.array_equal(one.weight, other.weight)
+            assert np.array_equal(one.multiplier, other.multiplier)
+        if ours.neuron is not None and theirs.neuron is not None:
+            assert np.array_equal(ours.neuron.threshold, theirs.neuron.threshold)
+
+
+def test_a_network_on_the_gpu_is_exported(tmp_path: Path) -> None:
+    net, images = make("mnistnet").cuda(), digits(2)
+    for where in ("cpu", "cuda"):
+        x = images.to(where)
+        stbp.export.to_qonnx(net, x, tmp_path / f"{where}.onnx")
+        stbp.export.to_qonnx(net, x, tmp_path / f"{where}-trained.onnx", as_trained=True)
+        integers = stbp.lower(net, samples=x)
+        stbp.export.to_qonnx(integers, x, tmp_path / f"{where}-integers.onnx")
+        stbp.export.to_folder(integers, x, tmp_path / f"{where}-folder")
+        stbp.export.to_c99(integers, x, tmp_path / f"{where}-c")
+    assert next(net.parameters()).is_cuda
+
+
+def test_trying_out_a_graph_draws_nothing() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).cuda()
+    torch.cuda.manual_seed(3)
+    expected = torch.rand(4, device="cuda")
+    torch.cuda.manual_seed(3)
+    assert capture(net, torch.rand(4, 8, device="cuda"), "32") is None
+    assert torch.equal(torch.rand(4, device="cuda"), expected)
+
+
+def test_the_first_pass_may_be_in_inference_mode() -> None:
+    normed._on_cuda.cache_clear()
+    net = make("mnistnet_bn").cuda()
+    with torch.inference_mode():
+        net(digits(2).cuda())
+    assert normed._on_cuda() is not None
