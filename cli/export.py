@@ -104,7 +104,7 @@ def export(run: str, as_json: bool, **options: Any) -> None:
         vectors=options["verify"], force=options["force"],
         progress=None if as_json else counter("comparing sample"),
         metadata={
-            **facts(folder, trained.config),
+            **facts(folder, trained.config, options["checkpoint"]),
             **(chosen.fixed.net.integers.settings if chosen.fixed else {}),
             "arithmetic": chosen.arithmetic,  # `verify` reads it
             "command": command_line(run, options),

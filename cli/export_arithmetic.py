@@ -82,6 +82,11 @@ def choose(trained: Trained, settings: Settings, options: dict[str, Any]) -> Cho
                 return _instead(trained, options, change)
             except StbpError as error:
                 note = f"rounded currents changed these spikes; {REMEDY}. Not as integers: {error}"
+    elif change.predictions_differ > NOTED and not trained.config.frozen_aware:
+        note = (
+            f"rounded currents changed these predictions through few spikes, as they do where "
+            f"classes have scores that are close together; --fixed-point rounds none, and {REMEDY}"
+        )
     return Chosen(net, f"deployment {settings.act_bits}", change=change, note=note)
 
 

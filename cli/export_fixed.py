@@ -91,7 +91,7 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, options["verify"])
     fixed = measured(trained, options["arithmetic"] or "exact")
-    said = facts(folder, trained.config)
+    said = facts(folder, trained.config, options["checkpoint"])
     if kind == "c":
         del said["train"]  # JSON, which is no reading in a comment
     write = c99.to_c99 if kind == "c" else plain.to_folder

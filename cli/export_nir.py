@@ -50,7 +50,10 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
         trained.model,
         samples,
         path,
-        metadata={**facts(folder, trained.config), "command": command_line(run, options)},
+        metadata={
+            **facts(folder, trained.config, options["checkpoint"]),
+            "command": command_line(run, options),
+        },
         force=options["force"],
         progress=None if as_json else counter("comparing sample"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,8 @@ DEFAULTS = {
 """Options of `export` that decide about what is written, and their defaults."""
 
 
-def facts(folder: RunDir, config: Any) -> dict[str, str]:
-    """What a file says of the run it comes from."""
+def facts(folder: RunDir, config: Any, checkpoint: str) -> dict[str, str]:
+    """What a file says of the run, and of its checkpoint, that it comes from."""
     return {
         "model": config.model,
         "dataset": config.dataset,
@@ -39,6 +40,7 @@ def facts(folder: RunDir, config: Any) -> dict[str, str]:
         "steps": str(config.steps),
         "beta": str(config.beta),
         "threshold": str(config.threshold),
+        "checkpoint": checkpoint,
         "test_accuracy": str((folder.result or {}).get("test_accuracy")),
         "train": json.dumps(config.to_json()),
     }
@@ -46,7 +48,7 @@ def facts(folder: RunDir, config: Any) -> dict[str, str]:
 
 def command_line(run: str, options: Mapping[str, Any]) -> str:
     """The command that writes the same file again: the options that decide about it."""
-    words = ["snntorch-stbp export", run]
+    words = ["snntorch-stbp export", shlex.quote(run)]
     for name, default in DEFAULTS.items():
         value = options[name]
         if value != default:

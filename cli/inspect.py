@@ -65,6 +65,8 @@ def inspect(file: str, as_json: bool, draw: str | None, force: bool) -> None:
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise StbpError(f"'{path}' {kind}; name an ONNX file, as `export` writes it.")
+    if path.suffix.lower() == ".nir":
+        raise StbpError(f"'{path}' is a NIR file; name an ONNX file, as `export` writes it.")
 
     from .quiet import hush
 
@@ -89,7 +91,7 @@ def inspect(file: str, as_json: bool, draw: str | None, force: bool) -> None:
 def _check(picture: Path, force: bool) -> None:
     """Refuse a path before anything is read."""
     if picture.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"a drawing is a .png or .svg file, not '{picture.name}'.")
+        raise UsageError(f"a drawing is a .png or .svg file, not '{picture.name or picture}'.")
     check_new([picture], force)
     if not picture.parent.is_dir():
         raise StbpError(f"there is no folder '{picture.parent}' for the drawing.")

@@ -181,5 +181,5 @@ class Listed(Split):
     ) -> tuple[Any, ...]:
         """At least one."""
         if not parts:
-            self.fail("name at least one value", param, ctx)
+            self.fail("name at least one value.", param, ctx)
         return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in parts))

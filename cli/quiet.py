@@ -10,9 +10,11 @@ import logging
 import warnings
 
 # Brevitas: an optional CUDA kernel for rotations that are not used here, and names of dimensions.
+# torch: gradients of several processes are copied where weights have one channel, at no cost.
 WARNINGS = (
     (r"fast_hadamard_transform package not found", UserWarning),
     (r"Named tensors and all their associated APIs are an experimental feature", UserWarning),
+    (r"Grad strides do not match bucket view strides", UserWarning),
 )
 
 # torch looks for a CUDA compiler and tells when there is one without a GPU; matplotlib tells that

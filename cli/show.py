@@ -72,12 +72,13 @@ def next_command(run: RunDir) -> str:
 def _settings(config: dict[str, Any]) -> list[str]:
     """Fields in two columns, as they are named in `config.json`."""
     by_layer = config.pop("layer_bits")
-    cells = [f"{name:<16} {_value(name, value)}" for name, value in config.items()]
+    longest = max(map(len, config))
+    cells = [f"{name:<{longest}} {_value(name, value)}" for name, value in config.items()]
     half = (len(cells) + 1) // 2
     width = max(map(len, cells[:half])) + 3
     right = [*cells[half:], ""]
     lines = [f"{cells[i]:<{width}}{right[i]}".rstrip() for i in range(half)]
-    return lines + [f"{'bits of':<16} {name}: {bits}" for name, bits in by_layer.items()]
+    return lines + [f"{'bits of':<{longest}} {name}: {bits}" for name, bits in by_layer.items()]
 
 
 def _value(name: str, value: Any) -> str:

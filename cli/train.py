@@ -82,8 +82,13 @@ def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:
     """The configuration of the run, with the changes that a run may go on with."""
     for name, value in given.items():
         stored = getattr(run.config, name)
-        gone = (stored, value) == ("last", "best")  # the best weights were not kept
-        if value != stored and (name not in FREE or gone):
+        if (stored, value) == ("last", "best"):
+            raise UsageError(
+                f"'{run.path}' takes the last weights and has not kept the best: --select last"
+                f" cannot change to --select best; leave that out, or begin a new run without"
+                f" --resume."
+            )
+        if value != stored and name not in FREE:
             raise UsageError(
                 f"'{run.path}' was begun with {_words(name, stored)}, which cannot change to"
                 f" {_words(name, value)}; leave that out, or begin a new run without --resume."

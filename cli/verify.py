@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
     from snntorch_stbp.train.data import examples
     from snntorch_stbp.train.evaluate import load_trained
 
-    said = {} if path.is_dir() else metadata(path)
-    _check_same(path, said, facts(folder, folder.config))
+    said = _of_folder(path) if path.is_dir() else metadata(path)
+    _check_same(path, said, facts(folder, folder.config, options["checkpoint"]))
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     test = trained.bundle.test
     if path.is_dir():
@@ -94,14 +95,34 @@ def _check_kind(path: Path) -> None:
         )
 
 
+def _of_folder(path: Path) -> dict[str, str]:
+    """The metadata of an exported folder; of one that cannot be read, which is refused, none."""
+    try:
+        said = json.loads((path / "network.json").read_text("utf-8"))["metadata"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {name: text for name, text in said if isinstance(text, str)}
+
+
 def _check_same(path: Path, said: dict[str, str], own: dict[str, str]) -> None:
-    """Refuse a graph of another network than that of the run, by what it says of it."""
+    """Refuse an export of another network than that of the run, by what it says of it.
+
+    Raises:
+        StbpError: If it is of another network.
+        UsageError: If it is of the other checkpoint.
+    """
     for name in ("model", "bits", "steps", "beta", "threshold"):
         if said.get(name, own[name]) != own[name]:
             raise StbpError(
                 f"'{path}' is of another network: it has {name} {said[name]}, that of the run "
                 f"{own[name]}."
             )
+    other = {"best": "last", "last": "best"}[own["checkpoint"]]
+    if said.get("checkpoint") == other:
+        raise UsageError(
+            f"'{path}' was written from the {other} checkpoint of its run, not from the "
+            f"{own['checkpoint']} one: give --checkpoint {other}."
+        )
 
 
 def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool) -> None:

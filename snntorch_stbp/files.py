@@ -40,6 +40,11 @@ def remove_unfinished(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def _beside(path: Path) -> Path:
+    """A file in the folder of `path` that is one writer's alone."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 @contextmanager
 def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the place of `path` once it is complete and on disk.
@@ -51,7 +56,7 @@ def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
     Raises:
         StbpError: If the file cannot be written; what `path` held before stays.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of this writer alone
+    temporary = _beside(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -92,15 +97,15 @@ def check_new(files: Sequence[Path], force: bool) -> None:
         if file.name in OF_RUNS and file.with_name("config.json").exists():
             raise UsageError(f"'{file}' belongs to a run; give another name.")
     if there and not force:
-        raise UsageError(f"'{there[0]}' exists already; replace it with --force (force=True).")
+        raise UsageError(f"'{there[0]}' exists already; replace it with --force.")
 
 
 def claim(files: Sequence[Path], force: bool) -> None:
-    """Make sure that `files` may be written: the folder of the first is made.
+    """Make sure that `files` can be written: the folder of the first is made, and tried.
 
     Raises:
         UsageError: If one of them exists, unless `force`.
-        StbpError: If the folder cannot be made.
+        StbpError: If the folder cannot be made, or takes no such file.
     """
     check_new(files, force)
     folder = files[0].parent
@@ -108,3 +113,9 @@ def claim(files: Sequence[Path], force: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StbpError(f"cannot make the folder '{folder}': {error.strerror}.") from error
+    trial = _beside(files[0])
+    try:
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        raise StbpError(f"cannot write '{files[0]}': {error.strerror}.") from error

@@ -173,3 +173,12 @@ def test_usage_errors(run: str, tmp_path: Path) -> None:
     config.write_text(text)
     assert (code, "held no data out (--validate-on-test)" in output) == (2, True)
     assert not Path(file).exists()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(run: str) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc, in which nobody can make files")
+    command = ("allocate", str(Path(run) / "config.json"), "--bits-budget", "3", "--output")
+    for file, reason in (("/proc/b.json", "No such file"), (f"{run}/{'b' * 250}", "File name too")):
+        code, output = call(*command, file)
+        assert (code, output.startswith(f"Error: cannot write '{file}': {reason}")) == (1, True)

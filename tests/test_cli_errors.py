@@ -68,7 +68,23 @@ def run(tmp_path):
         (["train", "resnet18", "--quiet", "--json"], "--quiet and --json exclude each other"),
         (
             ["train", "resnet18", "--recipe", "seed", "--bits", "1"],
-            "--weight-range max is for weights of 2 to 8 bits, not for 1: use fitted.",
+            "--recipe seed is for weights of 2 bits and more, not for 1: give other --bits.",
+        ),
+        (
+            ["sweep", "mnistnet", "--recipe", "seed"],
+            "--recipe seed is for weights of 2 bits and more, not for ternary: give other --bits.",
+        ),
+        (
+            ["train", "mnistnet", "--recipe", "seed", "--bits", "1", "--weight-range", "learned"],
+            "--weight-range learned is for weights of 2 to 8 bits, not for 1: use fitted.",
+        ),
+        (
+            ["train", "mnistnet", "--seed", "99999999999"],
+            "--seed lies between 0 and 4294967295, not 99999999999.",
+        ),
+        (
+            ["train", "mnistnet", "--epochs", "99999999"],
+            "--epochs lies between 1 and 1000000, not 99999999.",
         ),
         (["sweep", "resnet18", "--recipe", "sed"], "'sed' is not one of 'standard', 'seed'"),
         (
@@ -204,7 +220,7 @@ def test_a_damaged_configuration_is_a_failure(command, run):
 
 def test_best_weights_that_were_not_kept_are_gone(run):
     run.write_text("config.json", run.changed(select="last").to_json())
-    sentence = "was begun with --select last, which cannot change to --select best"
+    sentence = "has not kept the best: --select last cannot change to --select best; leave that"
     assert sentence in fail("train", "--resume", str(run.path), "--select", "best")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -59,6 +61,17 @@ def test_a_file_says_the_command_that_writes_it_again(run: str, tmp_path: Path) 
     code, output = call(*words[1:], "--verify", "1", "--output", str(path), "--force")
     assert code == 0, output
     assert path.read_bytes() == first
+
+
+def test_the_command_of_a_run_with_spaces_can_be_pasted(run: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my runs" / "first"
+    shutil.copytree(run, folder)
+    options = ("--fixed-point", "--format", "c", "--verify", "1", "--output")
+    code, output = call("export", str(folder), *options, str(tmp_path / "c"))
+    assert code == 0, output
+    (line,) = re.findall(r"\n   command: (.*)", (tmp_path / "c" / "network.h").read_text())
+    words = ["snntorch-stbp", "export", str(folder), "--format", "c", "--fixed-point"]
+    assert shlex.split(line) == words
 
 
 def test_json_says_what_was_compared(run: str, tmp_path: Path) -> None:
@@ -196,6 +209,28 @@ def test_what_cannot_be_exported_is_refused(run: str, tmp_path: Path) -> None:
     code, output = call("export", run, "--target", "tpu")
     assert code == 2
     assert "tpu" in output
+
+
+def test_an_export_of_the_other_checkpoint_is_said_to_be_one(run: str, tmp_path: Path) -> None:
+    graph, folder = tmp_path / "net.onnx", tmp_path / "net"
+    options = ("--fixed-point", "--verify", "1", "--output")
+    assert call("export", run, *options, str(graph))[0] == 0
+    options = ("--checkpoint", "last", "--format", "folder", *options)
+    assert call("export", run, *options, str(folder))[0] == 0
+    for path, other, own in ((graph, "best", "last"), (folder, "last", "best")):
+        code, output = call("verify", str(path), "--run", run, "--checkpoint", own)
+        assert (code, output) == (
+            2,
+            f"Error: '{path}' was written from the {other} checkpoint of its run, not from the "
+            f"{own} one: give --checkpoint {other}.\n",
+        )
+    last = ("--samples", "1", "--checkpoint", "last")
+    code, output = call("verify", str(folder), "--run", run, *last)
+    assert code == 0, output
+    said = json.loads((folder / "network.json").read_text())
+    for metadata in ([], {"checkpoint": ["best"]}, {}):  # of others, and from before
+        (folder / "network.json").write_text(json.dumps({**said, "metadata": metadata}))
+        assert call("verify", str(folder), "--run", run, *last)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qonnx.core.modelwrapper import ModelWrapper
 
-from snntorch_stbp.cli import export_arithmetic
+from snntorch_stbp.cli import export_arithmetic, export_change
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
@@ -40,6 +41,31 @@ def test_what_deployment_changed_is_said(
         monkeypatch.setattr(export_arithmetic, "NOTED", noted)
         code, output = call("export", run, "--frozen", "--verify", "1", "--output", path, "--force")
         assert (code, "--fixed-point rounds none" in output) == (0, noted == 0), output
+
+
+def test_predictions_that_few_spikes_change_are_noted(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above one percent; the arithmetic stays."""
+    compare, share = export_change.compare, 0.02
+
+    def differing(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return {**compare(*arguments, **options), "predictions_differ": share, "spikes_differ": 0.0}
+
+    monkeypatch.setattr(export_change, "compare", differing)
+    path = tmp_path / "net.onnx"
+    command = ("export", run, "--verify", "1", "--output", str(path), "--force")
+    code, output = call(*command, "--json")
+    assert code == 0, output
+    assert json.loads(output)["note"].startswith(
+        "rounded currents changed these predictions through few spikes"
+    )
+    code, output = call(*command)
+    assert "2.00 % of predictions, 0.00 % of spikes\nnote      rounded currents" in output
+    said = {p.key: p.value for p in ModelWrapper(str(path)).model.metadata_props}
+    assert said["arithmetic"] == "deployment 10"
+    share = 0.01
+    assert "note" not in json.loads(call(*command, "--json")[1])
 
 
 @pytest.mark.parametrize("target", ["generic", "finn", "hls4ml"])

@@ -96,12 +96,19 @@ def test_a_graph_of_another_program(tmp_path: Path) -> None:
 
 
 def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.onnx").write_text("hello")
+    for name in ("text.onnx", "net.NIR"):
+        (tmp_path / name).write_text("hello")
     for name, message in (
         ("nothing.onnx", "does not exist; name an ONNX file"),
         ("", "is a folder; name an ONNX file"),
         ("text.onnx", "is damaged or is not an ONNX file"),
+        ("net.NIR", "is a NIR file; name an ONNX file, as `export` writes it."),
     ):
         code, output = call(str(tmp_path / name))
         assert code == 1
         assert message in output
+
+
+def test_a_drawing_without_a_name_is_refused(folder: Path) -> None:
+    code, output = call(str(folder / "unrolled.onnx"), "--draw", ".")
+    assert (code, output) == (2, "Error: a drawing is a .png or .svg file, not '.'.\n")

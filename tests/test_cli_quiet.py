@@ -41,6 +41,8 @@ def test_known_noise_is_dropped():
     warnings.warn("fast_hadamard_transform package not found, using ...", stacklevel=1)
     names = "Named tensors and all their associated APIs are an experimental feature and subject to"
     warnings.warn(names, stacklevel=1)
+    strides = "Grad strides do not match bucket view strides. This may indicate grad was not"
+    warnings.warn(strides, stacklevel=1)
     noise = "No CUDA runtime is found, using CUDA_HOME='/usr/local'"
     assert not heard("torch.utils.cpp_extension", logging.WARNING, noise)
     banner = "Initializing distributed: GLOBAL_RANK: 0, MEMBER: 1/2"

@@ -114,9 +114,10 @@ def test_show_a_run(runs):
     path = str(runs[0].path)
     shown = ask("show", path, "--last", "2")
     assert shown.startswith(f"{path}\n")
-    assert "bits             4" in shown
-    assert "act_bits         32 (float)" in shown
-    assert "augment          shift" in shown
+    assert "\nbits                   4   " in shown
+    assert "\nact_bits               32 (float)   " in shown
+    assert "\naugment                shift   " in shown
+    assert " checkpoint_activations no\n" in shown
     assert "   1/3 " not in shown
     assert "   2/3 " in shown
     assert "   3/3 " in shown

@@ -126,3 +126,17 @@ def test_the_terminal_is_given_back_when_training_fails(monkeypatch):
     result = CliRunner().invoke(main, ["train", "mnistnet"])
     assert (result.exit_code, result.stderr) == (1, "Error: the loss became nan.\n")
     assert closed == [True]
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_they_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("snntorch_stbp.train.launch.Fabric", None)
+    command = ("train", "mnistnet", "--device", "cpu", "--out", str(tmp_path), "--batch-size", "33")
+    for processes in ("2", "5"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)  # as torchrun says
+        result = CliRunner().invoke(main, command)
+        sentence = f"A batch of 33 cannot be shared by {processes} processes evenly; choose a multi"
+        assert (result.exit_code, sentence in result.stderr) == (2, True), result.output
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    result = CliRunner().invoke(main, [*command, "--devices", "2"])
+    assert "shared by 2 processes evenly" in result.stderr
+    assert not list(tmp_path.iterdir())

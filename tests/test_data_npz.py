@@ -14,6 +14,10 @@ from snntorch_stbp.cli import main
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.train.data import load
 from snntorch_stbp.train.data.arrays import resize
+from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.run.reporter import Reporter
+
+from .runs import call, make_config
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
 
@@ -271,3 +275,22 @@ def test_a_run_on_frames_is_trained_and_exported(tmp_path):
     assert measured["predictions_differ"] == 0
     options = ("--fixed-point", "--form", "step", "--verify", "2")
     assert CliRunner().invoke(main, ["export", run, *options]).exit_code == 0
+
+
+def test_data_of_a_relative_path_are_meant_from_where_the_run_was_begun(
+    small_digits, tmp_path, monkeypatch
+):
+    data = Path(small_digits.partition(":")[2])
+    monkeypatch.chdir(data.parent)
+    config = make_config(f"npz:{data.name}", epochs=1)
+    run = str(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    monkeypatch.chdir(tmp_path)
+    wanted = (
+        f"Error: there is no '{data.name}' here: '{run}' names its data from the folder in which "
+        f"it was begun; go there, or measure it with `evaluate --dataset npz:PATH`.\n"
+    )
+    for command in (("evaluate", run), ("train", "--resume", run, "--epochs", "2")):
+        assert call(*command) == (1, wanted)
+    assert call("evaluate", run, "--dataset", small_digits)[0] == 0
+    code, output = call("evaluate", run, "--dataset", "npz:gone.npz")
+    assert (code, "No such file: gone.npz" in output) == (1, True), output

@@ -80,6 +80,7 @@ def test_a_table_from_one_pass(runs, arithmetic):
 @pytest.mark.parametrize(("index", "value", "message"), [
     (0, "0.5,1.5", "1.5 is out of range; use a number from 0 to 1"),
     (0, "sure", "'sure' is no number"),
+    (0, "", "name at least one value.\n"),
     (1, "0.5", "--early-exit needs a run of 2 time steps or more; this one has 1"),
 ])  # fmt: skip
 def test_usage_errors(runs, index, value, message):

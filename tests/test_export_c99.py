@@ -278,6 +278,8 @@ def test_an_existing_path_is_kept_unless_forced(tmp_path: Path) -> None:
 
 
 def test_words_of_the_metadata_stay_in_the_comment(tmp_path: Path) -> None:
-    words = {"run": 'a */ int main(void) { "\\ ??/\n#error'}
+    words = {"run": 'a */ int main(void) { "\\ ??/\n#error', "end": "/*/ \\"}
     done = to_c99(NETS["4 bit"](), digits(1), tmp_path / "net", metadata=words)
-    assert "run: a __ int main(void) _ _" in (done.path / "network.h").read_text()
+    text = (done.path / "network.h").read_text()
+    assert 'run: a _ int main(void) { "\\ __#error\n' in text
+    assert "end: _/ _\n" in text

@@ -44,10 +44,13 @@ def positions() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: make("mnistnet", act_bits=6), r"input current of 'features\.1', trained with act"),
+        (
+            lambda: make("mnistnet", act_bits=6),
+            r"input current of 'features\.1', trained with --a",
+        ),
         (
             lambda: make("mnistnet", membrane_bits=6),
-            r"NIR does not round, so the membrane of 'features\.1', trained with membrane_bits, "
+            r"NIR does not round, so the membrane of 'features\.1', trained with --membrane-bits, "
             r"cannot be written: train with quantized weights only, or export to QONNX",
         ),
         (lambda: Shortcuts(beta=1.0), r"'neuron' does not leak \(beta = 1\).*beta below 1"),

@@ -102,7 +102,7 @@ def test_rounded_currents_name_a_form_that_the_network_has(
 
 
 def test_messages_name_the_argument(net: nn.Module) -> None:
-    simple = r'use the simple form \(--arithmetic simple; in Python form="simple"\)'
+    simple = r"use the simple form \(--arithmetic simple\)"
     with pytest.raises(StbpError, match=rf"resets by subtraction, .*{simple}"):
         lower(net)
     uneven = make("mnistnet")

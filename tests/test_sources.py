@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from snntorch_stbp import Leaky
 from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.evaluate import evaluate
+from snntorch_stbp.train.evaluate import evaluate, load_trained
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
-from snntorch_stbp.train.sources import inherit, seen
+from snntorch_stbp.train.sources import inherit, notices, seen
 from snntorch_stbp.train.sweep import runs
 from snntorch_stbp.train.sweep.jobs import Job
 
@@ -130,7 +131,9 @@ def test_a_sweep_that_goes_on_holds_out_what_its_runs_did(
     begun = RunDir.open(made(seed=1, split_seed=0))
     fitted: list[RunConfig] = []
     monkeypatch.setattr(
-        runs, "fit", lambda config, resume, **others: fitted.append(config) or {"run": ""}
+        runs,
+        "fit",
+        lambda config, resume, **others: fitted.append(config) or {"asked_to_stop": False},
     )
     config = make_config(small_digits, seed=1)
     runs._do([Job("a", config, begun), Job("b", config, None)], tmp_path, Reporter(), print, 1)
@@ -162,6 +165,39 @@ def test_runs_further_behind_are_named(made: Any, small_digits: str) -> None:
     assert leaked(second, config) == 0 < leaked(first, config)
     (text,) = seen(config)
     assert text.startswith(f"'{first}' was trained on images that this run holds out (it held out")
+
+
+def test_a_network_that_is_not_the_refined_run_s_is_told(made: Any, small_digits: str) -> None:
+    source = made(layer_bits={"head.*": 8})
+
+    def told(**options: Any) -> list[str]:
+        return notices(make_config(small_digits, init_from=source, **options))
+
+    same: dict[str, Any] = {"layer_bits": {"head.*": 8}}
+    for aware in ({"frozen_aware": True}, {"fixed_point_aware": True}):
+        assert told(**same, **aware) == []
+        assert told(**aware, bits=None, steps=3) == [
+            f"'{source}' was trained with --bits 4 and a --bits-file and --steps 2, and is refined "
+            f"here with --bits 32 and no --bits-file and --steps 3, which is another network; "
+            f"`snntorch-stbp finetune` keeps all of a run."
+        ]
+    assert told(bits=2) == []  # fewer bits, which is what starting from a run is for
+    assert notices(make_config(small_digits, init_from="gone", frozen_aware=True)) == []
+
+
+def test_constants_of_neurons_that_the_weights_bring_are_told(
+    small_digits: str, tmp_path: Path
+) -> None:
+    first = make_config(small_digits, epochs=1)
+    source = str(fit(first, out=tmp_path, reporter=Reporter())["run"])
+    told = Told()
+    other = make_config(small_digits, epochs=1, init_from=source, beta=0.5)
+    second = fit(other, out=tmp_path, reporter=told)
+    assert told.texts == [
+        f"the beta of '{source}' comes with its weights: --beta 0.5 changes nothing."
+    ]
+    model = load_trained(RunDir.open(second["run"])).model
+    assert {float(m.beta) for m in model.modules() if isinstance(m, Leaky)} == {first.beta}
 
 
 def test_the_terminal_the_json_and_the_log_say_so(tmp_path: Path) -> None:

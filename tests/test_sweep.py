@@ -19,12 +19,16 @@ from click.testing import CliRunner
 
 from snntorch_stbp.cli import main
 from snntorch_stbp.errors import Interrupted, StbpError
+from snntorch_stbp.train import loop
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
 from snntorch_stbp.train.sweep.jobs import Job, run_jobs
 from snntorch_stbp.train.sweep.plan import plan
+from snntorch_stbp.train.sweep.runs import run_all
+
+from .runs import make_config
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -220,6 +224,31 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert code == 0, output
     assert "(going on)" in output
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_at_its_test_is_finished_before_it_stops(
+    number: signal.Signals, small_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a sweep stops behind it."""
+    plain, parts = loop.measure, list[Any]()
+
+    def measure(*arguments: Any) -> dict[str, Any]:
+        parts.append(arguments[3])
+        if len(parts) % 2 == 0:  # the test, after what is held out
+            os.kill(os.getpid(), number)
+        return plain(*arguments)
+
+    monkeypatch.setattr(loop, "measure", measure)
+    result = fit(make_config(small_digits, epochs=1), out=tmp_path / "a", reporter=Reporter())
+    assert (result["status"], result["asked_to_stop"]) == ("finished", True)
+    assert [len(part) for part in parts] == [32, 80]
+    assert RunDir.open(result["run"]).status == "finished"
+
+    configs = [make_config(small_digits, epochs=1, seed=seed) for seed in (0, 1)]
+    with pytest.raises(Interrupted):
+        run_all(configs, tmp_path / "b", Reporter(), lambda text: None)
+    assert [run.status for run in list_runs(tmp_path / "b")] == ["finished"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -24,7 +24,7 @@ BETA_DIGITS = 8
 COARSE = 2.0**-12
 """Error of a current, in thresholds, above which a stage gives its leak's digits to multipliers."""
 
-SIMPLE = 'the simple form (--arithmetic simple; in Python form="simple")'
+SIMPLE = "the simple form (--arithmetic simple)"
 
 ROOM_STEPS = 20
 """Steps of a search for the widest multipliers that fit."""

@@ -8,16 +8,28 @@ from torch import nn
 
 from .. import surrogate, zoo
 from ..errors import StbpError
+from ..files import expanded
 from ..quant import Precision, load_float_state
 from ..weights import LEARNED_RANGE
 from . import data
+from .catalog import parse
 from .config import RunConfig
 from .run import checkpoint
 from .run.rundir import RunDir
 
 
-def build_data(config: RunConfig) -> data.DataBundle:
-    """Load the data set of a run."""
+def build_data(config: RunConfig, run: RunDir | None = None) -> data.DataBundle:
+    """Load the data set of a run.
+
+    Args:
+        config: Its configuration.
+        run: The run itself, if it was begun before with this data set.
+
+    Raises:
+        StbpError: If the data cannot be used.
+    """
+    if run is not None:
+        _check_place(run, config.dataset)
     bundle = data.load(
         config.dataset,
         data_dir=config.data_dir,
@@ -31,6 +43,16 @@ def build_data(config: RunConfig) -> data.DataBundle:
     if config.split_seed is None or config.validate_on_test:
         return bundle
     return replace(bundle, val_name=f"{bundle.val_name}, seed {config.split_seed}")
+
+
+def _check_place(run: RunDir, dataset: str) -> None:
+    """Refuse data that lie in the folder where a run was begun, and not in this one."""
+    name, path = parse(dataset)
+    if path is not None and not expanded(path).is_absolute() and not expanded(path).exists():
+        raise StbpError(
+            f"there is no '{path}' here: '{run.path}' names its data from the folder in which it "
+            f"was begun; go there, or measure it with `evaluate --dataset {name}:PATH`."
+        )
 
 
 def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:

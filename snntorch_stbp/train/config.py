@@ -71,6 +71,11 @@ def _option(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def _number(value: float) -> str:
+    """A limit as it is typed: whole numbers have all their digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Any number of names, also where one or none is given by itself."""
     return (value,) if isinstance(value, str) else tuple(value or ())
@@ -163,7 +168,8 @@ class RunConfig:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UsageError(f"{_option(name)} lies between {low:g} and {high:g}, not {value}.")
+                limits = f"{_number(low)} and {_number(high)}"
+                raise UsageError(f"{_option(name)} lies between {limits}, not {value}.")
         for name in ("lr", "threshold", "temperature", "spike_rate_weight"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -174,6 +180,11 @@ class RunConfig:
                 f"1 is binary, 2 to 8 are integers."
             )
         if self.weight_range != "fitted" and self.bits in (1, "ternary"):
+            if (self.recipe, self.weight_range) == ("seed", "max"):  # which nobody typed
+                raise UsageError(
+                    f"--recipe seed is for weights of 2 bits and more, not for {self.bits}: give "
+                    f"other --bits."
+                )
             raise UsageError(
                 f"--weight-range {self.weight_range} is for weights of 2 to 8 bits, not for "
                 f"{self.bits}: use fitted."

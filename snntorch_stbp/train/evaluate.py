@@ -75,7 +75,7 @@ def load_trained(run: RunDir, checkpoint: str = "best", **changes: Any) -> Train
     state = checkpoints.load(file, config.model)
     if type(state.get("epoch")) is not int:
         raise StbpError(f"'{file}' is damaged: it does not say of which epoch it is.")
-    bundle = build_data(config)
+    bundle = build_data(config, run if changes.get("dataset") is None else None)
     if len(bundle.classes) != len(state["classes"]):
         raise StbpError(
             f"the network knows {len(state['classes'])} classes, '{config.dataset}' has "

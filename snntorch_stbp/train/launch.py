@@ -20,6 +20,7 @@ from ..mixed import mean_bits
 from ..rounded import size_in_bytes
 from .config import RunConfig
 from .data import DataBundle
+from .data.loader import check_shares
 from .run.rundir import RunDir
 
 LAUNCHERS = (
@@ -60,11 +61,13 @@ def launch(config: RunConfig) -> Fabric:
     """Start the processes of the run; under torchrun they exist already.
 
     Raises:
-        UsageError: If the precision needs a GPU, or nothing says where other machines are.
+        UsageError: If the processes cannot share a batch evenly, the precision needs a GPU, or
+            nothing says where other machines are.
         StbpError: If there are no such devices.
     """
     _check_machines(config.num_nodes)
     devices = _processes(config)
+    check_shares(config.batch_size, devices * config.num_nodes)
     several = devices * config.num_nodes > 1
     check_device(config.device)
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()

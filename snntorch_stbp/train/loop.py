@@ -59,7 +59,7 @@ def fit(
     Returns:
         `status`, `test_accuracy` (`None` where the test set chose the checkpoint), `test_loss`,
         `best_val_accuracy`, `best_epoch`, `val_name`, `select`, `epochs`, `seconds` (of training,
-        in all sittings), `run`, `next`.
+        in all sittings), `run`, `next`, `asked_to_stop` (at the test, too late).
 
     Raises:
         StbpError: If data, checkpoint or folder cannot be used, or the loss diverges.
@@ -71,7 +71,7 @@ def fit(
     if fabric.global_rank != 0:
         reporter = Reporter()
     with fabric.rank_zero_first():  # one process downloads, the others find the files
-        bundle = build.build_data(config)
+        bundle = build.build_data(config, resume)
     if config.workers == 0:
         bundle = bundle.kept_on(fabric.device)
     torch.manual_seed(config.seed)
@@ -150,24 +150,29 @@ class _Trainer:
             summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
         )
         self.record.log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
-        for text in sources.seen(self.config):
+        for text in sources.notices(self.config):
             self.record.notice(text)
         board_path = self.run.path if self.fabric.global_rank == 0 else None
         try:
-            with asked_to_stop() as stop, tensorboard(board_path, self.state.epoch) as board:
-                while self.state.epoch <= self.config.epochs:
-                    whole = self._train_epoch(stop)
-                    if whole:
-                        self._end_epoch(board)
-                    else:
-                        self.state.save()
-                    left = self.state.epoch <= self.config.epochs
-                    if left and (not whole or self._anyone_asked(stop)):
-                        self.state.writer.wait()
-                        raise self.record.interrupted(self.state)
-            return self._finish()
+            with asked_to_stop() as stop:  # a run at its test is finished before it stops
+                with tensorboard(board_path, self.state.epoch) as board:
+                    self._train(stop, board)
+                return {**self._finish(), "asked_to_stop": bool(stop)}
         finally:
             self.state.writer.join()
+
+    def _train(self, stop: list[int], board: Any) -> None:
+        """All epochs that are left."""
+        while self.state.epoch <= self.config.epochs:
+            whole = self._train_epoch(stop)
+            if whole:
+                self._end_epoch(board)
+            else:
+                self.state.save()
+            left = self.state.epoch <= self.config.epochs
+            if left and (not whole or self._anyone_asked(stop)):
+                self.state.writer.wait()
+                raise self.record.interrupted(self.state)
 
     def _train_epoch(self, stop: list[int]) -> bool:
         """The steps of this epoch that are left; `False` if asked to stop before its end."""

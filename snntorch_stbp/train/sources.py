@@ -16,6 +16,11 @@ from .catalog import parse
 from .config import RunConfig
 from .run.rundir import RunDir
 
+NETWORK = (
+    "bits", "layer_bits", "boundary_bits", "act_bits", "membrane_bits", "input_bits", "steps",
+)  # fmt: skip
+"""Fields that make another network of the same weights."""
+
 
 def inherit(config: RunConfig) -> RunConfig:
     """The configuration with `split_seed` such that the images held out are those of its source.
@@ -61,6 +66,42 @@ def seen(config: RunConfig) -> list[str]:
         else:
             waiting.extend(_parents(run.config))
     return told
+
+
+def notices(config: RunConfig) -> list[str]:
+    """What there is to say of the runs behind this one: `seen`, and what else differs."""
+    run = _opened(config.init_from) if config.init_from else None
+    return seen(config) + ([] if run is None else _differences(run, config))
+
+
+def _differences(run: RunDir, config: RunConfig) -> list[str]:
+    """A sentence each for options that make another network than that of `run`, or that do nothing.
+
+    The constants of neurons come with the weights.
+    """
+    told = []
+    differing = [n for n in NETWORK if getattr(run.config, n) != getattr(config, n)]
+    if differing and (config.frozen_aware or config.fixed_point_aware):
+        theirs, ours = (" and ".join(_word(c, n) for n in differing) for c in (run.config, config))
+        told.append(
+            f"'{run.path}' was trained with {theirs}, and is refined here with {ours}, which is "
+            f"another network; `snntorch-stbp finetune` keeps all of a run."
+        )
+    for name in ("beta", "threshold"):
+        if getattr(run.config, name) != getattr(config, name):
+            told.append(
+                f"the {name} of '{run.path}' comes with its weights: {_word(config, name)} "
+                f"changes nothing."
+            )
+    return told
+
+
+def _word(config: RunConfig, name: str) -> str:
+    """A field as it is typed."""
+    value = getattr(config, name)
+    if name == "layer_bits":
+        return "a --bits-file" if value else "no --bits-file"
+    return f"--{name.replace('_', '-')} {32 if value is None else value}"
 
 
 def _parents(config: RunConfig) -> Sequence[str]:

@@ -21,8 +21,14 @@ def plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.,:;=()+ -]", "_", text)
 
 
+def remark(text: str) -> str:
+    """Text that is safe in comments, and stays what it is where it begins and ends none."""
+    line = "".join(c if c.isprintable() else "_" for c in text)
+    return re.sub(r"\*/|/\*|\?\?/|\\$", "_", line)
+
+
 def comment(net: IntNetwork, metadata: dict[str, str]) -> str:
     """The comment at the head of a header: how to use it, and what is said of the network."""
     words = {"form": net.form, "input": f"{net.input_bits} bits, one unit is {net.input_scale!r}"}
-    lines = [f"   {plain(key)}: {plain(value)}\n" for key, value in {**metadata, **words}.items()]
+    lines = [f"   {remark(key)}: {remark(value)}\n" for key, value in {**metadata, **words}.items()]
     return template("head.h", WORDS="".join(lines).rstrip())

@@ -116,7 +116,7 @@ def _check(stage: Stage) -> None:
     name, neuron = stage.name, stage.neuron
     for branch in stage.branches:
         if branch.quantizer is not None:
-            raise StbpError(_rounds(f"what enters '{branch.name}'", "act_bits"))
+            raise StbpError(_rounds(f"what enters '{branch.name}'", "--act-bits"))
         maxima = [pool for pool in (*branch.after, *branch.pools) if isinstance(pool, nn.MaxPool2d)]
         if maxima:
             side = "behind" if maxima[0] in branch.after else "in front of"
@@ -133,9 +133,9 @@ def _check(stage: Stage) -> None:
     if neuron is None:
         return
     if neuron.current_quant is not None:
-        raise StbpError(_rounds(f"the input current of '{name}'", "act_bits"))
+        raise StbpError(_rounds(f"the input current of '{name}'", "--act-bits"))
     if neuron.state_quant is not None:
-        raise StbpError(_rounds(f"the membrane of '{name}'", "membrane_bits"))
+        raise StbpError(_rounds(f"the membrane of '{name}'", "--membrane-bits"))
     if neuron.reset_mechanism != "zero":
         raise StbpError(
             f"'{name}' has the reset '{neuron.reset_mechanism}': NIR's LIF is reset to a fixed "

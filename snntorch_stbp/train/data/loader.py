@@ -139,15 +139,24 @@ def make_loader(
     )
 
 
-def _check(size: int, batch_size: int, training: bool, world_size: int) -> None:
-    """Refuse a batch size that `size` samples, or the ranks, cannot have."""
-    if batch_size < 1:
-        raise UsageError(f"The batch size must be at least 1, not {batch_size}.")
+def check_shares(batch_size: int, world_size: int) -> None:
+    """Refuse a batch that the ranks cannot share evenly.
+
+    Raises:
+        UsageError: If it is no multiple of `world_size`.
+    """
     if batch_size % world_size:
         raise UsageError(
             f"A batch of {batch_size} cannot be shared by {world_size} processes evenly; "
             f"choose a multiple of {world_size}."
         )
+
+
+def _check(size: int, batch_size: int, training: bool, world_size: int) -> None:
+    """Refuse a batch size that `size` samples, or the ranks, cannot have."""
+    if batch_size < 1:
+        raise UsageError(f"The batch size must be at least 1, not {batch_size}.")
+    check_shares(batch_size, world_size)
     if training and batch_size > size:
         raise UsageError(
             f"A batch of {batch_size} is larger than the {size} training samples; "

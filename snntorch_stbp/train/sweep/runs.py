@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import StbpError
+from ...errors import Interrupted, StbpError
 from ...report import operations
 from ...rounded import size_in_bytes
 from ..build import build_data, build_model
@@ -110,11 +110,14 @@ def _do(
         if job.resume is not None:  # what it holds out was settled when it began
             config = replace(config, split_seed=job.resume.config.split_seed)
         try:
-            fit(config, out=out, reporter=reporter, resume=job.resume)
+            result = fit(config, out=out, reporter=reporter, resume=job.resume)
         except StbpError:
             run = _existing(job.config, out)
             if run is None or run.status != "diverged":
                 raise
+        else:
+            if result["asked_to_stop"]:
+                raise Interrupted("stopped behind a run that is finished.")
 
 
 def _float_of(config: RunConfig, configs: Sequence[RunConfig]) -> int:
