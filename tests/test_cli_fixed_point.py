@@ -188,10 +188,21 @@ def test_a_folder_is_verified_again(run: str, tmp_path: Path) -> None:
     facts = json.loads(call("verify", str(path), "--run", run, "--samples", "2", "--json")[1])
     assert facts["arithmetic"] == "fixed-point exact"
 
+    text = (path / "network.json").read_text()
+    for before, after, said in (
+        ('"exact": true', '"exact": false', "stage 'features.1', exact: False, that of the run"),
+        ('"form": "exact"', '"form": "quantized"', "form quantized, that of the run form exact."),
+        ('"votes": null', '"votes": 10', "votes 10, that of the run votes None."),
+    ):
+        (path / "network.json").write_text(text.replace(before, after, 1))
+        code, output = call("verify", str(path), "--run", run, "--samples", "2")
+        assert (code, f"is of another network: it has {said}" in output) == (1, True), output
+    (path / "network.json").write_text(text)
+
     (file,) = path.glob("02_*.npz")
     with np.load(file) as arrays:
         changed = {name: arrays[name] for name in arrays.files}
-    changed["weight0"] = -changed["weight0"]
+    changed["weight0"] = changed["weight0"][..., ::-1]  # the same ranges
     np.savez(file, **changed)
     code, output = call("verify", str(path), "--run", run, "--samples", "2")
     assert (code, "'spikes/features.5' differ" in output) == (1, True), output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -149,17 +150,48 @@ def _encrypted(folder: Path) -> None:
     file.write_bytes(content)
 
 
-def _huge(folder: Path) -> None:
-    file, header = next(folder.glob("00_*.npz")), io.BytesIO()
-    fields = {"descr": "|i1", "fortran_order": False, "shape": (10**13, 8, 8)}
+def _member(folder: Path, name: str, content: bytes) -> None:
+    """Give a member of an archive other content, or add it."""
+    file = next(folder.glob("00_*.npz"))
+    with zipfile.ZipFile(file) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, before in {**members, name: content}.items():
+            archive.writestr(member, content if member == name else before)
+
+
+def _huge(folder: Path, name: str = "weight0.npy") -> None:
+    header = io.BytesIO()
+    fields = {"descr": "|i1", "fortran_order": False, "shape": (10**13, 1, 5, 5)}
     np.lib.format.write_array_header_1_0(header, fields)
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("more.npy", header.getvalue())
+    _member(folder, name, header.getvalue())
+
+
+def _more(folder: Path) -> None:
+    _huge(folder, "more.npy")
+
+
+def _raw(folder: Path) -> None:
+    _member(folder, "bias.npy", b"anything else")
 
 
 @pytest.mark.parametrize(("change", "message"), [
     (_encrypted, "cannot read '.*00_.*npz': .* is encrypted"),
-    (_huge, "cannot read '.*00_.*npz': an array in it claims to be larger than memory"),
+    (_more, "00_.*npz' holds beta, .*, more, .*, but 'arrays' of .* declares beta,"),
+    (_huge, "'weight0' in '.*00_.*npz' is int8 .10000000000000, 1, 5, 5., not int8"),
+    (_raw, "cannot read '.*00_.*npz': the magic string is not correct"),
+    (_change("stages", 0, "arrays", "bias", "shape", to=[1 << 31]), "claim 2,.* more than 2 GiB"),
+    (_change("stages", 0, "arrays", "bias", "dtype", to="object"), "'dtype' .* is 'object', not"),
+    (_change("form", to="x"), "'form' of .* is 'x', not exact or simple or quantized"),
+    (_change("input", "scale", to=0), "'scale' of 'input' .* is 0, not a number above 0"),
+    (_change("input", "scale", to=math.nan), "'scale' .* is nan, not a number above 0"),
+    (_change("input", "scale", to=10**400), "'scale' .* is inf, not a number above 0"),
+    (_change("stages", 0, "branches", 0, "weight_bits", to=1), "'weight_bits' of .* is 1, but its"),
+    (_change("stages", 0, "branches", 0, "weight_bits", to=3), "is 3, but its weights are -7 to 7"),
+    (_change("stages", 0, "registers", "accumulators", 0, "low", to=0), "'accumulators' of .* nee"),
+    (_change("stages", 1, "registers", "current", "bits", to=1), "'current' of .* integers need"),
+    (_change("stages", 1, "registers", "threshold", "high", to=0), "'threshold' of .* integers ne"),
+    (_change("stages", 1, "registers", "largest", to=0), "'largest' of .* is 0, but its integers"),
     (lambda f: (f / "network.json").write_text("{"), "cannot read '.*network.json'"),
     (lambda f: (f / "network.json").write_text("[]"), "network.json' is no JSON object"),
     (lambda f: (f / "network.json").unlink(), "cannot read '.*network.json'"),
@@ -181,7 +213,7 @@ def _huge(folder: Path) -> None:
     (_change("stages", 1, "neuron", "reset", to="half"), "'half', not zero or subtract or delayed"),
     (_change("stages", 1, "neuron", "ages", to=7), "'ages' of .* is not that of 'threshold'"),
     (_change("stages", 1, "registers", "membrane", "bits", to=3), "not those that were written"),
-    (_array("weight0", lambda w: w.astype(object)), "cannot read .*allow_pickle=False"),
+    (_array("weight0", lambda w: w.astype(object)), "'weight0' in .* is object .*, not int8"),
     (_array("weight0", lambda w: w[:1]), "'weight0' in .* is int8 .*, not int8"),
     (_array("weight0", lambda w: w.astype(np.int64)), "'weight0' in .* is int64 .*, not int8"),
     (_array("weight0", lambda w: w * 0), "not those that were written"),

@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import StbpError
 from ..frozen import FrozenNet, inputs
 from ..lowering import FixedPointNet
+from ..lowering.layers import IntNetwork
 from . import golden
 from .folder import load_folder
 from .names import Names
@@ -187,7 +188,14 @@ def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agr
     Raises:
         StbpError: If the folder is none of ours, is of another network, or computes something else.
     """
-    found = golden.compute(FixedPointNet(load_folder(path)), samples)
+    stored = load_folder(path)
+    for own, said in zip(_words(net.integers), _words(stored), strict=False):
+        if own != said:
+            raise StbpError(
+                f"'{path}' is of another network: it has {' '.join(map(str, said))}, that of the "
+                f"run {' '.join(map(str, own))}."
+            )
+    found = golden.compute(FixedPointNet(stored), samples)
     expected = golden.compute(net, samples)
     spikes = 0
     for key in [*(k for k in expected if k.startswith("spikes/")), "record"]:
@@ -202,3 +210,14 @@ def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agr
             )
         spikes += wanted.size if key.startswith("spikes/") else 0
     return Agreement(len(expected["record"]), spikes, expected["record"].size)
+
+
+def _words(net: IntNetwork) -> list[tuple[str, object]]:
+    """What a network of integers says that its spikes do not show."""
+    words: list[tuple[str, object]] = [
+        ("form", net.form),
+        ("input bits", net.input_bits),
+        ("input scale", net.input_scale),
+        ("votes", net.votes),
+    ]
+    return words + [(f"stage '{stage.name}', exact:", stage.exact) for stage in net.stages]
