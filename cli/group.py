@@ -17,7 +17,7 @@ import click
 
 from snntorch_stbp.errors import Interrupted, StbpError, suggest
 
-from .text import paragraph, terminal_width
+from .text import clean, paragraph, terminal_width
 
 _DEBUG = "snntorch_stbp.debug"
 
@@ -108,7 +108,8 @@ class LazyGroup(Command, click.Group):
             ctx.exit(error.exit_code)
         except Exception as error:
             if ctx.meta.get(_DEBUG):
-                click.echo(traceback.format_exc(), err=True, nl=False)
+                for line in traceback.format_exc().split("\n")[:-1]:
+                    click.echo(clean(line), err=True)
             if isinstance(error, StbpError):
                 # Processes beside the first one meet the same error and need not repeat it.
                 if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -118,21 +119,26 @@ class LazyGroup(Command, click.Group):
                 _say(f"cannot use '{error.filename}': {error.strerror}.")
                 ctx.exit(1)
             hint = "" if ctx.meta.get(_DEBUG) else " (run again with --debug for the traceback)"
-            _say(_unexpected(error) + hint)
+            _say(_unexpected(error, self._takes(ctx, "batch_size")) + hint)
             ctx.exit(1)
+
+    def _takes(self, ctx: click.Context, name: str) -> bool:
+        """Whether the command that runs has an option of that name."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        return command is not None and any(param.name == name for param in command.params)
 
 
 def _say(sentence: str) -> None:
     """Write an error on stderr, wrapped where that is a terminal."""
     for line in paragraph("Error:", sentence, 7, terminal_width(sys.stderr)):
-        click.echo(line, err=True)
+        click.echo(clean(line), err=True)
 
 
-def _unexpected(error: Exception) -> str:
-    """One line for an exception that nobody foresaw."""
+def _unexpected(error: Exception, batches: bool) -> str:
+    """One line for an exception that nobody foresaw; whether batches can be made smaller."""
     kind = type(error).__name__
     if kind in ("OutOfMemoryError", "MemoryError"):
-        return "out of memory; a smaller --batch-size needs less."
+        return "out of memory" + "; a smaller --batch-size needs less." * batches
     lines = str(error).strip().splitlines()
     return f"{kind}: {lines[0]}" if lines else kind
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +11,7 @@ from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.files import check_new
 
 from .group import command, json_option
-from .text import Column, paragraph, percent, table, to_json
+from .text import Column, clean, paragraph, percent, table, to_json
 
 if TYPE_CHECKING:
     from snntorch_stbp.export.reading.inspect import Inspected, Tensor
@@ -85,7 +85,7 @@ def inspect(file: str, as_json: bool, draw: str | None, force: bool) -> None:
         return
     _print(found)
     if picture is not None:
-        click.echo(f"\ndrawn    {_clean(picture)}")
+        click.echo(f"\ndrawn    {clean(picture)}")
 
 
 def _check(picture: Path, force: bool) -> None:
@@ -98,9 +98,9 @@ def _check(picture: Path, force: bool) -> None:
 
 
 def _print(found: Inspected) -> None:
-    click.secho(_clean(str(found.path)), bold=True)
+    click.secho(clean(found.path), bold=True)
     for label, text in _header(found):
-        for line in paragraph(label, _clean(text), 9, WIDTH):
+        for line in paragraph(label, clean(text), 9, WIDTH):
             click.echo(line)
     if found.layers:
         _print_table(LAYERS, _layer_rows(found))
@@ -109,7 +109,7 @@ def _print(found: Inspected) -> None:
     if found.neurons:
         _print_table(NEURONS, _neuron_rows(found))
     click.echo()
-    nodes = ", ".join(f"{count} {_clean(kind)}" for kind, count in found.operators.items())
+    nodes = ", ".join(f"{count} {clean(kind)}" for kind, count in found.operators.items())
     for line in paragraph("nodes", f"{sum(found.operators.values()):,}: {nodes}", 9, WIDTH):
         click.echo(line)
 
@@ -198,10 +198,5 @@ def _shape(shape: list[int] | None, skip: int = 0) -> str:
 
 def _short(name: str, width: int = 19) -> str:
     """A name for a narrow column: its end says most."""
-    name = _clean(name)
+    name = clean(name)
     return name if len(name) <= width else f"...{name[3 - width :]}"
-
-
-def _clean(text: Any) -> str:
-    """Text from a file without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))

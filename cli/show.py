@@ -16,7 +16,7 @@ from .blocks import HEADING, epoch_line
 from .group import command, json_option
 from .params import Whole
 from .runs import summary
-from .text import percent, to_json
+from .text import clean, percent, to_json
 
 
 @command(
@@ -35,7 +35,7 @@ def show(run: str, last: int, as_json: bool) -> None:
         extra = {"history": folder.history, "result": folder.result, "next": command_next}
         click.echo(to_json(facts | extra))
         return
-    click.secho(str(folder.path), bold=True)
+    click.secho(clean(folder.path), bold=True)
     for line in _settings(asdict(folder.config)):
         click.echo(line)
     rows = folder.history[-last:]
@@ -50,7 +50,7 @@ def show(run: str, last: int, as_json: bool) -> None:
         ("test accuracy", percent(facts["test_accuracy"])),
         ("next", command_next),
     ):
-        click.echo(f"{name:<16} {text}")
+        click.echo(f"{name:<16} {clean(text)}")
 
 
 def next_command(run: RunDir) -> str:
@@ -73,12 +73,14 @@ def _settings(config: dict[str, Any]) -> list[str]:
     """Fields in two columns, as they are named in `config.json`."""
     by_layer = config.pop("layer_bits")
     longest = max(map(len, config))
-    cells = [f"{name:<{longest}} {_value(name, value)}" for name, value in config.items()]
+    cells = [f"{name:<{longest}} {clean(_value(name, value))}" for name, value in config.items()]
     half = (len(cells) + 1) // 2
     width = max(map(len, cells[:half])) + 3
     right = [*cells[half:], ""]
     lines = [f"{cells[i]:<{width}}{right[i]}".rstrip() for i in range(half)]
-    return lines + [f"{'bits of':<{longest}} {name}: {bits}" for name, bits in by_layer.items()]
+    return lines + [
+        f"{'bits of':<{longest}} {clean(f'{name}: {bits}')}" for name, bits in by_layer.items()
+    ]
 
 
 def _value(name: str, value: Any) -> str:

@@ -16,6 +16,11 @@ import click
 GAP = "  "
 
 
+def clean(text: Any) -> str:
+    """Text from a file in one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def percent(value: float | None) -> str:
     """An accuracy in [0, 1] as `97.78 %`, or a dash."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.2f} %"
@@ -96,10 +101,11 @@ def table(
 
     Args:
         columns: What each column is.
-        rows: One text per column.
+        rows: One text per column, cleaned here.
         width: Columns of the terminal; spare columns are left out until the table fits.
     """
     keep = list(range(len(columns)))
+    rows = [[clean(cell) for cell in row] for row in rows]
     widths = [
         max(len(column.title), *(len(row[i]) for row in rows), 0)
         for i, column in enumerate(columns)

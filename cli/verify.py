@@ -14,7 +14,7 @@ from snntorch_stbp.train.run.rundir import RunDir
 from .export_text import MISSING, WIDER, counts, facts, print_agreements
 from .group import command, json_option
 from .params import Whole
-from .text import counter, to_json
+from .text import clean, counter, to_json
 
 EXAMPLE = """\
 snntorch-stbp verify RUN/export/fixed-point-unrolled.onnx --run RUN
@@ -70,7 +70,7 @@ def verify(file: str, run: str, as_json: bool, **options: Any) -> None:
         seen = counts(agreements[0]) | {"onnxruntime": counts(agreements[1])}
         click.echo(to_json({"file": str(path), "arithmetic": said["arithmetic"], **seen}))
         return
-    click.echo(f"{'graph':<10}{path} ({said['arithmetic']})")
+    click.echo(f"{'graph':<10}{clean(path)} ({clean(said['arithmetic'])})")
     print_agreements(*agreements)
 
 
@@ -137,7 +137,7 @@ def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool)
             to_json({"file": str(path), "arithmetic": f"fixed-point {form}", **counts(seen)})
         )
         return
-    click.echo(f"{'folder':<10}{path} (fixed-point {form})")
+    click.echo(f"{'folder':<10}{clean(path)} (fixed-point {form})")
     click.echo(
         f"{'verified':<10}{seen.spikes:,} spikes and {seen.scores:,} scores of {seen.samples} "
         f"test samples in NumPy: all equal"

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from snntorch_stbp.cli import evaluate as evaluate_module
 from snntorch_stbp.cli import main
+from snntorch_stbp.cli import verify as verify_module
 from snntorch_stbp.errors import Interrupted, StbpError, UsageError
 
 
@@ -30,6 +31,27 @@ def test_an_error_is_one_line(failing, error, code):
     result = failing(error)
     assert (result.stderr, result.stdout) == ("Error: this is wrong.\n", "")
     assert result.exit_code == code
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(failing):
+    said = "of '\x1b[2J\x1b]52;c;eA==\x07\u202ex', in Zürich,\nnot of \x9b31m雪."
+    for error, code in ((StbpError(said), 1), (UsageError(said), 2)):
+        result = failing(error, "--debug")
+        last = result.stderr.splitlines()[-1]
+        assert last == "Error: of '?[2J?]52;c;eA==??x', in Zürich, not of ?31m雪."
+        assert {c for c in result.stderr if not c.isprintable()} == {"\n"}
+        assert result.exit_code == code
+    assert failing(ValueError(said)).stderr.startswith("Error: ValueError: of '?[2J?]52;c;eA==??x'")
+
+
+def test_memory_is_saved_by_what_the_command_has(tmp_path, monkeypatch):
+    def raise_it(path: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(verify_module.RunDir, "open", raise_it)
+    (tmp_path / "x.onnx").touch()
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "x.onnx"), "--run", "a-run"])
+    assert result.stderr.startswith("Error: out of memory (run again with --debug")
 
 
 def test_an_interruption_was_reported_already(failing):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper, save
+from onnx import ModelProto, NodeProto, TensorProto, helper, load, numpy_helper, save
 
 from snntorch_stbp.cli import main
 from snntorch_stbp.export import to_qonnx
@@ -112,3 +114,93 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
 def test_a_drawing_without_a_name_is_refused(folder: Path) -> None:
     code, output = call(str(folder / "unrolled.onnx"), "--draw", ".")
     assert (code, output) == (2, "Error: a drawing is a .png or .svg file, not '.'.\n")
+
+
+def _chain(nodes: list[NodeProto], path: Path) -> str:
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x0", "x3000")]
+    save(helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:])), str(path))
+    return str(path)
+
+
+def test_a_graph_of_thousands_of_nodes_in_any_order(tmp_path: Path) -> None:
+    """Work grows with the number of nodes, not with its square."""
+    nodes = [helper.make_node("Relu", [f"x{i}"], [f"x{i + 1}"]) for i in range(3000)]
+    for order in (nodes, nodes[::-1], nodes[::2] + nodes[1::2]):
+        code, output = call(_chain(order, tmp_path / "chain.onnx"))
+        assert (code, "output   x3000 1x4 FLOAT32" in output) == (0, True), output
+        assert "3,000: 3000 Relu" in output
+
+
+def _annotated(model: ModelProto) -> None:
+    for entry in model.graph.quantization_annotation:
+        entry.quant_parameter_tensor_names[0].value = "INT99999999"
+
+
+def _of_bits(value: float) -> Callable[[ModelProto], None]:
+    def change(model: ModelProto) -> None:
+        names = {node.input[3] for node in model.graph.node if node.op_type == "Quant"}
+        for tensor in model.graph.initializer:
+            if tensor.name in names:
+                number = np.array(value, np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(number, tensor.name))
+
+    return change
+
+
+def _bare(model: ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Quant")
+    node.op_type = "MultiThreshold"
+    del node.attribute[:]
+
+
+def _twice(model: ModelProto) -> None:
+    model.graph.node[1].output[0] = model.graph.node[0].output[0]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (_annotated, "has integers of 99999999 bits, more than 64: it is damaged, or no graph for"),
+    (_of_bits(1e9), "has integers of 1e+09 bits, more than 64"),
+    (_of_bits(math.nan), "has integers of nan bits, more than 64"),
+    (_bare, "whose graph is not valid: Required attribute"),
+    (_twice, "whose graph is not valid: two of its nodes compute the same tensor"),
+])  # fmt: skip
+def test_damage_is_one_sentence(
+    folder: Path, tmp_path: Path, change: Callable[[ModelProto], None], message: str
+) -> None:
+    model = load(str(folder / "unrolled.onnx"))
+    change(model)
+    path = tmp_path / "net.onnx"
+    save(model, str(path))
+    for options in ((), ("--json",)):
+        code, output = call(str(path), *options)
+        assert (code, message in output, output.count("\n")) == (1, True, 1), output
+        assert output.startswith(f"Error: '{path}' ")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 700 + "]" * 700, "9" * 5000])
+def test_a_configuration_that_is_none_stays_text(folder: Path, tmp_path: Path, text: str) -> None:
+    model = load(str(folder / "unrolled.onnx"))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "train", text
+    path = tmp_path / "net.onnx"
+    save(model, str(path))
+    code, output = call(str(path), "--json")
+    assert code == 0, output
+    assert json.loads(output)["metadata"]["train"] == text
+
+
+def test_weights_in_other_files_are_not_opened(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(str(folder / "unrolled.onnx"))
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", "numbers.bin"
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "numbers.bin").mkdir()  # to open it is an error
+    monkeypatch.chdir(tmp_path)
+    code, output = call(str(path))
+    assert (code, "features.4" in output) == (0, True), output

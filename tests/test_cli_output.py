@@ -215,6 +215,14 @@ def test_a_narrow_terminal_loses_the_spare_columns():
     assert text.table(columns, rows, 3)[0] == "run   n"
 
 
+def test_cells_of_a_table_are_one_line_each():
+    rows = [["\x1b[2Jrun\nfake", "Zürich"], ["b\r", "雪"]]
+    assert text.table([Column("run"), Column("at")], rows)[1:] == [
+        "?[2Jrun?fake  Zürich",
+        "b?            雪",
+    ]
+
+
 def test_an_empty_table_is_its_heading():
     assert text.table([Column("run"), Column("n")], []) == ["run  n"]
 

@@ -126,6 +126,17 @@ def test_show_a_run(runs):
     assert max(map(len, shown.replace(path, "RUN").splitlines())) <= 80
 
 
+def test_what_a_configuration_says_does_not_steer_the_terminal(runs):
+    path = runs[3].path
+    config = json.loads((path / "config.json").read_text())
+    changes = {"dataset": "npz:\x1b]0;x\x07\nfake  run", "layer_bits": {"a\x1b[2J": 4}}
+    (path / "config.json").write_text(json.dumps(config | changes))
+    for shown in (ask("show", str(path)), ask("runs", "--out", str(path.parent))):
+        assert {c for c in shown if not c.isprintable()} == {"\n"}
+        assert "npz:?]0;x??fake  run" in shown
+    assert "bits of          a?[2J: 4" in ask("show", str(path))
+
+
 def test_show_as_json(runs):
     found = json.loads(ask("show", str(runs[0].path), "--json"))
     assert [entry["epoch"] for entry in found["history"]] == [1, 2, 3]

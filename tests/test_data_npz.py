@@ -89,6 +89,11 @@ BAD = {
     "fractions": ({"y_train": np.full(20, 0.5)}, "y_train has type float64; labels must be int"),
     "one-hot": ({"y_train": np.zeros((20, 2), int)}, r"y_train has shape \[20, 2\]"),
     "negative": ({"y_train": np.full(20, -1)}, "label -1, which is out of range"),
+    "large": ({"y_train": np.full(20, 2**63 + 5, np.uint64)}, "label 9223372036854775813, which"),
+    "durations": (
+        {"y_test": np.zeros(4, "m8[s]")},
+        r"type timedelta64\[s\]; labels must be int",
+    ),
     "gap": ({"y_train": np.arange(20) % 2 + 1}, "none is 0; labels must be 0 to classes - 1"),
     "unseen": ({"y_test": np.array([0, 1, 2, 0])}, "label 2, which is out of range: .* 0 to 1"),
     "objects": ({"x_train": np.array([{}] * 20, dtype=object)}, "Python objects, which are refu"),
@@ -102,6 +107,14 @@ def test_bad_archives_are_refused_in_one_sentence(tmp_path, case):
         read(tmp_path, **changes)
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    np.savez(tmp_path / "set.npz", **arrays(x_train=None))
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr("x_train.npy", b"anything else")
+    with pytest.raises(StbpError, match=r"x_train is damaged or holds Python objects"):
+        load(f"npz:{tmp_path / 'set.npz'}", data_dir=tmp_path)
 
 
 def test_files_that_are_no_archives(tmp_path):

@@ -6,8 +6,9 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,11 @@ class Bundle:
     compiled: bool = False
 
 
+DAY = 24 * 60 * 60.0
+
+
 def check_free(path: Path, force: bool, wrote: str) -> None:
-    """Refuse a path that is taken.
+    """Refuse a path that is taken; an export that was killed is tidied up before.
 
     Args:
         path: The folder that is to be written.
@@ -50,18 +54,45 @@ def check_free(path: Path, force: bool, wrote: str) -> None:
         UsageError: If `path` is a file, a folder that is not to be replaced, or one that holds
             anything but an earlier export of this kind.
     """
+    with suppress(OSError):
+        _recover(path.resolve(), wrote)
     if not path.exists():
         return
     if not path.is_dir():
         raise UsageError(f"'{path}' is a file; give the name of a folder.")
     if not force:
         raise UsageError(f"'{path}' exists already; replace it with --force (force=True).")
-    for file in sorted(path.iterdir()):
+    other = _foreign(path, wrote)
+    if other is not None:
+        raise UsageError(
+            f"'{path}' holds '{other}', which is not of an export of this kind, and is not "
+            f"replaced; give the name of another folder."
+        )
+
+
+def _foreign(folder: Path, wrote: str) -> str | None:
+    """What a folder holds that is not of an export."""
+    for file in sorted(folder.iterdir()):
         if not re.fullmatch(wrote, file.name) or file.is_dir():
-            raise UsageError(
-                f"'{path}' holds '{file.name}', which is not of an export of this kind, and is not "
-                f"replaced; give the name of another folder."
-            )
+            return file.name
+    return None
+
+
+def _recover(place: Path, wrote: str) -> None:
+    """Put back an export that was to be replaced when the process was killed, and remove what such
+    processes left.
+    """
+    old = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.old")
+    unfinished = re.compile(rf"\.{re.escape(place.name)}\.\w{{8}}\.unfinished")
+    left = [each for each in place.parent.iterdir() if each.is_dir() and not each.is_symlink()]
+    age = {each: time.time() - each.stat().st_mtime for each in left}
+    before = [each for each in left if old.fullmatch(each.name) and not _foreign(each, wrote)]
+    before.sort(key=age.__getitem__)
+    if before and not place.exists():
+        before.pop(0).rename(place)
+    stale = [each for each in left if unfinished.fullmatch(each.name) and age[each] > DAY]
+    for each in (*before, *stale):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 @contextmanager
@@ -75,7 +106,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as around:
+        with tempfile.TemporaryDirectory(".unfinished", f".{place.name}.", place.parent) as around:
             new = Path(around, "new")
             new.mkdir()
             yield new
@@ -83,8 +114,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 place.rename(old)
             try:
                 new.rename(place)
-            except OSError:
-                if old.exists():
+            except BaseException:
+                if old.exists() and not place.exists():
                     old.rename(place)
                 raise
         shutil.rmtree(old, ignore_errors=True)

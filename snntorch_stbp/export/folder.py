@@ -22,11 +22,11 @@ from ..files import atomic_write
 from ..frozen import inputs
 from ..lowering import FixedPointNet
 from ..lowering.layers import IntBranch, IntNeuron, IntPool, IntStage
-from ..lowering.ranges import Span, StageRange, ranges
+from ..lowering.ranges import StageRange, ranges
 from . import golden
 from .array import Array
 from .bundle import Bundle, agree, check_free, check_samples, new_folder
-from .folder_reader import FORMAT, VERSION, load_folder
+from .folder_reader import FORMAT, VERSION, load_folder, registers
 from .shapes import Size, Sizes, sizes
 
 __all__ = ["WROTE", "load_folder", "to_folder"]
@@ -127,7 +127,7 @@ def _stage(
         "act_bits": stage.act_bits,
         "neuron": None if stage.neuron is None else _neuron(stage.neuron),
         "exact": stage.exact,
-        "registers": _registers(reach),
+        "registers": registers(reach),
     }
 
 
@@ -172,21 +172,6 @@ def _neuron(neuron: IntNeuron) -> dict[str, Any]:
         "coarse": neuron.coarse,
         "lift": neuron.lift,
     }
-
-
-def _registers(reach: StageRange) -> dict[str, Any]:
-    """The registers of a stage: worst cases and the bits that hold them."""
-    return {
-        "accumulators": [_span(span) for span in reach.accumulators],
-        "current": _span(reach.current),
-        "membrane": _span(reach.membrane),
-        "threshold": _span(reach.threshold),
-        "largest": reach.largest,
-    }
-
-
-def _span(span: Span) -> dict[str, int]:
-    return {"low": span.low, "high": span.high, "bits": span.bits}
 
 
 def _arrays(stage: IntStage) -> dict[str, Array]:

@@ -11,6 +11,9 @@ from onnx import ModelProto
 from ..errors import StbpError
 from .array import Array
 
+MOST = 1 << 16
+"""Most steps, and samples of a batch."""
+
 
 @dataclass(frozen=True)
 class Names:
@@ -79,10 +82,40 @@ class Names:
 
     @classmethod
     def from_json(cls, text: str) -> Names:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote, whoever changed it since.
+
+        Raises:
+            ValueError: If a value is none that `to_json` writes (as other errors of that kind:
+                LookupError, TypeError, AttributeError, RecursionError).
+        """
         values: dict[str, Any] = json.loads(text)
         values["states"] = {k: (o, tuple(s)) for k, (o, s) in values["states"].items()}
-        return cls(**values)
+        names = cls(**values)
+        names._check()
+        return names
+
+    def _check(self) -> None:
+        for what, value, choices in (
+            ("form", self.form, ("unrolled", "step")),
+            ("separator", self.separator, ("/", "_")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{what} is {value!r:.20}, not {' or '.join(choices)}")
+        for what, number in (("steps", self.steps), ("batch", self.batch)):
+            if type(number) is not int or not 1 <= number <= MOST:
+                raise ValueError(f"{what} is {number!r:.20}, not 1 to {MOST}")
+        for key, tensors in self.tensors.items():
+            if not isinstance(tensors, list) or not all(isinstance(n, str) for n in tensors):
+                raise ValueError(f"{key!r:.40} names no list of tensors")
+            if len(tensors) not in (1, self.steps):
+                raise ValueError(
+                    f"{key!r:.40} names {len(tensors)} tensors, not one for each of the "
+                    f"{self.steps} steps"
+                )
+        for key, (output, shape) in self.states.items():
+            sizes = all(type(n) is int and n >= 1 for n in shape)
+            if not isinstance(output, str) or not sizes:
+                raise ValueError(f"the state {key!r:.40} has no output, or no shape")
 
     @classmethod
     def of(cls, model: ModelProto) -> Names:

@@ -11,14 +11,17 @@ from textwrap import shorten
 
 import numpy as np
 import torch
+from onnx import AttributeProto, ModelProto, TensorProto
 from torch import nn
 
 from ..errors import StbpError
 from ..frozen import FrozenNet, inputs
 from ..lowering import FixedPointNet
+from ..lowering.layers import IntNetwork
 from . import golden
 from .folder import load_folder
 from .names import Names
+from .qonnx.writer import OPERATORS
 from .reading.graph import load
 from .tolerance import verify_trained
 from .trained import TrainedNet
@@ -28,19 +31,51 @@ ROWS = 10
 """Samples that onnxruntime runs at a time."""
 
 
+PLAIN = (
+    AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING,
+    AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS,
+)  # fmt: skip
+"""The kinds of attributes of our nodes: no graphs, no tensors."""
+
+
 def metadata(path: Path) -> dict[str, str]:
-    """The metadata of an exported graph.
+    """The metadata of an exported graph, which is safe to run.
 
     Raises:
-        StbpError: If the file is no ONNX model, or none that this package wrote.
+        StbpError: If the file is no ONNX model, none that this package wrote, or names what is
+            outside of it: executors import modules and open files that nodes and tensors name.
     """
-    found = {entry.key: entry.value for entry in load(path).metadata_props}
+    proto = load(path)
+    found = {entry.key: entry.value for entry in proto.metadata_props}
     if "names" not in found or "arithmetic" not in found:
         raise StbpError(
             f"'{path}' does not say which of its tensors are spikes: only files that "
             f"`snntorch-stbp export` wrote can be compared with a run."
         )
+    _refuse_foreign(path, proto)
     return found
+
+
+def _refuse_foreign(path: Path, proto: ModelProto) -> None:
+    changed = f"'{path}' is not as `export` wrote it:"
+    for node in proto.graph.node:
+        if node.op_type not in OPERATORS.get(node.domain, ()):
+            domain = f" of '{node.domain}'" if node.domain else ""
+            raise StbpError(
+                f"{changed} the node '{node.name}' is '{node.op_type}'{domain}, none of the "
+                f"operators that `verify` runs."
+            )
+        for attribute in node.attribute:
+            if attribute.type not in PLAIN:
+                raise StbpError(
+                    f"{changed} '{attribute.name}' of the node '{node.name}' is neither numbers "
+                    f"nor words."
+                )
+    if proto.functions or proto.graph.sparse_initializer:
+        raise StbpError(f"{changed} it holds functions or sparse tensors.")
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise StbpError(f"{changed} the numbers of '{tensor.name}' are in another file.")
 
 
 def recheck(
@@ -74,17 +109,14 @@ def recheck(
     compute: Callable[[torch.Tensor], golden.Golden]
     compare: Callable[..., Agreement]
     if isinstance(net, FrozenNet | FixedPointNet):
-        compute, compare = partial(golden.compute, net), verify
+        compute, compare, steps = partial(golden.compute, net), verify, net.num_steps
     else:
-        compute, compare = TrainedNet(net, inputs.steps(samples)).vectors, verify_trained
+        trained = TrainedNet(net, inputs.steps(samples))
+        compute, compare, steps = trained.vectors, verify_trained, trained.num_steps
     axis = inputs.batch_axis(samples)
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors, count)))
-    missing = [stage for stage in names.stages if f"spikes/{stage}" not in stored]
-    if missing:
-        raise StbpError(
-            f"'{path}' is of another network: it has a layer '{missing[0]}', which the run has not."
-        )
+    _check_names(path, names, stored, steps, inputs.in_time(samples))
     many = names.with_batch(min(ROWS, count))
     chunks = golden.chunks(compute, samples, many.batch)
     with _running(path, "QONNX's executor"):
@@ -97,13 +129,45 @@ def recheck(
     return first, second
 
 
+def _check_names(path: Path, names: Names, stored: golden.Golden, steps: int, frames: bool) -> None:
+    """Make sure that all is compared that the network of the run computes, and nothing else."""
+    other = f"'{path}' is of another network:"
+    if names.steps != steps:
+        raise StbpError(f"{other} it has {names.steps} time steps, that of the run {steps}.")
+    if names.frames != frames:
+        kinds = ("one image for all steps", "an image for each step")
+        raise StbpError(f"{other} it takes {kinds[not frames]}, that of the run {kinds[frames]}.")
+    spikes = {key.removeprefix("spikes/") for key in stored if key.startswith("spikes/")}
+    levels = set()
+    for key in stored:
+        if key.startswith("step/"):  # step/WHAT/STAGE
+            _, what, stage = key.split("/", 2)
+            levels.add(f"{stage}/{what}")
+    for wanted, named in ((spikes, names.spikes), (levels, names.levels)):
+        for key in sorted(named.keys() - wanted):
+            raise StbpError(f"{other} it has a layer '{key}', which the run has not.")
+        for key in sorted(wanted - named.keys()):
+            raise StbpError(f"{other} it has no layer '{key}', which the run has.")
+    for key, tensors in names.spikes.items():
+        wanted_count = steps if names.form == "unrolled" else 1
+        if len(tensors) != wanted_count:
+            raise StbpError(
+                f"the metadata of '{path}' name {len(tensors)} tensors of the spikes of '{key}', "
+                f"not {wanted_count}."
+            )
+
+
 @contextmanager
 def _running(path: Path, tool: str) -> Iterator[None]:
     """Turn what `tool` says of a graph that it cannot run into a sentence."""
     try:
         yield
-    except (StbpError, MemoryError):
+    except StbpError:
         raise
+    except MemoryError as error:
+        raise StbpError(
+            f"there is not enough memory for '{path}' in {tool}: its batches are too large."
+        ) from error
     except Exception as error:  # each tool has kinds of its own
         said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
         reason = shorten(said, 160, placeholder=" ...") or type(error).__name__
@@ -124,7 +188,14 @@ def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agr
     Raises:
         StbpError: If the folder is none of ours, is of another network, or computes something else.
     """
-    found = golden.compute(FixedPointNet(load_folder(path)), samples)
+    stored = load_folder(path)
+    for own, said in zip(_words(net.integers), _words(stored), strict=False):
+        if own != said:
+            raise StbpError(
+                f"'{path}' is of another network: it has {' '.join(map(str, said))}, that of the "
+                f"run {' '.join(map(str, own))}."
+            )
+    found = golden.compute(FixedPointNet(stored), samples)
     expected = golden.compute(net, samples)
     spikes = 0
     for key in [*(k for k in expected if k.startswith("spikes/")), "record"]:
@@ -139,3 +210,14 @@ def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agr
             )
         spikes += wanted.size if key.startswith("spikes/") else 0
     return Agreement(len(expected["record"]), spikes, expected["record"].size)
+
+
+def _words(net: IntNetwork) -> list[tuple[str, object]]:
+    """What a network of integers says that its spikes do not show."""
+    words: list[tuple[str, object]] = [
+        ("form", net.form),
+        ("input bits", net.input_bits),
+        ("input scale", net.input_scale),
+        ("votes", net.votes),
+    ]
+    return words + [(f"stage '{stage.name}', exact:", stage.exact) for stage in net.stages]

@@ -67,8 +67,9 @@ def write(path: Path, bits: Mapping[str, Any]) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object in which no name comes twice."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
             raise ValueError(f"'{name}' comes twice")
+        seen.add(name)
     return dict(pairs)

@@ -22,6 +22,14 @@ QONNX = "qonnx.custom_op.general"
 CHANNELS_LAST = "qonnx.custom_op.channels_last"
 OPSET = 13
 
+OPERATORS = {
+    "": ("Add", "AveragePool", "BatchNormalization", "Conv", "Div", "Flatten", "MatMul", "MaxPool",
+         "Mul", "Relu", "Sub", "Transpose"),
+    QONNX: ("BipolarQuant", "MultiThreshold", "Quant"),
+    CHANNELS_LAST: ("BatchNormalization", "Conv", "MaxPool"),
+}  # fmt: skip
+"""The operators of our graphs by their domain."""
+
 
 @dataclass
 class Writer:
@@ -82,6 +90,8 @@ class Writer:
         **attributes: Any,
     ) -> str:
         """A node with one output, whose shape and range (`None` for real numbers) are stated."""
+        if operator not in OPERATORS.get(domain, ()):
+            raise ValueError(f"{operator} of '{domain}' is none of the operators of our graphs")
         self.nodes.append(
             helper.make_node(operator, inputs, [output], name=name, domain=domain, **attributes)
         )

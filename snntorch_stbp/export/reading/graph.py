@@ -5,24 +5,27 @@ Files are untrusted: nothing that they name is imported or opened, weights in ot
 
 from __future__ import annotations
 
+import heapq
 import re
 from pathlib import Path
 
 import onnx
-from onnx import NodeProto
-from qonnx.core.modelwrapper import ModelWrapper
+from onnx import NodeProto, TensorProto, numpy_helper
+from qonnx.custom_op.registry import getCustomOp
 from qonnx.transformation.infer_datatypes import InferDataTypes
-from qonnx.transformation.infer_shapes import InferShapes
 
 from ...errors import StbpError
 from ..names import Names
 from ..qonnx.writer import CHANNELS_LAST, QONNX
+from .indexed import Indexed, stated_types
 
 QUANTIZERS = ("Quant", "IntQuant", "BipolarQuant")
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "QuantAvgPool2d")
 MOVES = ("Flatten", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
 FOLDED = (*QUANTIZERS, *MOVES, "DequantizeLinear", "QuantizeLinear", "Cast")
+WIDTHS = ("Quant", "IntQuant", "Trunc")  # nodes with bits from their fourth input on
+WIDEST = 64
 DOMAINS = ("", "ai.onnx", "onnx.brevitas", QONNX, CHANNELS_LAST)
 
 PARTS = {
@@ -54,7 +57,32 @@ def load(path: Path) -> onnx.ModelProto:
         raise StbpError(f"'{path}' is damaged or is not an ONNX file.") from error
     if not proto.graph.node or not proto.opset_import:
         raise StbpError(f"'{path}' is not an ONNX file, or its graph is empty.")
+    try:
+        _refuse_wide(path, proto)
+    except (ValueError, TypeError) as error:
+        raise StbpError(f"'{path}' is damaged: the bits of a quantizer are no numbers.") from error
     return proto
+
+
+def _refuse_wide(path: Path, proto: onnx.ModelProto) -> None:
+    """Refuse integers whose limits take for ever to compute."""
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    words, widths = list(stated_types(proto).values()), []
+    for node in proto.graph.node:
+        words += [a.s.decode(errors="replace") for a in node.attribute if a.s]
+        for name in node.input[3:] if node.op_type in WIDTHS else ():
+            constant = constants.get(name)
+            if constant is not None and constant.data_location != TensorProto.EXTERNAL:
+                values = numpy_helper.to_array(constant).astype(float)
+                widths += [f"{n:g}" for n in values[~(values <= WIDEST)]]
+    for word in words:
+        if word.startswith(("INT", "UINT", "FIXED", "SCALEDINT")):
+            widths += [n for n in re.findall(r"\d+", word) if len(n) > 4 or int(n) > WIDEST]
+    if widths:
+        raise StbpError(
+            f"'{path}' has integers of {widths[0]:.12} bits, more than {WIDEST}: it is damaged, or "
+            f"no graph for hardware."
+        )
 
 
 class Graph:
@@ -79,13 +107,11 @@ class Graph:
     def __init__(self, proto: onnx.ModelProto, names: Names | None) -> None:
         self.names = names
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self.stated = {
-            entry.tensor_name: pair.value
-            for entry in proto.graph.quantization_annotation
-            for pair in entry.quant_parameter_tensor_names
-            if pair.key == "finn_datatype"
-        }
-        self.model = ModelWrapper(proto)
+        self.stated = stated_types(proto)
+        order = _sorted(proto.graph, set(self.initializers))
+        del proto.graph.node[:]
+        proto.graph.node.extend(order)
+        self.model = Indexed(proto)
         self.inferred = self._infer({node.domain for node in proto.graph.node})
         self.nodes = _sorted(self.model.graph, set(self.initializers))
         self.producers = {output: node for node in self.nodes for output in node.output}
@@ -99,10 +125,10 @@ class Graph:
         if not domains <= set(DOMAINS):
             return False  # qonnx would import a Python module of that name
         try:
-            self.model = self.model.transform(InferShapes(), make_deepcopy=False)
+            self.model = _shaped(self.model)
             if CHANNELS_LAST in domains:
                 return False
-            self.model = self.model.transform(InferDataTypes(), make_deepcopy=False)
+            self.model.transform(InferDataTypes(), make_deepcopy=False, cleanup=False)
         except Exception:  # operators that qonnx or ONNX do not know: what the file states is left
             return False
         return True
@@ -152,20 +178,48 @@ class Graph:
         return tensor if tensor in self.initializers else None
 
 
+def _shaped(model: Indexed) -> Indexed:
+    """The model with the shapes that ONNX infers, which sees an operator of its own that gives the
+    same shape in place of each of qonnx.
+    """
+    proto, nodes = onnx.ModelProto(), list(model.graph.node)
+    proto.CopyFrom(model.model)
+    del proto.graph.node[:]
+    proto.graph.node.extend(
+        getCustomOp(node).make_shape_compatible_op(model) if node.domain in DOMAINS[2:] else node
+        for node in nodes
+    )
+    shaped = onnx.shape_inference.infer_shapes(proto)
+    del shaped.graph.node[:]
+    shaped.graph.node.extend(nodes)
+    return Indexed(shaped)
+
+
 def _sorted(graph: onnx.GraphProto, known: set[str]) -> list[NodeProto]:
-    """Nodes in the order of the data; those that wait for what nobody computes come last."""
+    """Nodes in the order of the data and, where that leaves a choice, of the file; those that wait
+    for what nobody computes come last.
+
+    Raises:
+        ValueError: If two nodes compute the same tensor.
+    """
     known = known | {"", *(tensor.name for tensor in graph.input)}
-    order: list[NodeProto] = []
-    waiting = list(graph.node)
-    while waiting:
-        later = []
-        for node in waiting:
-            if known.issuperset(node.input):
-                order.append(node)
-                known.update(node.output)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            break
-        waiting = later
-    return order + waiting
+    nodes = list(graph.node)
+    computed = [name for node in nodes for name in node.output if name]
+    if len(set(computed)) < len(computed):
+        raise ValueError("two of its nodes compute the same tensor")
+    waiting = [set(node.input) - known for node in nodes]
+    users: dict[str, list[int]] = {}
+    for index, names in enumerate(waiting):
+        for name in names:
+            users.setdefault(name, []).append(index)
+    ready = [index for index, names in enumerate(waiting) if not names]
+    order: list[int] = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for name in nodes[order[-1]].output:
+            for index in users.pop(name, ()):
+                waiting[index].discard(name)
+                if not waiting[index]:
+                    heapq.heappush(ready, index)
+    left = set(range(len(nodes))).difference(order)
+    return [nodes[index] for index in (*order, *sorted(left))]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import onnx
@@ -121,18 +122,17 @@ def read(path: Path) -> Inspected:
     names = _names(metadata.pop("names", ""))
     try:
         return _inspected(path, proto, metadata, names)
-    except (AttributeError, AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise StbpError(f"'{path}' is an ONNX file whose graph is not valid: {error}.") from error
+    except StbpError:
+        raise
+    except Exception as error:  # qonnx has none of its own
+        reason = shorten(str(error), 160, placeholder=" ...") or type(error).__name__
+        raise StbpError(f"'{path}' is an ONNX file whose graph is not valid: {reason}.") from error
 
 
 def _names(text: str) -> Names | None:
     """What this package says of its files; None for files of others."""
     try:
-        names = Names.from_json(text)
-        spikes = [n for tensors in names.spikes.values() for n in tensors]
-        fits = all(isinstance(n, str) for n in [*spikes, *(o for o, _ in names.states.values())])
-        fits &= names.form in ("unrolled", "step") and names.separator in ("/", "_")
-        return names if fits and isinstance(names.steps, int) else None
+        return Names.from_json(text)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
@@ -280,6 +280,13 @@ def _parsed(key: str, value: str) -> Any:
     if key != "train":
         return value
     try:
-        return json.loads(value)
-    except ValueError:
+        data = json.loads(value)
+    except (ValueError, RecursionError):
         return value
+    return data if _shallow(data, 8) else value
+
+
+def _shallow(data: Any, depth: int) -> bool:
+    """Whether lists and objects are nested less deep than `depth`."""
+    inner = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    return depth > 0 and all(_shallow(value, depth - 1) for value in inner)

@@ -108,6 +108,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         for name in _NAMES:
             try:
                 arrays[name] = archive[name]
+                if not isinstance(arrays[name], np.ndarray):
+                    raise ValueError("no array, but bytes")
             except MemoryError as error:
                 raise StbpError(
                     f"{path}: {name} claims to be larger than memory: it is damaged, or too large "
@@ -168,12 +170,11 @@ def _labels(path: Path, name: str, y: np.ndarray, count: int) -> Tensor:
         raise StbpError(
             f"{path}: {name} holds {len(y)} labels for {count} images; their numbers must agree."
         )
-    if not np.issubdtype(y.dtype, np.integer):
+    if y.dtype.kind not in "iu":
         raise StbpError(f"{path}: {name} has type {y.dtype}; labels must be integers.")
-    labels = torch.from_numpy(y.astype(np.int64))
-    if int(labels.min()) < 0:
-        raise StbpError(
-            f"{path}: {name} holds the label {int(labels.min())}, which is out of range: "
-            "labels start at 0."
-        )
-    return labels
+    for label in (int(y.min()), int(y.max())):
+        if not 0 <= label < 1 << 63:
+            raise StbpError(
+                f"{path}: {name} holds the label {label}, which is out of range: labels start at 0."
+            )
+    return torch.from_numpy(y.astype(np.int64))

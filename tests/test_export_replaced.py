@@ -1,0 +1,119 @@
+"""Folders of an earlier export: kept, replaced, or put back, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.export.c99 import to_c99
+from snntorch_stbp.export.folder import load_folder, to_folder
+from snntorch_stbp.lowering import lower
+
+from .nets import digits, make
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "net"
+    to_folder(lower(make("mnistnet_bn")), digits(2), path)
+    return path
+
+
+def test_an_earlier_export_is_kept_unless_forced(exported: Path, tmp_path: Path) -> None:
+    net, folder = lower(make("mnistnet_bn")), tmp_path / "net"
+    shutil.copytree(exported, folder)
+    (folder / "99_older.npz").touch()
+    with pytest.raises(UsageError, match="exists already; replace it with --force"):
+        to_folder(net, digits(2), folder)
+    assert (folder / "99_older.npz").exists()
+    to_folder(net, digits(2), folder, force=True)
+    assert not (folder / "99_older.npz").exists()
+    assert load_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    with pytest.raises(UsageError, match="is a file; give the name of a folder"):
+        to_folder(net, digits(2), folder / "network.json", force=True)
+
+
+@pytest.mark.parametrize("write", [to_folder, to_c99])
+@pytest.mark.parametrize("name", ["thesis.txt", "best.pt", "sub"])
+def test_nothing_but_an_earlier_export_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, name: str
+) -> None:
+    """Whatever else is in a folder stays, the working directory among them."""
+    net, mine = lower(make("mnistnet")), tmp_path / "mine"
+    write(net, digits(2), mine)
+    foreign = mine / name
+    foreign.mkdir() if name == "sub" else foreign.touch()
+    before = {path: path.is_dir() or path.read_bytes() for path in mine.iterdir()}
+    monkeypatch.chdir(mine)
+    for path in (mine, Path()):
+        with pytest.raises(UsageError, match=f"holds '{name}', which is not of an export") as error:
+            write(net, digits(2), path, force=True)
+        assert error.value.exit_code == 2
+        assert {p: p.is_dir() or p.read_bytes() for p in mine.iterdir()} == before
+    foreign.rmdir() if name == "sub" else foreign.unlink()
+    monkeypatch.chdir(tmp_path)
+    write(net, digits(2), mine, force=True)
+
+
+def test_a_folder_that_cannot_be_replaced_stays(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "net", Path.rename
+    shutil.copytree(exported, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("trouble with the disk")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StbpError, match=r"cannot write the folder .*: trouble with the disk"):
+        to_folder(lower(make("mnistnet")), digits(2), folder, force=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+class _Killed(BaseException):
+    """The end of a process."""
+
+
+def test_an_export_that_was_killed_while_it_was_replaced_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, place = lower(make("mnistnet")), tmp_path / "net"
+    to_folder(net, digits(2), place)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    for name in (".net.00aa11bb.old", ".net.12345678.old"):  # older ones, and somebody else's
+        shutil.copytree(place, tmp_path / name)
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".net.12345678.old" / "thesis.txt").touch()
+    place.rename(tmp_path / ".net.0123abcd.old")
+    for age, name in ((0, ".net.a_b2c3d4.unfinished"), (10**6, ".net.e5f6g7h8.unfinished")):
+        (tmp_path / name / "new").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with pytest.raises(UsageError, match="exists already; replace it with --force"):
+        to_folder(net, digits(2), place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    left = {".net.12345678.old", ".net.a_b2c3d4.unfinished"}
+    assert {path.name for path in tmp_path.iterdir()} == {"net", *left}
+
+    rename = Path.rename
+
+    def interrupt(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise _Killed
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(_Killed):
+        to_folder(net, digits(3), place, force=True)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"net", *left}
