@@ -61,7 +61,7 @@ def check_free(path: Path, force: bool, wrote: str) -> None:
     if not path.is_dir():
         raise UsageError(f"'{path}' is a file; give the name of a folder.")
     if not force:
-        raise UsageError(f"'{path}' exists already; replace it with --force (force=True).")
+        raise UsageError(f"'{path}' exists already; replace it with --force.")
     other = _foreign(path, wrote)
     if other is not None:
         raise UsageError(
