@@ -6,7 +6,8 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
-from snntorch_stbp.train.config import RunConfig, recipe_values
+from snntorch_stbp.train.config import RunConfig
+from snntorch_stbp.train.recipes import recipe_values
 
 NEGATED = {
     "per_channel": "--per-tensor",

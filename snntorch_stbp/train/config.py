@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from .. import __version__, zoo
+from .. import __version__
 from ..errors import StbpError, UsageError, suggest
 from ..files import UNREADABLE
 from . import bits_file, catalog
 from .field_types import check_types
+from .recipes import recipe_values, shares
 
 Bits = int | Literal["ternary"] | None
 
@@ -32,10 +33,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("32", "bf16-mixed", "16-mixed"),
 }
-
-LEARN_RANGES = (2,)
-"""Bits at which ranges that are learned were seen to pay in training that starts from another run;
-see `docs/accuracy.md`. They start where that run has them, or where fitted ones are."""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10_000),
@@ -79,12 +76,6 @@ def _number(value: float) -> str:
 def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Any number of names, also where one or none is given by itself."""
     return (value,) if isinstance(value, str) else tuple(value or ())
-
-
-def _shares(warmup: int, refine: int, epochs: int, whole: int) -> tuple[int, int]:
-    """Epochs of warm-up, rounded up, and of the light end, rounded down, in `epochs` of `whole`."""
-    epochs = min(epochs, whole)
-    return -(-warmup * epochs // whole), refine * epochs // whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +218,7 @@ class RunConfig:
         """The recipe of `model` on `dataset`, with `overrides` that are not `None` in its place.
 
         Of fewer epochs than the recipe's its warm-up and its light end have their share. Weights of
-        few bits (`LEARN_RANGES`) that start from another run learn their ranges.
+        few bits (`recipes.LEARN_RANGES`) that start from another run learn their ranges.
 
         `recipe` is the name of a method in `zoo.METHODS`, by default `"standard"`.
 
@@ -245,7 +236,7 @@ class RunConfig:
 
     def shortened(self, epochs: int) -> RunConfig:
         """The same in `epochs` epochs, of which warm-up and light end have their share."""
-        warmup, refine = _shares(self.warmup_epochs, self.refine_epochs, epochs, self.epochs)
+        warmup, refine = shares(self.warmup_epochs, self.refine_epochs, epochs, self.epochs)
         return replace(self, epochs=epochs, warmup_epochs=warmup, refine_epochs=refine)
 
     @property
@@ -295,27 +286,3 @@ class RunConfig:
             return config
         except (*UNREADABLE, AttributeError) as error:
             raise StbpError(f"this is not the configuration of a run ({error}).") from error
-
-
-def recipe_values(
-    model: str, dataset: str, recipe: str | None = None, **given: Any
-) -> dict[str, Any]:
-    """What the recipe of `model` on `dataset` says of a run of which `given` fields are known.
-
-    Raises:
-        UsageError: For an unknown model, data set or recipe.
-    """
-    zoo.info(model)
-    name, _ = catalog.parse(dataset)
-    recipe, bits = recipe or "standard", given.get("bits")
-    values = asdict(zoo.recipe(model, name, recipe, bits)) | {"recipe": recipe, "bits": bits}
-    values["steps"] = values.pop("num_steps")
-    epochs, whole = given.get("epochs"), values["epochs"]
-    if isinstance(epochs, int) and epochs > 0:
-        values["warmup_epochs"], values["refine_epochs"] = _shares(
-            values["warmup_epochs"], values["refine_epochs"], epochs, whole
-        )
-    starts = given.get("init_from") and bits in LEARN_RANGES
-    if starts and values["weight_range"] == "fitted":
-        values["weight_range"] = "learned"
-    return values

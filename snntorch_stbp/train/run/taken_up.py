@@ -17,20 +17,19 @@ def check_position(state: dict[str, Any]) -> None:
     """Make sure that the state says how far the run came, and what came of each epoch.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it does not (as `TypeError`).
         LookupError: If an entry is missing.
     """
     epoch, step, history = state["epoch"], state["step"], state["history"]
-    rows = isinstance(history, list) and all(
-        isinstance(row, dict) and all(_is_number(row.get(name)) for name in FIGURES)
-        for row in history
-    )
-    if not (rows and [row["epoch"] for row in history] == list(range(1, epoch))):
+    if not all(_is_whole(value) and value >= 0 for value in (epoch, step, state["steps"])):
+        raise ValueError("the position is none")
+    if not (step < max(state["steps"], 1) and _is_number(state["seconds"])):
+        raise ValueError("the position is none")
+    if not isinstance(history, list) or len(history) != epoch - 1:
         raise ValueError("the history is not that of the epochs so far")
-    if not (_is_whole(epoch) and epoch >= 1 and _is_whole(step) and _is_whole(state["steps"])):
-        raise ValueError("the position is none")
-    if not (0 <= step < max(state["steps"], 1) and _is_number(state["seconds"])):
-        raise ValueError("the position is none")
+    for number, row in enumerate(history, start=1):
+        if row["epoch"] != number or not all(_is_number(row[name]) for name in FIGURES):
+            raise ValueError("the history is not that of the epochs so far")
     sums = [process["sums"] for process in state["processes"]]
     if not sums or any(len(each) != 3 or not all(map(_is_number, each)) for each in sums):
         raise ValueError("the sums of the epoch are none")
