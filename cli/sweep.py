@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from snntorch_stbp.errors import Interrupted, UsageError
-from snntorch_stbp.train import bits_file, catalog
+from snntorch_stbp.train import bits_file, catalog, sources
 from snntorch_stbp.train.sweep.plan import plan
 from snntorch_stbp.train.sweep.summary import Row, fronts, save, summarize, word
 
@@ -69,7 +69,8 @@ def sweep(model: str, as_json: bool, **options: Any) -> None:
     interrupted, and adds to one that is finished.
     """
     bits = [None if width == 32 else width for width in options["bits"]]
-    given = given_fields({str(option.name): options[str(option.name)] for option in PASSED})
+    typed = given_fields({str(option.name): options[str(option.name)] for option in PASSED})
+    given = sources.with_constants(typed)
     catalog.check_augmentations(given.get("augment", ()))
     dataset = given.pop("dataset", "digits")
     qat = {name: options[name] for name in ("qat_epochs", "qat_lr")}

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from snntorch_stbp.errors import UsageError
-from snntorch_stbp.train import catalog
+from snntorch_stbp.train import catalog, sources
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.run.rundir import RunDir
 
@@ -65,7 +65,7 @@ def train(**values: Any) -> None:
 
 def new_config(given: dict[str, Any]) -> RunConfig:
     """The recipe with what was typed in its place."""
-    given = dict(given)
+    given = sources.with_constants(given)
     model, dataset = given.pop("model", None), given.pop("dataset", "digits")
     if model is None:
         raise UsageError(

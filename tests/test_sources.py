@@ -14,6 +14,7 @@ from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.evaluate import evaluate, load_trained
 from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir, list_runs
 from snntorch_stbp.train.sources import inherit, notices, seen
@@ -235,3 +236,30 @@ def test_every_seed_of_a_sweep_holds_out_the_same(count: int, tmp_path: Path) ->
     assert all(leaked(str(source.path), run.config) == 0 for run in runs)
     code, output = call(*command)
     assert (code, output.count("(done before)")) == (0, 2), output
+
+
+def test_constants_of_neurons_come_with_the_weights(small_digits: str, tmp_path: Path) -> None:
+    first = make_config(small_digits, epochs=1, beta=0.5)
+    source = str(fit(first, out=tmp_path, reporter=Reporter())["run"])
+    words = (
+        "train",
+        "mnistnet_bn",
+        "--dataset",
+        small_digits,
+        "--init-from",
+        source,
+        "--bits",
+        "2",
+    )
+    words += ("--epochs", "1", "--batch-size", "32", "--out", str(tmp_path), "--quiet")
+    code, output = call(*words, "--threshold", "0.7")
+    assert code == 2
+    assert f"the neurons of '{source}' come with its weights, with a threshold of 0.4: le" in output
+    code, output = call(*words, "--beta", "0.5")
+    assert code == 0, output
+    code, output = call(*words)
+    assert code == 0, output
+    run = RunDir.open(output.strip())
+    assert (run.config.beta, run.config.threshold) == (0.5, first.threshold)
+    weights = checkpoint.load(run.path / "best.pt")["model"]
+    assert {float(w) for name, w in weights.items() if name.endswith(".beta")} == {0.5}

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from ..errors import StbpError
+from ..errors import StbpError, UsageError
 from ..files import expanded
 from .catalog import parse
 from .config import RunConfig
@@ -20,6 +21,9 @@ NETWORK = (
     "bits", "layer_bits", "boundary_bits", "act_bits", "membrane_bits", "input_bits", "steps",
 )  # fmt: skip
 """Fields that make another network of the same weights."""
+
+CONSTANTS = ("beta", "threshold")
+"""Fields that come with the weights."""
 
 
 def inherit(config: RunConfig) -> RunConfig:
@@ -41,6 +45,27 @@ def inherit(config: RunConfig) -> RunConfig:
             seed = seeds.pop()
             return config if seed == config.seed else replace(config, split_seed=seed)
     return config
+
+
+def with_constants(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields that were typed, with the constants of neurons that an `init_from` run brings along.
+
+    They are in its weights; a configuration with others would not say what is trained.
+
+    Raises:
+        UsageError: If others were typed.
+    """
+    run = _opened(given["init_from"]) if given.get("init_from") else None
+    if run is None:  # refused where its weights are needed
+        return dict(given)
+    own = {name: getattr(run.config, name) for name in CONSTANTS}
+    for name, value in own.items():
+        if given.get(name) not in (None, value):
+            raise UsageError(
+                f"the neurons of '{run.path}' come with its weights, with a {name} of {value:g}: "
+                f"leave --{name} out, or --init-from."
+            )
+    return given | own
 
 
 def seen(config: RunConfig) -> list[str]:
@@ -87,7 +112,7 @@ def _differences(run: RunDir, config: RunConfig) -> list[str]:
             f"'{run.path}' was trained with {theirs}, and is refined here with {ours}, which is "
             f"another network; `snntorch-stbp finetune` keeps all of a run."
         )
-    for name in ("beta", "threshold"):
+    for name in CONSTANTS:
         if getattr(run.config, name) != getattr(config, name):
             told.append(
                 f"the {name} of '{run.path}' comes with its weights: {_word(config, name)} "
