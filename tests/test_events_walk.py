@@ -100,7 +100,7 @@ def test_a_recipe_learns_and_its_integers_say_the_same(
         assert hard["spikes_differ"] < 0.01
     result = CliRunner().invoke(main, ["evaluate", run, "--fixed-point"])
     assert result.exit_code == 1  # ten leaks of two digits each are too many for 24 bits
-    assert "use the simple form (--arithmetic simple; " in result.output
+    assert "use the simple form (--arithmetic simple)" in result.output
 
 
 @pytest.mark.parametrize("kind", [(), ("--fixed-point", "--arithmetic", "simple")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_a_mixed_run_is_kept_resumed_and_evaluated(run: str) -> None:
     assert code == 0, output
     assert json.loads(output)["spikes_differ"] == 0
     code, output = call("show", run)
-    assert "bits of          features.0: 8" in output
+    assert re.search(r"^bits of +features\.0: 8$", output, re.MULTILINE)
     assert " mixed " in call("runs", "--out", str(Path(run).parent))[1]
 
 

@@ -114,8 +114,8 @@ def test_several_runs_at_once_are_those_one_after_the_other(tmp_path: Path) -> N
 def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None:
     """`count` seeds, and so many runs at once."""
     command = (
-        "sweep", "mnistnet_bn", "--bits", "4,32,2", "--epochs", "10", "--qat-epochs", "2",
-        "--augment", "crop,cutout", "--refine-epochs", "5", "--device", "cpu",
+        "sweep", "mnistnet_bn", "--bits", "4,32,2", "--epochs", "6", "--qat-epochs", "2",
+        "--augment", "crop,cutout", "--refine-epochs", "3", "--device", "cpu",
         "--seeds", str(count), "--jobs", str(count), "--out", str(tmp_path),
     )  # fmt: skip
     code, output = call(*command)

@@ -19,6 +19,8 @@ from snntorch_stbp import (
 )
 from snntorch_stbp.quant import load_float_state
 
+from .nets import small_resnet
+
 WEIGHTS = [None, 4, 2, "ternary", 1]
 SMALL = ("mnistnet", "mnistnet_bn", "nmnistnet", "nmnistnet_bn")
 QUICK = {("resnet18", 4), ("vgg11", 1), ("vgg11_bn", None)}  # of the networks of 10 million weights
@@ -145,12 +147,19 @@ def test_traces_into_leaves_each_called_once(name, readout):
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("mnistnet_bn", None), ("mnistnet_bn", 4), ("mnistnet", 1), ("resnet18", 4)]
-)
+    ("name", "bits"),
+    [
+        ("mnistnet_bn", None), ("mnistnet_bn", 4), ("mnistnet", 1), ("blocks", 4),
+        pytest.param("resnet18", 4, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_compiles_as_one_graph(name, bits):
     """What breaks it compiles as pieces, slowly, and under warnings."""
-    net = zoo.create(name, image_size=32, precision=Precision(weight_bits=bits))
-    images = torch.rand(2, 3, 32, 32)
+    precision = Precision(weight_bits=bits)
+    net, images = small_resnet(precision), torch.rand(2, 1, 8, 8)
+    if name != "blocks":
+        net = zoo.create(name, image_size=32, precision=precision)
+        images = torch.rand(2, 3, 32, 32)
     for training in (True, False):
         torch.compiler.reset()
         record = torch.compile(net.train(training), fullgraph=True, backend="eager")(images)
