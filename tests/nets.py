@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,17 @@ from snntorch_stbp.zoo.resnet import Layout, ResNet
 
 def digits(count: int, size: int = 8) -> torch.Tensor:
     """Images `[N, 1, size, size]` of 8 bits, from scikit-learn's digits."""
-    from sklearn.datasets import load_digits
-
-    images = torch.tensor(load_digits().images[:count], dtype=torch.float32).unsqueeze(1) / 16
+    images = torch.tensor(_images()[:count], dtype=torch.float32).unsqueeze(1) / 16
     if size != 8:
         images = nn.functional.interpolate(images, size=(size, size), mode="bilinear")
     return (images * 255).round() / 255
+
+
+@cache
+def _images() -> np.ndarray[Any, Any]:
+    from sklearn.datasets import load_digits
+
+    return load_digits().images
 
 
 def make(name: str, size: int = 8, bits: Any = 4, **options: Any) -> nn.Module:

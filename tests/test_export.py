@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 from qonnx.core.datatype import DataType
 from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 
@@ -228,6 +229,19 @@ def test_data_types_are_inferred(tmp_path: Path) -> None:
             assert kind.is_integer(), (node.name, kind)
     assert model.get_tensor_datatype("image") == DataType["UINT8"]
     assert model.get_tensor_datatype("record") == DataType["FLOAT32"]  # in units of the scores
+
+
+def test_the_model_with_look_ups_is_executed_as_qonnxs_own(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    to_qonnx(make("resnet"), digits(2), path, form="step", batch=2)
+    own = ModelWrapper(str(path))
+    inputs = {i.name: np.zeros(own.get_tensor_shape(i.name), np.float32) for i in own.graph.input}
+    inputs["image"] = (digits(2) * 255).round().numpy()
+    expected = execute_onnx(own, dict(inputs), return_full_exec_context=True)
+    seen = qonnx_executor(path)(inputs)
+    assert seen.keys() == expected.keys()
+    assert all(np.array_equal(seen[name], expected[name]) for name in expected if name)
+    assert len(expected) > 100
 
 
 def test_the_default_domain_comes_first_and_names_say_layer_and_step(tmp_path: Path) -> None:

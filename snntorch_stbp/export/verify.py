@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from ..errors import StbpError
 from .array import Array
 from .golden import Golden
+from .indexed import Indexed
 from .names import Names
 from .stock import give, to_stock
 
@@ -55,11 +56,10 @@ class Agreement:
 def qonnx_executor(path: Path) -> Execute:
     """The QONNX executor on the file `path`, with every inner tensor in its result."""
     import onnxruntime
-    from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
 
     onnxruntime.set_default_logger_severity(3)
-    model = ModelWrapper(str(path))
+    model = Indexed(onnx.load(str(path)))
     return lambda inputs: execute_onnx(model, inputs, return_full_exec_context=True)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.helper import make_tensor_value_info
 from qonnx.core.datatype import DataType
 from qonnx.core.modelwrapper import ModelWrapper
 
@@ -217,19 +218,22 @@ class Writer:
 
     def model(self, name: str, metadata: dict[str, str]) -> ModelProto:
         """The finished model."""
+        constants = {n: numpy_helper.from_array(a, n) for n, a in self.constants.items()}
 
         def info(tensor: str) -> Any:
-            shape = list(self.shapes[tensor])
-            return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)
+            kind = constants[tensor].data_type if tensor in constants else TensorProto.FLOAT
+            return make_tensor_value_info(tensor, kind, list(self.shapes[tensor]))
 
-        named = {*self.inputs, *self.outputs, *self.constants}
+        named = {*self.inputs, *self.outputs, *constants}
+        # QONNX's executor asks for the shapes of constants, too.
+        read = dict.fromkeys(t for node in self.nodes for t in node.input if t in constants)
         graph = helper.make_graph(
             self.nodes,
             name,
             [info(t) for t in self.inputs],
             [info(t) for t in self.outputs],
-            [numpy_helper.from_array(a, n) for n, a in self.constants.items()],
-            value_info=[info(t) for t in self.shapes if t not in named],
+            list(constants.values()),
+            value_info=[info(t) for t in (*(t for t in self.shapes if t not in named), *read)],
         )
         # The default domain comes first: readers exist that look at the first entry only.
         domains = ["", QONNX]
@@ -245,7 +249,7 @@ class Writer:
 
     def _annotated(self, model: ModelProto) -> ModelProto:
         """The model with QONNX data types of inputs and constants, from which the rest follows."""
-        wrapped = ModelWrapper(model)
+        wrapped = ModelWrapper(model, fix_missing_initializer_valueinfo=False)
         types = self.types | {
             name: self.ranges[name].datatype for name in self.inputs if name in self.ranges
         }

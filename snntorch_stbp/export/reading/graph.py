@@ -15,9 +15,9 @@ from qonnx.custom_op.registry import getCustomOp
 from qonnx.transformation.infer_datatypes import InferDataTypes
 
 from ...errors import StbpError
+from ..indexed import Indexed, stated_types
 from ..names import Names
 from ..qonnx.writer import CHANNELS_LAST, QONNX
-from .indexed import Indexed, stated_types
 
 QUANTIZERS = ("Quant", "IntQuant", "BipolarQuant")
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")

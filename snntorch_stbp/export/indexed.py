@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 from qonnx.core.datatype import BaseDataType, DataType
 from qonnx.core.modelwrapper import ModelWrapper
 
 
 class Indexed(ModelWrapper):
-    """A model whose tensors stay, while their data types are inferred.
+    """A model whose nodes and tensors stay, while it is executed or data types are inferred.
 
     Data types that are set are kept beside the model; constants in other files are not read.
     """
@@ -20,6 +21,10 @@ class Indexed(ModelWrapper):
         graph = self.graph
         self._infos = {info.name: info for info in (*graph.value_info, *graph.output, *graph.input)}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for tensor in node.input:
+                self._consumers[tensor].append(node)
         self._types = stated_types(proto)
 
     def get_tensor_valueinfo(self, tensor_name: str) -> ValueInfoProto | None:
@@ -35,6 +40,10 @@ class Indexed(ModelWrapper):
             return [size.dim_value for size in info.type.tensor_type.shape.dim]
         constant = self._constants.get(tensor_name)
         return None if constant is None else list(constant.dims)
+
+    def find_consumers(self, tensor_name: str) -> list[NodeProto]:
+        """The nodes that read a tensor."""
+        return self._consumers.get(tensor_name, [])
 
     def get_initializer(self, tensor_name: str, return_dtype: bool = False) -> Any:
         """The numbers of a constant; None for other tensors."""
