@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from snntorch_stbp.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
@@ -36,7 +40,16 @@ def run(folder: Path, *command: str) -> str:
 def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder in which the commands of the page were run in their order, and what they said."""
     folder = tmp_path_factory.mktemp("hardware")
-    return folder, "".join(run(folder, "bash", "-euo", "pipefail", "-c", c) for c in COMMANDS)
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in "".join(COMMANDS).replace("\\\n", "").splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "snntorch-stbp"
+            done = CliRunner().invoke(main, arguments)
+            assert done.exit_code == 0, f"{line}\n{done.output}"
+            said.append(done.stdout)
+    return folder, "".join(said)
 
 
 def test_the_commands_train_freeze_export_and_inspect(walk: tuple[Path, str]) -> None:

@@ -219,7 +219,7 @@ def test_the_terminal_the_json_and_the_log_say_so(tmp_path: Path) -> None:
         assert (wanted in (run.path / "log.txt").read_text()) == (run.path != source)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_seed_of_a_sweep_holds_out_the_same(count: int, tmp_path: Path) -> None:
     """`count` runs at once; and they are found again."""
     options = ("mnistnet_bn", "--epochs", "1", "--device", "cpu")

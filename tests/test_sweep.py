@@ -114,7 +114,7 @@ def test_several_runs_at_once_are_those_one_after_the_other(tmp_path: Path) -> N
 def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None:
     """`count` seeds, and so many runs at once."""
     command = (
-        "sweep", "mnistnet_bn", "--bits", "4,32,2", "--epochs", "6", "--qat-epochs", "2",
+        "sweep", "mnistnet_bn", "--bits", "4,32,2", "--epochs", "3", "--qat-epochs", "1",
         "--augment", "crop,cutout", "--refine-epochs", "3", "--device", "cpu",
         "--seeds", str(count), "--jobs", str(count), "--out", str(tmp_path),
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None
     for run in [*by_bits[4], *by_bits[2]]:
         start, config = floats[run.config.seed], run.config
         assert config.init_from == str(start.path)
-        assert (config.epochs, config.refine_epochs, config.lr) == (2, 1, start.config.lr / 4)
+        assert (config.epochs, config.refine_epochs, config.lr) == (1, 1, start.config.lr / 4)
         assert config.weight_range == ("learned" if config.bits == 2 else "fitted")
         assert run.history[0]["val_accuracy"] > start.history[0]["val_accuracy"] + 0.1
     rows = read(tmp_path / "summary.csv")

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 from snntorch_stbp import zoo
+from snntorch_stbp.cli import main
 from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.zoo import registry
@@ -102,48 +104,56 @@ def test_what_a_builder_does_wrong_is_named(builder: Callable[[Any], Any], messa
         zoo.create("bad")
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line where a package offers models."""
-    package = folder / "package"
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package that offers models, installed as far as this process and its children can tell."""
+    package = tmp_path / "package"
     info = package / "mynets-1.0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
+    info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mynets\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRIES)
     (package / "mynets.py").write_text(PACKAGE)
-    path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "snntorch_stbp.cli", *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-    )  # fmt: skip
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.chdir(tmp_path)
+    registry._offered.cache_clear()
+    yield package
+    registry._offered.cache_clear()
+    sys.modules.pop("mynets", None)
 
 
+@pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("model", ["by_parts", "converted"])
-def test_a_model_of_a_package_goes_all_the_way(model: str, tmp_path: Path) -> None:
-    done = run(tmp_path, "train", model, "--bits", "4", "--epochs", "2")
-    assert done.returncode == 0, done.stderr
+def test_a_model_of_a_package_goes_all_the_way(model: str) -> None:
     folder = f"runs/{model}-digits-w4-T2-1"
-    evaluated = run(tmp_path, "evaluate", folder, "--frozen")
-    assert evaluated.returncode == 0, evaluated.stderr
-    exported = run(tmp_path, "export", folder, "--verify", "2")
-    assert exported.returncode == 0, exported.stderr
-    assert "equal" in exported.stdout
+    for command in (
+        ["train", model, "--bits", "4", "--epochs", "2"],
+        ["evaluate", folder, "--frozen"],
+        ["export", folder, "--verify", "2"],
+    ):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    assert "equal" in done.stdout
 
 
-def test_models_of_packages_are_listed(tmp_path: Path) -> None:
-    listed = run(tmp_path, "models")
+@pytest.mark.usefixtures("package")
+def test_models_of_packages_are_listed() -> None:
+    command = [sys.executable, "-m", "snntorch_stbp.cli", "models"]
+    listed = subprocess.run(command, capture_output=True, text=True)
     assert listed.returncode == 0, listed.stderr
     assert re.search(r"^by_parts +[\d,]+ +2 .* from mynets$", listed.stdout, re.MULTILINE)
     assert re.search(r"^broken +- +- .* from mynets$", listed.stdout, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(("model", "message"), [
     ("broken", "the model 'broken' cannot be built: ValueError: three channels only"),
     ("missing", "the model 'missing' cannot be built: ModuleNotFoundError: No module named"),
 ])  # fmt: skip
-def test_what_a_package_does_wrong_is_one_sentence(
-    model: str, message: str, tmp_path: Path
-) -> None:
-    done = run(tmp_path, "train", model, "--epochs", "1")
-    assert done.returncode == 1
+def test_what_a_package_does_wrong_is_one_sentence(model: str, message: str) -> None:
+    done = CliRunner().invoke(main, ["train", model, "--epochs", "1"])
+    assert done.exit_code == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
