@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import snntorch_stbp as stbp
+from snntorch_stbp.activation import activation_quantizer
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.frozen import Settings, freeze
 
@@ -157,6 +158,14 @@ class Branching(nn.Module):
         (
             wrap(stbp.TimeDistributed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)))),
             "follows '1' without a neuron between them; put a Leaky there",
+        ),
+        (
+            wrap(nn.Conv2d(1, 2, 3), stbp.Leaky(), nn.Linear(6, 2), stbp.Leaky()),
+            r"'3' \(Linear\) takes images as they are, and mixes their columns: put Flatten\(2\)",
+        ),
+        (
+            wrap(activation_quantizer(10, 1.0, signed=False, learned=False), stbp.Leaky()),
+            r"gives the input 10 bits, and files hold inputs of 8 .* Precision\(input_bits=8\)",
         ),
         (wrap(nn.Softmax(-1), stbp.Leaky()), "Softmax has no counterpart in integer arithmetic"),
         (

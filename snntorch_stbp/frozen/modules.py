@@ -65,6 +65,11 @@ def _library_class(kind: type) -> str:
 def check_input(kind: str, quantizer: qnn.QuantIdentity) -> None:
     """Refuse a quantizer of the input, described as `kind`, that is not of unsigned integers."""
     proxy = quantizer.act_quant
+    if proxy.bit_width() > 8:
+        raise StbpError(
+            f"{kind} gives the input {int(proxy.bit_width())} bits, and files hold inputs of 8 at "
+            f"most: take Precision(input_bits=8).input_quant()."
+        )
     if proxy.is_signed or proxy.scale().numel() != 1 or bool((proxy.zero_point() != 0).any()):
         raise StbpError(
             f"{kind} must round the input to unsigned integers of one scale: take "
@@ -207,6 +212,15 @@ def check_grid(stage: Stage) -> None:
             f"'{stage.name}' has a threshold of 0, and deployment arithmetic measures currents and "
             f"potentials by thresholds: `lower` (--fixed-point) takes it if no current or membrane "
             f"was quantized in training; else train with positive thresholds."
+        )
+
+
+def check_stage(name: str) -> None:
+    """Refuse the name of the network's input for the last layer, or for neurons."""
+    if name == INPUT:
+        raise StbpError(
+            f"neurons, and the last layer, cannot be called '{name}', as the input of every "
+            f"network is: give the module another name."
         )
 
 

@@ -171,6 +171,13 @@ class _Reader:
             return (replace(branch, pools=(*branch.pools, layer)),)
         if isinstance(layer, Layer):
             modules.check_layer(name, layer)
+            for branch in branches:
+                known = None if branch.flatten else self.channels.get(branch.source)
+                if isinstance(layer, nn.Linear) and known is not None and known[1]:
+                    raise StbpError(
+                        f"'{name}' ({type(layer).__name__}) takes images as they are, and mixes "
+                        f"their columns: put Flatten({lead}) in front of it."
+                    )
             name = self._unique(name)
             named = (inhibition(name) if b.inhibits else name for b in branches)
             return tuple(
@@ -260,6 +267,7 @@ class _Reader:
     def _neuron(self, name: str, neuron: Leaky, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
         modules.check_neuron(name, neuron)
         name = self._unique(name)
+        modules.check_stage(name)
         stage = Stage(name, value, neuron)
         self.channels[name] = modules.channels(value, self.channels)
         modules.check_channels(stage, self.channels[name])
@@ -289,4 +297,5 @@ class _Reader:
             return
         if value[0].layer is None:
             raise StbpError("the record must be the spikes or currents of the last layer.")
+        modules.check_stage(value[0].name)
         self.graph.stages.append(Stage(value[0].name, value, None))

@@ -61,8 +61,9 @@ class Built:
         """Add a node behind `sources`, and return the name it got: an identifier, used once."""
         base = re.sub(r"\W", "_", name)
         base = base if base.isidentifier() else f"layer_{base}"
+        reserved = set() if isinstance(node, nir.Output) else {"output"}
         label, number = base, 2
-        while label in self.nodes:
+        while label in self.nodes or label in reserved:
             label, number = f"{base}_{number}", number + 1
         self.nodes[label] = node
         self.shapes[label] = shape

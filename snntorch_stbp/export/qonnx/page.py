@@ -38,14 +38,24 @@ class Page:
         self.steps, self.sizes = steps, sizes
         self.writer = Writer()
         self.levels: dict[str, list[str]] = {}
+        self._identifiers: dict[str, str] = {}
 
-    def name(self, *parts: str) -> str:
+    def name(self, layer: str, *parts: str) -> str:
         """The name of a node or tensor from its parts: layer, what, step."""
-        name = self.target.separator.join(parts)
-        if self.target.separator == "/":
-            return name
-        name = name.replace(".", "_").replace("#", "_")  # an identifier of C++
-        return f"n{name}" if name[0].isdigit() else name
+        if self.target.separator != "/":
+            layer = self._identifier(layer)
+        return self.target.separator.join((layer, *parts))
+
+    def _identifier(self, layer: str) -> str:
+        """A layer's name as an identifier of C++, which no other layer gets."""
+        if layer not in self._identifiers:
+            plain = re.sub(r"\W", "_", layer, flags=re.ASCII)
+            plain = f"n{plain}" if plain[0].isdigit() else plain
+            label, number = plain, 2
+            while label in self._identifiers.values():
+                label, number = f"{plain}_{number}", number + 1
+            self._identifiers[layer] = label
+        return self._identifiers[layer]
 
     def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """A tensor's shape from its features `(F,)` or `(C, H, W)`."""
