@@ -47,6 +47,7 @@ def summary(run: RunDir) -> dict[str, Any]:
     history = run.history
     accuracy = (run.result or {}).get("test_accuracy")
     accuracies = [row["val_accuracy"] for row in history]
+    counting = accuracies[-1:] if run.config.select == "last" else accuracies
     return {
         "run": str(run.path),
         "model": run.config.model,
@@ -55,7 +56,7 @@ def summary(run: RunDir) -> dict[str, Any]:
         "steps": run.config.steps,
         "epochs_done": history[-1]["epoch"] if history else 0,
         "epochs": run.config.epochs,
-        "best_val_accuracy": max(accuracies, default=None),
+        "best_val_accuracy": max(counting, default=None),
         "test_accuracy": accuracy if isinstance(accuracy, int | float) else None,
         "status": run.status,
         "config": asdict(run.config),

@@ -11,7 +11,7 @@ import click
 from snntorch_stbp.errors import Interrupted, UsageError
 from snntorch_stbp.train import bits_file, catalog, sources
 from snntorch_stbp.train.sweep.plan import plan
-from snntorch_stbp.train.sweep.summary import Row, fronts, save, summarize, word
+from snntorch_stbp.train.sweep.summary import Row, count, fronts, save, seeds, summarize, word
 
 from .group import Option, command, json_option
 from .output import ClosableReporter, make_reporter
@@ -117,8 +117,8 @@ def _cells(row: Row) -> list[str]:
     if row.seeds > 1:
         accuracy += f" +- {100 * row.spread:.2f}"
     return [
-        word(row.bits), str(row.steps), accuracy, str(row.seeds), f"{row.size_kb:,.0f}",
-        f"{row.additions:,.0f}", fronts(row),
+        word(row.bits), str(row.steps), accuracy, seeds(row), count(row.size_kb),
+        count(row.additions), fronts(row),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train import catalog, sources
@@ -49,6 +50,8 @@ def train(**values: Any) -> None:
         run, config = None, new_config(given)
     else:
         run = RunDir.open(resume)
+        if click.get_current_context().get_parameter_source("out") is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--resume goes on in '{resume}' itself: leave --out out.")
         config = _resumed_config(run, given)
     reporter = make_reporter(quiet, as_json)
 

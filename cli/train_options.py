@@ -176,6 +176,12 @@ def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
     for name, option in (("weight_range", "--weight-range"), ("per_channel", "--per-tensor")):
         if name in given and not any(each.quantized for each in configs):
             raise UsageError(f"{option} is for quantized weights: give --bits, or leave it out.")
+    if "scale" in given and not any(c.quantized or c.act_bits or c.membrane_bits for c in configs):
+        raise UsageError("--scale is for quantized networks: give --bits, or leave it out.")
+    if "init" in given and config.init_from:
+        raise UsageError("--init is of new weights, --init-from has others: leave either out.")
+    if config.teacher and config.distill_weight == 0:
+        raise UsageError("a --distill-weight of 0 teaches nothing: leave --teacher out.")
     if "boundary_bits" in given and all(each.bits is None for each in configs):
         raise UsageError("--boundary-bits is for quantized weights: give --bits, or leave it out.")
     for name in ("momentum", "nesterov"):

@@ -157,7 +157,16 @@ class Precision:
 
         Where both are, the steps of the current are those of the membrane potential (on a uniform
         grid) doubled or halved some times, so that hardware adds them as they are.
+
+        Raises:
+            ValueError: If the threshold is to be learned, and the potential quantized: its levels
+                lie around the threshold, and do not follow it.
         """
+        if self.membrane_bits is not None and options.get("learn_threshold"):
+            raise ValueError(
+                "learn_threshold moves the threshold away from the levels of membrane_bits, which "
+                "lie around the first one: leave either out"
+            )
         if self.act_bits is not None:
             unit = None
             if self.membrane_bits is not None and self.membrane_grid == "uniform":

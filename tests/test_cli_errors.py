@@ -91,6 +91,22 @@ def run(tmp_path):
             ["train", "mnistnet", "--teacher", "runs/x", "--device", "cpu"],
             "--teacher 'runs/x' cannot be used: there is no run folder 'runs/x'",
         ),
+        (
+            ["train", "mnistnet", "--membrane-bits", "6", "--learn-threshold"],
+            "--learn-threshold moves thresholds away from the levels of --membrane-bits",
+        ),
+        (
+            ["train", "mnistnet", "--scale", "po2"],
+            "--scale is for quantized networks: give --bits, or leave it out.",
+        ),
+        (
+            ["train", "mnistnet", "--init", "torch", "--init-from", "nowhere"],
+            "--init is of new weights, --init-from has others: leave either out.",
+        ),
+        (
+            ["train", "mnistnet", "--teacher", "nowhere", "--distill-weight", "0"],
+            "a --distill-weight of 0 teaches nothing: leave --teacher out.",
+        ),
         (["train", "resnet18", "--teacher", ","], "name the folder of a run, such as runs/"),
         (
             ["train", "resnet18", "--weight-range", "learned"],
@@ -245,6 +261,11 @@ def test_best_weights_that_were_not_kept_are_gone(run):
 )
 def test_a_resumed_run_keeps_its_configuration(run, args, sentence):
     assert sentence in fail("train", "--resume", str(run.path), *args)
+
+
+def test_a_resumed_run_stays_where_it_is(run):
+    sentence = f"--resume goes on in '{run.path}' itself: leave --out out."
+    assert sentence in fail("train", "--resume", str(run.path), "--out", "elsewhere")
 
 
 @pytest.mark.parametrize("command", [["show"], ["inspect"], ["train", "--resume"], ["evaluate"]])

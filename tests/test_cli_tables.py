@@ -44,6 +44,14 @@ def runs(tmp_path):
     return made
 
 
+@pytest.mark.parametrize(("select", "accuracy"), [("best", 0.875), ("last", 0.75)])
+def test_the_accuracy_held_out_is_that_of_the_weights_that_count(tmp_path, select, accuracy):
+    run = RunDir.create(tmp_path, RunConfig.from_recipe("mnistnet", "digits", select=select))
+    run.write_history([row(1, 0.5), row(2, 0.875), row(3, 0.75)])
+    (found,) = json.loads(ask("runs", "--out", str(tmp_path), "--json"))
+    assert found["best_val_accuracy"] == accuracy
+
+
 def test_datasets_lists_the_catalogue():
     shown = ask("datasets")
     for info in DATASETS.values():

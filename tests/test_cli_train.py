@@ -46,7 +46,7 @@ def test_without_options_the_recipe_decides(fitted):
         ("--input-bits 32", "input_bits", None),
         ("--bits 4 --boundary-bits 8", "boundary_bits", 8),
         ("--bits 4 --per-tensor", "per_channel", False),
-        ("--scale po2", "scale", "po2"),
+        ("--bits 4 --scale po2", "scale", "po2"),
         ("--dataset npz:a/b.npz", "dataset", "npz:a/b.npz"),
         ("--data-dir d", "data_dir", "d"),
         ("--download", "download", True),

@@ -47,6 +47,11 @@ def test_pixels_and_labels(root):
     assert str(root) in bundle.source
 
 
+def test_what_lies_below_hidden_folders_is_no_image(root):
+    save(root / "train" / "cat" / ".ipynb_checkpoints" / "1-checkpoint.png", colour(1))
+    assert len(load(f"folder:{root}", data_dir=root, validate_on_test=True).train) == 4
+
+
 def test_grey_stays_one_channel_and_joins_colour(root, tmp_path):
     grey = colour(1)[:, :, 0]
     for part in ("train", "test"):

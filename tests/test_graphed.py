@@ -36,6 +36,7 @@ def test_one_gpu_trains_through_graphs(bits: Any) -> None:
         {"save_memory": True},
         {"checkpoint_activations": True},
         {"spike_rate_target": 0.1},
+        {"spike_rate_target": 0.0},
         {"compile": True},
         {"frozen_aware": True, "init_from": "run"},
         {"fixed_point_aware": True, "init_from": "run"},

@@ -9,6 +9,7 @@ from torch import nn
 
 from snntorch_stbp import zoo
 from snntorch_stbp.neuron import Leaky
+from snntorch_stbp.norm import NeuNorm
 from snntorch_stbp.train.optimizer import build_optimizer, set_learning_rate
 
 from .runs import make_config
@@ -52,3 +53,17 @@ def test_neurons_learn_at_a_tenth_of_the_rate(optimizer: str) -> None:
     assert {rate for rate, _ in rates.values()} == {0.5}
     assert rates[id(net.conv1.norm.weight)] == (0.5, 0.0)
     assert groups[0]["lr"] == 0.5  # what the log shows
+
+
+def test_weights_decay_and_norms_do_not() -> None:
+    config = make_config("digits", model="cifarnet_neunorm", weight_decay=0.1)
+    net = zoo.create("cifarnet_neunorm", image_size=8)
+    decays = {
+        id(p): group["weight_decay"]
+        for group in build_optimizer(config, net).param_groups
+        for p in group["params"]
+    }
+    kinds = [(m, p) for m in net.modules() for p in m.parameters(recurse=False)]
+    assert {decays[id(p)] for m, p in kinds if isinstance(m, NeuNorm)} == {0.0}
+    weights = [m.weight for m, _ in kinds if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert {decays[id(p)] for p in weights} == {0.1}

@@ -262,3 +262,12 @@ def test_weights_of_another_architecture_are_refused() -> None:
 def test_refuses_impossible_precisions(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stbp.Precision(**values)
+
+
+def test_thresholds_are_not_learned_where_levels_lie_around_them() -> None:
+    """A threshold above the highest level would never be reached again."""
+    assert stbp.Precision(4).neuron(learn_threshold=True).threshold.requires_grad
+    for grid in ("uniform", "threshold"):
+        precision = stbp.Precision(4, membrane_bits=6, membrane_grid=grid)
+        with pytest.raises(ValueError, match="away from the levels of membrane_bits"):
+            precision.neuron(learn_threshold=True)

@@ -77,6 +77,7 @@ def test_fewer_epochs_have_their_share_of_warm_up_and_light_end():
     assert parts(epochs=300) == (300, 1, 20)
     assert parts(epochs=50) == (50, 1, 5)
     assert parts(epochs=5) == (5, 1, 0)
+    assert parts(epochs=1) == (1, 0, 0)
     assert parts(epochs=5, warmup_epochs=0, refine_epochs=2) == (5, 0, 2)
 
     config = RunConfig.from_recipe("vgg11_bn", "cifar10", warmup_epochs=5)

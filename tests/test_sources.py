@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from snntorch_stbp import Leaky
+from snntorch_stbp.errors import StbpError
 from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.evaluate import evaluate, load_trained
+from snntorch_stbp.train.evaluate import evaluate, load_trained, renamed
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.reporter import Reporter
@@ -263,3 +264,20 @@ def test_constants_of_neurons_come_with_the_weights(small_digits: str, tmp_path:
     assert (run.config.beta, run.config.threshold) == (0.5, first.threshold)
     weights = checkpoint.load(run.path / "best.pt")["model"]
     assert {float(w) for name, w in weights.items() if name.endswith(".beta")} == {0.5}
+
+
+def test_levels_of_membranes_do_not_lie_around_thresholds_that_were_learned(
+    small_digits: str, tmp_path: Path
+) -> None:
+    first = make_config(small_digits, act_bits=None, epochs=1, learn_threshold=True)
+    source = str(fit(first, out=tmp_path, reporter=Reporter())["run"])
+    config = make_config(small_digits, act_bits=None, membrane_bits=6, init_from=source)
+    with pytest.raises(StbpError, match=r"learned its thresholds, and the levels of --membrane"):
+        fit(config, out=tmp_path, reporter=Reporter())
+
+
+def test_classes_of_other_names_are_told() -> None:
+    assert renamed(["cat", "dog"], ["cat", "dog"]) == renamed(["0", "1"], ["cat", "dog"]) == ""
+    told = renamed(["cat", "dog"], ["dog", "zebra"])
+    assert told.startswith("2 of 2 classes have other names than in training")
+    assert told.endswith("'dog' is taken for 'cat'")

@@ -30,7 +30,9 @@ def test_rows_know_their_spread_and_the_front() -> None:
     assert [row.pareto_size for row in rows] == [True, False, False, False]  # all of one size
     assert [fronts(row) for row in rows] == ["size, operations", "", "operations", ""]
     assert rows[1].seeds == 1
-    assert "| 1 | 2 | diverged | 0 |" in markdown(rows, "command")
+    text = markdown(rows, "command")
+    assert "| 4 | 2 | 80.00 % | 1 of 2 | 10 | 200 |" in text
+    assert "| 1 | 2 | diverged | 0 of 1 | - | - |" in text
 
 
 @pytest.mark.parametrize("factor", [3, 20, 60, 300, 3000])

@@ -261,12 +261,12 @@ def test_ranges_learned_for_other_bits_are_not_taken_over(
     options = {"weight_range": "learned", "act_bits": None, "epochs": 1}
     first = make_config(small_digits, bits=4, **options)
     run = fit(first, out=tmp_path, reporter=Reporter())["run"]
-    for bits in (4, 2):
-        config = make_config(small_digits, bits=bits, init_from=run, **options)
+    for bits, ends in ((4, None), (2, None), (4, 8)):
+        config = make_config(small_digits, bits=bits, boundary_bits=ends, init_from=run, **options)
         net = build_model(config, build_data(config))
         before = {k: v.clone() for k, v in net.state_dict().items() if k.endswith(LEARNED_RANGE)}
         init_from(net, run, config)
         after = net.state_dict()
         moved = [not torch.equal(value, after[key]) for key, value in before.items()]
         assert len(moved) == 4
-        assert all(moved) if bits == 4 else not any(moved)
+        assert all(moved) if (bits, ends) == (4, None) else not any(moved)

@@ -90,6 +90,10 @@ def build_model(config: RunConfig, bundle: data.DataBundle) -> nn.Module:
     )
 
 
+WIDTHS = ("bits", "layer_bits", "boundary_bits")
+"""Fields that say of how many bits each layer's weights are."""
+
+
 def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
     """Fill `model` with the best weights of another run, at whatever precision that run had.
 
@@ -102,7 +106,13 @@ def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
     file = run.path / "best.pt"
     state = checkpoint.load(file, config.model)
     weights = state["model"]
-    if (run.config.bits, run.config.layer_bits) != (config.bits, config.layer_bits):
+    if config.membrane_bits is not None and run.config.learn_threshold:
+        raise StbpError(
+            f"'{path}' learned its thresholds, and the levels of --membrane-bits lie around those "
+            f"it began with: leave --membrane-bits out, or start from a run without "
+            f"--learn-threshold."
+        )
+    if any(getattr(run.config, name) != getattr(config, name) for name in WIDTHS):
         weights = {k: v for k, v in weights.items() if not k.endswith(LEARNED_RANGE)}
     try:
         load_float_state(model, weights)

@@ -51,7 +51,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "distill_weight": (0.0, 1.0),
     "mixup": (0.01, 100.0),
     "spike_rate_target": (0.0, 1.0),
-    "clip_grad": (0.0, 1e12),
+    "clip_grad": (1e-12, 1e12),
     "image_size": (1, 65_536),
     "weight_decay": (0.0, 1e6),
     "label_smoothing": (0.0, 0.999),
@@ -185,6 +185,11 @@ class RunConfig:
             raise UsageError(
                 f"a threshold grid of membranes has 2 to 8 bits, not {self.membrane_bits or 32}: "
                 f"give --membrane-bits, or leave --membrane-grid out."
+            )
+        if self.membrane_bits is not None and self.learn_threshold:
+            raise UsageError(
+                "--learn-threshold moves thresholds away from the levels of --membrane-bits, which "
+                "lie around the first ones: leave either out."
             )
         for name in ("frozen_aware", "fixed_point_aware"):
             if getattr(self, name) and self.init_from is None:

@@ -81,10 +81,13 @@ def _load(path: str, bundle: DataBundle) -> nn.Module:
     except StbpError as error:
         raise UsageError(f"--teacher '{path}' cannot be used: {error}") from error
     if state["classes"] != list(bundle.classes):
+        pairs = zip(state["classes"], bundle.classes, strict=False)
+        names = next((pair for pair in pairs if pair[0] != pair[1]), None)
         raise UsageError(
             f"--teacher '{path}' knows other classes ({len(state['classes'])} of "
-            f"'{run.config.dataset}') than the data set ({len(bundle.classes)}): name a run "
-            f"on the same classes."
+            f"'{run.config.dataset}') than the data set ({len(bundle.classes)}"
+            + (f"; '{names[0]}' where it has '{names[1]}'" if names else "")
+            + "): name a run on the same classes."
         )
     try:
         model = build_model(run.config, bundle)

@@ -92,6 +92,20 @@ def load_trained(run: RunDir, checkpoint: str = "best", **changes: Any) -> Train
     return Trained(run, config, bundle, model.eval(), state)
 
 
+def renamed(known: list[str], given: list[str]) -> str:
+    """A sentence if classes of the same labels have other names; numbers are no names."""
+    pairs = list(zip(known, given, strict=True))
+    if all(name.isdigit() for name in known) or all(name.isdigit() for name in given):
+        return ""
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    if not differing:
+        return ""
+    return (
+        f"{len(differing)} of {len(pairs)} classes have other names than in training, and count as "
+        f"the same by their order: '{differing[0][1]}' is taken for '{differing[0][0]}'"
+    )
+
+
 def lowered(trained: Trained, form: Any) -> FixedPointNet:
     """The network of integers of a run; the simple form is calibrated with its training data."""
     data, samples = trained.bundle.train, None
@@ -163,6 +177,8 @@ def evaluate(
     net = trained.model.to(fabric.device)
     part, size = getattr(bundle, split), batch_size or config.batch_size
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
+    if told := renamed(trained.state["classes"], bundle.classes):
+        reporter.message(told)
     start = time.perf_counter()
     early, tell = EarlyExit(early_exit), reporter.evaluated
     if frozen or fixed_point:

@@ -20,7 +20,8 @@ def can_capture(config: RunConfig, device: torch.device, processes: int) -> bool
     Quantizers of activations collect statistics for some steps and then stop; memory is saved, and
     rates are counted, by looking at each layer's output.
     """
-    looks = config.save_memory or config.checkpoint_activations or config.spike_rate_target
+    rates = config.spike_rate_target is not None
+    looks = config.save_memory or config.checkpoint_activations or rates
     changes = config.act_bits or config.membrane_bits
     other_net = config.compile or config.frozen_aware or config.fixed_point_aware
     one_gpu = device.type == "cuda" and processes == 1

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..mixed import weight_layers
 from ..neuron import Leaky
+from ..norm import NeuNorm
 from .config import RunConfig
 from .muon import Muon
 
@@ -27,6 +28,7 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     """
     muon = config.optimizer == "muon"
     hidden = {id(m.weight) for m in list(weight_layers(model).values())[:-1]} if muon else set()
+    norms = {id(p) for m in model.modules() if isinstance(m, NeuNorm) for p in m.parameters()}
     neurons = [m for m in model.modules() if isinstance(m, Leaky)]
     learned = {id(p) for m in neurons for p in m.parameters(recurse=False)}
     groups: list[dict[str, Any]] = [
@@ -39,7 +41,8 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
         if id(parameter) in learned:
             place = 3
         else:
-            place = 2 if id(parameter) in hidden else int(parameter.dim() <= 1)
+            plain = parameter.dim() <= 1 or id(parameter) in norms
+            place = 2 if id(parameter) in hidden else int(plain)
         groups[place]["params"].append(parameter)
     groups = [group for group in groups if group["params"]]
     if muon:

@@ -14,9 +14,12 @@ see `docs/accuracy.md`. They start where that run has them, or where fitted ones
 
 
 def shares(warmup: int, refine: int, epochs: int, whole: int) -> tuple[int, int]:
-    """Epochs of warm-up, rounded up, and of the light end, rounded down, in `epochs` of `whole`."""
+    """Epochs of warm-up, rounded up, and of the light end, rounded down, in `epochs` of `whole`.
+
+    Warm-up leaves at least one epoch to learn in.
+    """
     epochs = min(epochs, whole)
-    return -(-warmup * epochs // whole), refine * epochs // whole
+    return min(-(-warmup * epochs // whole), epochs - 1), refine * epochs // whole
 
 
 def recipe_values(

@@ -88,7 +88,9 @@ def _files(folder: Path) -> list[Path]:
     return sorted(
         p
         for p in found
-        if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".") and p.is_file()
+        if p.suffix.lower() in _SUFFIXES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and p.is_file()
     )
 
 

@@ -49,9 +49,10 @@ class Row:
         mean: Mean test accuracy, or `None` if every run diverged.
         spread: Standard deviation over the seeds, 0 with one.
         seeds: Runs that finished.
-        size_kb, additions: Means.
+        size_kb, additions: Means, or `None` if every run diverged.
         pareto: Whether no other row is as accurate with fewer additions.
         pareto_size: Whether no other row is as accurate with a smaller size.
+        diverged: Runs that diverged, or whose start did.
     """
 
     bits: int | str | None
@@ -59,17 +60,19 @@ class Row:
     mean: float | None
     spread: float
     seeds: int
-    size_kb: float
-    additions: float
+    size_kb: float | None
+    additions: float | None
     pareto: bool = False
     pareto_size: bool = False
+    diverged: int = 0
 
 
 def summarize(points: Sequence[Point]) -> list[Row]:
     """A row for each bit width and number of steps, in the order of the points."""
     rows = []
     for bits, steps in dict.fromkeys((p.bits, p.steps) for p in points):
-        done = [p for p in points if (p.bits, p.steps) == (bits, steps) and p.accuracy is not None]
+        same = [p for p in points if (p.bits, p.steps) == (bits, steps)]
+        done = [p for p in same if p.accuracy is not None]
         values = [p.accuracy for p in done if p.accuracy is not None]
         rows.append(
             Row(
@@ -77,8 +80,9 @@ def summarize(points: Sequence[Point]) -> list[Row]:
                 statistics.fmean(values) if values else None,
                 statistics.stdev(values) if len(values) > 1 else 0.0,
                 len(values),
-                statistics.fmean(p.size_kb for p in done) if done else 0.0,
-                statistics.fmean(p.additions for p in done) if done else 0.0,
+                statistics.fmean(p.size_kb for p in done) if done else None,
+                statistics.fmean(p.additions for p in done) if done else None,
+                diverged=len(same) - len(done),
             )
         )  # fmt: skip
     return [
@@ -112,8 +116,8 @@ def markdown(rows: Sequence[Row], command: str) -> str:
             accuracy = f"{100 * row.mean:.2f} %"
             accuracy += f" +- {100 * row.spread:.2f}" if row.seeds > 1 else ""
         lines.append(
-            f"| {word(row.bits)} | {row.steps} | {accuracy} | {row.seeds} | {row.size_kb:,.0f} | "
-            f"{row.additions:,.0f} | {fronts(row)} |"
+            f"| {word(row.bits)} | {row.steps} | {accuracy} | {seeds(row)} | "
+            f"{count(row.size_kb)} | {count(row.additions)} | {fronts(row)} |"
         )
     return f"`{command}`\n\n" + "\n".join(lines) + "\n"
 
@@ -121,6 +125,16 @@ def markdown(rows: Sequence[Row], command: str) -> str:
 def fronts(row: Row) -> str:
     """The costs in which a row is on the Pareto front."""
     return ", ".join(["size"] * row.pareto_size + ["operations"] * row.pareto)
+
+
+def seeds(row: Row) -> str:
+    """How many runs the mean is of, and of how many if some diverged."""
+    return f"{row.seeds} of {row.seeds + row.diverged}" if row.diverged else str(row.seeds)
+
+
+def count(value: float | None) -> str:
+    """A whole number, or a dash."""
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def word(bits: int | str | None) -> str:
