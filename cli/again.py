@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import fields
 from typing import Any
 
+from snntorch_stbp.files import shell_words
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.recipes import recipe_values
 
@@ -65,4 +65,4 @@ def train_command(config: RunConfig, **instead: str) -> str:
         words += ["--bits-file", "FILE"]
     for name, word in instead.items():
         words += [option(name), word]
-    return shlex.join(words)
+    return shell_words(words)

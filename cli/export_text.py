@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from snntorch_stbp.files import shell_words
 from snntorch_stbp.train.run.rundir import RunDir
 
 MISSING = "export needs the QONNX tools: pip install 'snntorch-stbp[export]'."
@@ -48,7 +48,7 @@ def facts(folder: RunDir, config: Any, checkpoint: str) -> dict[str, str]:
 
 def command_line(run: str, options: Mapping[str, Any]) -> str:
     """The command that writes the same file again: the options that decide about it."""
-    words = ["snntorch-stbp export", shlex.quote(run)]
+    words = ["snntorch-stbp export", shell_words([run])]
     for name, default in DEFAULTS.items():
         value = options[name]
         if value != default:

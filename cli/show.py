@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, replace
 from typing import Any
 
 import click
 
 from snntorch_stbp.errors import UsageError
+from snntorch_stbp.files import shell_words
 from snntorch_stbp.train.run.rundir import RunDir
 
 from .again import train_command
@@ -55,7 +55,7 @@ def show(run: str, last: int, as_json: bool) -> None:
 
 def next_command(run: RunDir) -> str:
     """The command that a user is likely to want next for this run."""
-    path = shlex.quote(str(run.path))
+    path = shell_words([str(run.path)])
     if run.status == "finished":
         return f"snntorch-stbp evaluate {path}"
     if run.status == "interrupted":

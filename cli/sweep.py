@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from snntorch_stbp.errors import Interrupted, UsageError
+from snntorch_stbp.files import shell_words
 from snntorch_stbp.train import bits_file, catalog, sources
 from snntorch_stbp.train.sweep.plan import plan
 from snntorch_stbp.train.sweep.summary import Row, count, fronts, save, seeds, summarize, word
@@ -136,4 +136,4 @@ def _command(model: str, options: dict[str, Any], out: Path) -> str:
             parts.append(",".join(map(str, value)) or "none")
         elif value is not True:
             parts.append(str(value))
-    return shlex.join(parts)
+    return shell_words(parts)

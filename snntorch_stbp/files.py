@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import struct
+import subprocess
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +23,9 @@ UNREADABLE = (
 )  # fmt: skip
 """What readers of archives and images raise at files that are damaged, or of a kind they lack."""
 
+PATIENCE = 2.0
+"""Seconds that a file which another program has open is waited for."""
+
 OF_RUNS = (
     "config.json", "metrics.csv", "curves.png", "last.pt", "best.pt", "result.json", "log.txt",
 )  # fmt: skip
@@ -32,6 +38,11 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # no such user
         return Path(path)
+
+
+def shell_words(words: Sequence[str]) -> str:
+    """Words of a command as they are typed in a shell of this system."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -62,7 +73,7 @@ def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -71,6 +82,18 @@ def atomic_write(path: Path, asked: Path | None = None) -> Iterator[BinaryIO]:
         named, reason = asked or path, getattr(error, "strerror", None) or error
         kept = " (the file from before is kept)" if named.exists() else ""
         raise StbpError(f"cannot write '{named}': {reason}{kept}.") from error
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Put a file in the place of `path`; Windows refuses while another program has that open."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) is None or time.monotonic() > until:
+                raise
+        time.sleep(PATIENCE / 40)
 
 
 def check_file(path: Path) -> None:

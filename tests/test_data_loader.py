@@ -1,5 +1,6 @@
 """Batches: each sample once, in an order that seed and epoch decide, whoever asks."""
 
+import signal
 from itertools import chain
 
 import pytest
@@ -49,6 +50,25 @@ def test_order_follows_from_seed_and_epoch_only():
     assert labels(data, epoch=1) != first
     assert labels(data, seed=2) != first
     assert len({i for batch in first for i in batch}) == 28
+
+
+class Masks:
+    """Samples that say which signals are blocked where they are fetched."""
+
+    def __len__(self):
+        return 4
+
+    def __getitems__(self, indices):
+        held = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return torch.tensor(indices), torch.tensor([held] * len(indices))
+
+
+def test_workers_leave_interrupts_to_the_process_that_trains():
+    loader = make_loader(
+        Masks(), batch_size=2, shuffle=False, seed=0, epoch=0, workers=1, drop_last=False
+    )
+    assert [held.tolist() for _, held in loader] == [[True, True]] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_global_random_state_is_left_alone():

@@ -85,13 +85,14 @@ def _classes(part: Path) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     found = folder.rglob("*") if folder.is_dir() else ()
-    return sorted(
+    images = (
         p
         for p in found
         if p.suffix.lower() in _SUFFIXES
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
         and p.is_file()
     )
+    return sorted(images, key=lambda p: p.parts)  # paths of Windows ignore case
 
 
 def _fingerprint(files: list[Path], size: tuple[int, int] | None) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +66,27 @@ class GlobalBatches(Sampler[list[int]]):
 def _as_fetched(batch: Any) -> Any:
     """Collate nothing: `__getitems__` returns whole batches."""
     return batch
+
+
+class _Loader(DataLoader[tuple[Tensor, Tensor]]):
+    """A loader whose workers leave Ctrl-C, which reaches all processes, to the one that trains."""
+
+    def __iter__(self) -> Any:
+        with _interrupts_held():
+            return super().__iter__()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let SIGINT wait; processes that begin meanwhile never see it, however they are started."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def make_loader(
@@ -129,7 +152,7 @@ def make_loader(
         drop_last=drop_last,
         in_step=shuffle,
     )
-    return DataLoader(
+    return _Loader(
         dataset,  # type: ignore[arg-type]  # a map-style set by protocol, not by inheritance
         batch_sampler=batches,
         num_workers=workers,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from typing import Any
 
 from ...errors import Interrupted, StbpError
+from ...files import shell_words
 from ..config import RunConfig
 from ..metrics import plot_curves
 from .reporter import Reporter
@@ -78,14 +78,14 @@ class Record:
             self.run.write_text("result.json", json.dumps(result, indent=2) + "\n")
             self.log(f"finished: {result}")
         path = str(self.run.path)
-        told = {**result, "run": path, "next": f"snntorch-stbp evaluate {shlex.quote(path)}"}
+        told = {**result, "run": path, "next": f"snntorch-stbp evaluate {shell_words([path])}"}
         self.reporter.finished(told)
         return told
 
     def interrupted(self, state: TrainState) -> Interrupted:
         """What to raise when a run was asked to stop, its state being saved."""
         path = str(self.run.path)
-        command = f"snntorch-stbp train --resume {shlex.quote(path)}"
+        command = f"snntorch-stbp train --resume {shell_words([path])}"
         self.log(f"interrupted in epoch {state.epoch} after step {state.step} of {state.steps}")
         self.reporter.interrupted(path, state.epoch, state.step, command)
         return Interrupted(f"stopped in epoch {state.epoch}; go on with `{command}`")
