@@ -67,14 +67,14 @@ def dense(*resets: str) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("form", ["step", "unrolled"])
+@pytest.mark.parametrize("form", ["step", pytest.param("unrolled", marks=pytest.mark.slow)])
 def test_a_dense_network_of_all_resets(tmp_path: Path, form: Form) -> None:
     net = freeze(dense("zero", "subtract", "delayed"))
     compared = through_cpp(net, digits(500), tmp_path, form, "io_parallel")
     assert compared == 500 * 2 * (24 + 16 + 10)
 
 
-@pytest.mark.parametrize("form", ["step", "unrolled"])
+@pytest.mark.parametrize("form", [pytest.param("step", marks=pytest.mark.slow), "unrolled"])
 def test_integers_have_the_spikes_of_the_trained_network(tmp_path: Path, form: Form) -> None:
     model, samples = dense(), digits(500)
     net = lower(model)

@@ -149,7 +149,7 @@ def test_traces_into_leaves_each_called_once(name, readout):
 @pytest.mark.parametrize(
     ("name", "bits"),
     [
-        ("mnistnet_bn", None), ("mnistnet_bn", 4), ("mnistnet", 1), ("blocks", 4),
+        ("mnistnet_bn", None), ("mnistnet", 1), ("blocks", 4),
         pytest.param("resnet18", 4, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
