@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import snntorch_stbp as stbp
 from snntorch_stbp import kernels
+from snntorch_stbp.errors import StbpError
 from snntorch_stbp.lowering import FixedPointNet, lower, reference
+from snntorch_stbp.lowering.aware import FixedPointAware
 from snntorch_stbp.lowering.layers import IntBranch, IntNetwork, IntNeuron, IntStage
-from snntorch_stbp.lowering.ranges import ranges, width
+from snntorch_stbp.lowering.ranges import ranges, stage_range, width
 
 from .nets import make
 
@@ -102,3 +107,42 @@ def test_a_rounded_current_bounds_the_membrane_as_it_is_rounded() -> None:
     reach = ranges(IntNetwork((stage,), 1, 8, 1.0, None, "exact"))["neurons"]
     assert (reach.membrane.low, reach.membrane.high) == (0, 0)  # (-1 + 1) >> 1
     assert (record["neurons/membrane"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "beta"), [(12, 0.25), (33, 0.25), (65, 0.5), (64, 0.5), (9, 255 / 256), (1000, 0.5)]
+)
+def test_steps_that_the_bits_do_not_hold_are_refused(steps: int, beta: float) -> None:
+    """However many: a proof in 64 bits would start again from 0."""
+    precision = stbp.Precision(1)
+    net = nn.Sequential(
+        stbp.DirectCoding(steps),
+        stbp.TimeDistributed(precision.conv2d(1, 1, 3, bias=False)),
+        stbp.Leaky(beta, 0.05),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(4, 3))),
+        stbp.Leaky(beta, 0.05),
+    ).eval()
+    with pytest.raises(StbpError, match=r"'2' needs .*bits.*: use the simple form .*fewer time"):
+        lower(net)
+    with pytest.raises(StbpError, match=r"'2' needs .*bits"):
+        FixedPointAware(net)(torch.rand(2, 1, 4, 4))
+    lower(net, form="simple", samples=torch.rand(8, 1, 4, 4))
+
+
+def test_ranges_are_whole_numbers_of_any_width() -> None:
+    """Each of them as Python's integers say, far beyond 64 bits."""
+    steps, up, beta, leak = 40, 60, 255, 8
+    weight, factor = np.array([[127, -128]]), np.array([2**20])
+    neuron = IntNeuron(np.array([beta]), leak, False, np.array([[2**50]]), "none")
+    stage = IntStage(
+        "neurons", (IntBranch("input", "layer", factor, weight, 8),), up, np.array([7]),
+        np.zeros(1, np.int64), None, neuron, np.ones(1), True,
+    )  # fmt: skip
+    found = stage_range(stage, steps, 8)
+    low, high = ((w * 255 * 2**20 << up) + 7 for w in (-128, 127))
+    assert (found.current.low, found.current.high) == (low, high)
+    least = most = 0
+    for _ in range(steps):
+        least, most = (min(least, 0) * beta >> leak) + low, (max(most, 0) * beta >> leak) + high
+    assert (found.membrane.low, found.membrane.high) == (least, most)
+    assert found.largest >= -least * beta > 2**100

@@ -180,7 +180,7 @@ def _told(net: FrozenNet, samples: Tensor) -> float:
             "to_qonnx(lower(%s), ...) rounds none",
             100 * changed,
             "model"
-            if all(map(has_exact_form, net.graph.stages))
+            if all(has_exact_form(stage, net.num_steps) for stage in net.graph.stages)
             else 'model, form="simple", samples=samples',
         )
     return changed

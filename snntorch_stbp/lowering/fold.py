@@ -60,12 +60,18 @@ def _uneven(beta: Reals) -> float:
     return next(float(value) for value in beta if whole_digits(np.array([value])) is None)
 
 
-def has_exact_form(stage: Stage) -> bool:
-    """Whether a stage has thresholds by age, or none: no subtraction, and a decay of few digits."""
+def has_exact_form(stage: Stage, num_steps: int, bits: int = 24) -> bool:
+    """Whether a stage has thresholds by age, or none: no subtraction, and a decay of few digits.
+
+    Of those every time step behind the first takes as many bits.
+    """
     if stage.neuron is None or stage.quantized:
         return True
     neuron = real_neuron(stage.neuron)
-    return neuron.reset in ("zero", "none") and whole_digits(neuron.beta) is not None
+    digits = whole_digits(neuron.beta)
+    if digits is None or neuron.reset not in ("zero", "none"):
+        return False
+    return digits * (num_steps - 1) < bits
 
 
 def exact_stage(stage: Stage, budget: Budget) -> IntStage:
@@ -92,6 +98,12 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
             f"2^-{BETA_DIGITS}, which the exact form needs; use {SIMPLE}, which rounds it."
         )
     beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
+    remedy = f"{SIMPLE}, fewer weight bits or fewer time steps"
+    if (digits := leak * (budget.num_steps - 1)) >= budget.bits:
+        raise StbpError(
+            f"'{stage.name}' needs more than {digits} bits, for {leak} more with each time step, "
+            f"and {budget.bits} are exact here: use {remedy}."
+        )
 
     def build(up: int, rounds: bool) -> IntStage:
         def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
@@ -105,10 +117,9 @@ def exact_stage(stage: Stage, budget: Budget) -> IntStage:
                 IntNeuron(beta, leak, rounds, _integers(levels), neuron.reset), budget,
             )  # fmt: skip
 
-        remedy = f"{SIMPLE}, fewer weight bits or fewer time steps"
         return _fit(stage, budget, finish, remedy)
 
-    built = build(leak * (budget.num_steps - 1), False)
+    built = build(digits, False)
     if len(built.branches) > 1 and _error(stage, built, budget) > COARSE:
         return build(0, True)
     return built
@@ -246,7 +257,8 @@ def _stage(
         stage.name, branches, up, bias, np.zeros(len(bias), np.int64), None, neuron, unit, exact
     )
     spans = stage_range(built, budget.num_steps, budget.input_bits).membrane
-    theta = neuron.threshold.clip(spans.low - 1, spans.high)
+    limits = np.iinfo(np.int64)  # of what does not fit the range is of any width
+    theta = neuron.threshold.clip(max(spans.low - 1, limits.min), min(spans.high, limits.max))
     return replace(built, neuron=replace(neuron, threshold=theta))
 
 

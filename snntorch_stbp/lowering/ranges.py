@@ -2,7 +2,8 @@
 
 Worst cases hold for any input at all; they are reached by some input in one layer taken alone. From
 the range follows the width of the register that holds it, and whether containers are exact: float32
-holds integers up to `2^24`, int32 up to `2^31`.
+holds integers up to `2^24`, int32 up to `2^31`. Ranges are Python's integers, in arrays of objects:
+those of a network that does not fit are of any width.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def stage_range(stage: IntStage, num_steps: int, input_bits: int) -> StageRange:
     y = span(low, high)
     accumulators = tuple(span(*part) for part in parts)
     if stage.shift.any():  # rounded half up, as the current is
-        half = np.int64(1) << stage.shift >> 1
-        low, high = (low + half) >> stage.shift, (high + half) >> stage.shift
+        shift = stage.shift.astype(object)
+        low, high = ((end + (1 << shift >> 1)) >> shift for end in (low, high))
     if stage.neuron is None:
         total = span(low * num_steps, high * num_steps)
         return StageRange(accumulators, y, total, Span(0, 0), max(largest, _top(total)))
@@ -100,15 +101,16 @@ def branch_range(branch: IntBranch, input_bits: int) -> tuple[Ints, Ints]:
 
 def current_range(stage: IntStage, parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints, int]:
     """Smallest and largest `y` per channel, and the largest magnitude on the way there."""
-    low = high = np.zeros(1, np.int64)
-    largest = 0
+    low = high = np.zeros(1, object)
+    largest, bias = 0, stage.bias.astype(object)
     for branch, (least, most) in zip(stage.branches, parts, strict=True):
-        ends = np.stack(np.broadcast_arrays(least * branch.multiplier, most * branch.multiplier))
+        factor = branch.multiplier.astype(object)
+        ends = np.stack(np.broadcast_arrays(least * factor, most * factor))
         low, high = low + ends.min(0).clip(max=0), high + ends.max(0).clip(min=0)
         largest = max(largest, int(-least.min()), int(most.max()))
-    low, high = (low << stage.up) + stage.bias, (high << stage.up) + stage.bias
-    half = np.int64(1) << stage.shift >> 1
-    sums = np.maximum(np.abs(low), np.abs(high)) + np.abs(stage.bias) + half
+    low, high = (low << stage.up) + bias, (high << stage.up) + bias
+    half = 1 << stage.shift.astype(object) >> 1
+    sums = np.maximum(np.abs(low), np.abs(high)) + np.abs(bias) + half
     largest = max(largest, int(sums.max()))
     return low, high, largest
 
@@ -124,10 +126,11 @@ def membrane_range(
         high: Largest current `x` per channel.
         num_steps: Time steps.
     """
-    v_low = v_high = np.zeros(1, np.int64)
-    low, high = low << neuron.lift, high << neuron.lift
+    v_low = v_high = np.zeros(1, object)
+    low, high = low.astype(object) << neuron.lift, high.astype(object) << neuron.lift
     u_low, u_high = low, high
-    theta = neuron.threshold.max(0)
+    beta, thresholds = neuron.beta.astype(object), neuron.threshold.astype(object)
+    theta = thresholds.max(0)
     half = (1 << neuron.leak >> 1) if neuron.rounds else 0
     product = 0
     for _ in range(num_steps):
@@ -144,13 +147,13 @@ def membrane_range(
         if neuron.reset == "zero":
             most = np.minimum(most, theta.clip(min=0))
         elif neuron.reset == "subtract":
-            most = np.maximum(np.minimum(most, theta), most - neuron.threshold[0])
+            most = np.maximum(np.minimum(most, theta), most - thresholds[0])
         most = np.maximum(most, 0)
-        ends = np.stack(np.broadcast_arrays(neuron.beta * least, neuron.beta * most)) + half
+        ends = np.stack(np.broadcast_arrays(beta * least, beta * most)) + half
         product = max(product, int(np.abs(ends).max()))
         v_low, v_high = ends[0] >> neuron.leak, ends[1] >> neuron.leak
         if neuron.reset == "delayed":
-            silent = np.minimum(v_high, (neuron.beta * theta + half) >> neuron.leak)
+            silent = np.minimum(v_high, (beta * theta + half) >> neuron.leak)
             v_low = np.minimum(v_low, -theta)
             v_high = np.maximum(silent, v_high - theta).clip(min=0)
     return u_low, u_high, product
