@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -72,3 +73,33 @@ def test_cudnn_is_off_where_sums_are_exact() -> None:
     with full_precision():
         assert torch.backends.cudnn.enabled
     assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("block", [full_precision, lambda: exact_sums(torch.device("cpu"))])
+def test_what_was_chosen_holds_again_once_the_last_thread_is_done(block):
+    """A enters, B enters, A leaves, B leaves."""
+
+    def chosen():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled
+
+    torch.set_float32_matmul_precision("medium")
+    before, b_is_in, a_is_out = chosen(), threading.Event(), threading.Event()
+
+    def other():
+        with block():
+            b_is_in.set()
+            assert a_is_out.wait(10)
+            inside.append(torch.get_float32_matmul_precision())
+
+    inside: list[str] = []
+    thread = threading.Thread(target=other)
+    try:
+        with block():
+            thread.start()
+            assert b_is_in.wait(10)
+        a_is_out.set()
+        thread.join()
+        assert inside == ["highest"]
+        assert chosen() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -8,7 +8,7 @@ import math
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,19 @@ def test_a_folder_read_again_is_the_same_network(name: str, tmp_path: Path) -> N
         scores = samples["record"].size
     assert (done.agreement.samples, done.agreement.spikes) == (6, counted)
     assert done.agreement.scores == scores
+
+
+def test_what_clips_its_input_is_in_the_folder(tmp_path: Path) -> None:
+    own = lower(make("mnistnet")).integers
+    for clips in (True, False):
+        net = FixedPointNet(replace(own, clips=clips))
+        done = to_folder(net, digits(2), tmp_path / str(clips))
+        assert load_folder(done.path).clips == clips
+    file = done.path / "network.json"  # of an earlier release
+    text = json.loads(file.read_text())
+    del text["input"]["clips"]
+    file.write_text(json.dumps(text))
+    assert load_folder(done.path).clips
 
 
 def test_event_frames_are_kept_by_sample(tmp_path: Path) -> None:

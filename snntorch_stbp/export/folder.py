@@ -98,6 +98,7 @@ def _write(
             "frames": frames,
             "bits": integers.input_bits,
             "scale": integers.input_scale,
+            "clips": integers.clips,
         },
         "votes": integers.votes,
         "stages": stages,

@@ -60,6 +60,7 @@ def load_folder(path: str | Path) -> IntNetwork:
         stages, top.whole("steps", 1, 1 << 16), image.whole("bits", 1, 8),
         image.positive("scale"), top.optional("votes", 1, 1 << 16),
         top.one_of("form", *FORMS), top.words("settings"),
+        "clips" not in image.members or image.value("clips", bool),
     )  # fmt: skip
     dims = 1 if len(image.value("shape", list)) == 1 else 3
     shapes = sizes(net, image.wholes("shape", dims, 1, 1 << 16))
