@@ -104,7 +104,8 @@ def test_the_schema_states_geometry_shapes_and_widths(tmp_path: Path) -> None:
     text = json.loads((done.path / "network.json").read_text())
     assert (text["format"], text["version"]) == ("snntorch-stbp fixed-point network", 1)
     assert text["input"] == {
-        "shape": [1, 8, 8], "frames": False, "bits": 8, "scale": net.integers.input_scale, "clips": True,
+        "shape": [1, 8, 8], "frames": False, "bits": 8, "scale": net.integers.input_scale,
+        "clips": True,
     }  # fmt: skip
     assert (text["steps"], text["votes"], text["form"]) == (2, None, "exact")
     assert text["metadata"]["run"] == "a run"
