@@ -108,6 +108,16 @@ def test_freezing_changes_little(bits: Any) -> None:
     assert max(differing) < 0.03
 
 
+@pytest.mark.parametrize("name", ["mnistnet_bn", "cifarnet_neunorm"])
+def test_the_default_device_changes_nothing(name: str) -> None:
+    model, images = make(name, num_steps=2), digits(4)
+    with torch.no_grad():
+        expected = freeze(model)(images)
+        with torch.device("meta"):
+            found = freeze(model)(images)
+    assert torch.equal(found, expected)
+
+
 def test_training_in_frozen_arithmetic_is_what_freezing_gives() -> None:
     model = make("mnistnet_bn", bits=4)
     net = freeze(model)

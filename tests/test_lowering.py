@@ -62,6 +62,14 @@ def test_channels_that_a_normalisation_switched_off_fire_by_its_shift(
         assert (record[layer] != spikes).float().mean() < 0.01, layer
 
 
+def test_the_default_device_changes_nothing() -> None:
+    model, images = make("mnistnet_bn"), digits(20)
+    expected = lower(model, samples=images)(images)
+    with torch.device("meta"):
+        found = lower(model, samples=images)(images)
+    assert torch.equal(found, expected)
+
+
 def test_scores_of_float_weights_are_on_one_grid_for_all_classes() -> None:
     """So that no class gains by rounding: wide weights, and no multiplier."""
     images, net = digits(50), make("mnistnet", bits=None)

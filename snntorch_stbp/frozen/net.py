@@ -202,7 +202,7 @@ class FrozenNet(nn.Module):
             result = self._current(stage, values)
             result = result.expand(self.num_steps, *result.shape[1:])
             if stage.neuron is None:
-                result = on_grid(result, torch.tensor(float(stage.readout_digits)))
+                result = on_grid(result, stage.readout_digits)
                 continue
             assert stage.stage.neuron is not None
             grad = stage.stage.neuron.spike_grad

@@ -184,7 +184,7 @@ class FixedPointNet(nn.Module):
         for index, stage in enumerate(integers.stages):
             for number, branch in enumerate(stage.branches):
                 if branch.weight is not None:
-                    weight = torch.tensor(branch.weight, dtype=self.dtype)
+                    weight = torch.tensor(branch.weight, dtype=self.dtype, device="cpu")
                     self.register_buffer(_weight(index, number), weight, persistent=False)
                     self.packed[index, number] = int8.pack(weight, None, _geometry(branch))
         self.layers = nn.ModuleList(
