@@ -101,7 +101,7 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self(repeat(step, steps))
         self._check_input_dim(step[None])
         factor, variance = self._factor(), self.running_var
-        if variance is None or not self.training:
+        if variance is None or not self.training or not self.track_running_stats:
             return repeat(self._normalize(step, factor, variance), steps)
         of_step = variance.clone()
         result = self._normalize(step, factor, of_step)
@@ -122,6 +122,8 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
             variance: Of each channel, the squares divided by `count`.
             count: Values per channel, at least 2.
         """
+        if not self.track_running_stats:
+            return
         factor = self._factor()
         unbiased = variance * (count / (count - 1))
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
@@ -144,10 +146,11 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
         else:  # beside halves in float32, as statistics are
             exact = torch.promote_types(x.dtype, torch.float32)
             weight = x.new_full((self.num_features,), gain, dtype=exact)
+        known = not self.training or self.track_running_stats  # as in torch
         return F.batch_norm(
             x,
-            self.running_mean,
-            running_var,
+            self.running_mean if known else None,
+            running_var if known else None,
             weight,
             self.bias,
             self.training or self.running_mean is None,
