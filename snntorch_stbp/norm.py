@@ -97,7 +97,7 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
             are one tensor in memory if a step has more than one value per channel.
         """
         count = step.numel() // self.num_features
-        if count == 1 or steps == 1:  # one value has no variance
+        if count < 2 or steps == 1:  # one value has no variance
             return self(repeat(step, steps))
         self._check_input_dim(step[None])
         factor, variance = self._factor(), self.running_var

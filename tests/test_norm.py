@@ -129,6 +129,15 @@ def test_statistics_that_are_no_longer_tracked_stay_as_they_are() -> None:
     torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).unflatten(0, (2, 5)))
 
 
+def test_a_batch_without_samples_changes_no_statistics() -> None:
+    norm, empty = stbp.TDBatchNorm2d(3), torch.zeros(0, 3, 4, 4)
+    norm(torch.randn(2, 5, 3, 4, 4))
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    assert norm.repeated(empty, 4).shape == norm(empty.expand(4, 0, 3, 4, 4)).shape
+    assert torch.equal(norm.running_mean, mean)
+    assert torch.equal(norm.running_var, variance)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("track", [True, False])
 def test_halves_without_affine(track: bool, dtype: torch.dtype) -> None:
