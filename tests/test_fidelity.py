@@ -120,7 +120,7 @@ def test_thresholds_make_up_for_the_multipliers_of_wide_weights(inputs: int) -> 
     )
     images = digits(64).expand(-1, inputs, -1, -1)
     model(images)
-    net = freeze(model)
+    net = freeze(model.eval())
     (trained,) = model[1](images.unsqueeze(0))
     current = net._current(net.stages[0], {"input": net.quantize_input(images)[None]})[0]
     threshold = net.stages[0].neuron.threshold

@@ -62,6 +62,18 @@ def test_channels_that_a_normalisation_switched_off_fire_by_its_shift(
         assert (record[layer] != spikes).float().mean() < 0.01, layer
 
 
+@pytest.mark.parametrize("act_bits", [None, 4])
+def test_the_network_is_left_in_the_mode_that_it_is_in(act_bits: int | None) -> None:
+    model, images = make("mnistnet_bn", act_bits=act_bits), digits(20)
+    expected = lower(model, samples=images)(images)
+    model.train()
+    assert torch.equal(lower(model, samples=images)(images), expected)
+    assert all(m.training for m in model.modules())
+    with pytest.raises(StbpError, match="not for 7"):
+        lower(model, num_steps=7)
+    assert all(m.training for m in model.modules())
+
+
 def test_the_default_device_changes_nothing() -> None:
     model, images = make("mnistnet_bn"), digits(20)
     expected = lower(model, samples=images)(images)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..kernels import int8
+from ..modes import evaluating
 from ..pooling import sum_pool2d
 from . import inputs
 from .branches import FrozenBranch, Source, weight_sum
@@ -73,7 +74,7 @@ class FrozenNet(nn.Module):
     parameters are then trained in this arithmetic (normalisation with its running statistics).
 
     Args:
-        model: A network of the modules of this package, in evaluation mode; it is kept.
+        model: A network of the modules of this package; it is kept, in the mode that it is in.
         settings: Widths.
         num_steps: Time steps `T`, of a network whose coding does not settle them.
 
@@ -87,14 +88,15 @@ class FrozenNet(nn.Module):
         super().__init__()
         self.model = model
         self.settings = settings or Settings()
-        self.graph: Graph = read_graph(model)
-        self.num_steps: int = self.graph.run_for(num_steps)
-        self.reading = Reading(model, self.graph)
-        if all(stage.neuron is None for stage in self.graph.stages):
-            raise StbpError("the network has no layers of neurons to export.")
-        self.graph.refuse_rounded()
-        for stage in self.graph.stages:
-            check_grid(stage)
+        with evaluating(model):
+            self.graph: Graph = read_graph(model)
+            self.num_steps: int = self.graph.run_for(num_steps)
+            self.reading = Reading(model, self.graph)
+            if all(stage.neuron is None for stage in self.graph.stages):
+                raise StbpError("the network has no layers of neurons to export.")
+            self.graph.refuse_rounded()
+            for stage in self.graph.stages:
+                check_grid(stage)
         self.integrate = Integrate()
         self.refolds = False
         self.refold()
@@ -118,7 +120,7 @@ class FrozenNet(nn.Module):
 
     def refold(self) -> None:
         """Take the numbers from the network's parameters as they are now."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model):
             self.stages = _of_stages(self._fold(), Tensor.float)  # exact, of a network in float64
             self.packed = {
                 (stage.stage.name, number): int8.pack(frozen.weight, None, branch.geometry)
@@ -280,4 +282,4 @@ def freeze(
     Raises:
         StbpError: If the network does what has no counterpart in this arithmetic.
     """
-    return FrozenNet(model.eval(), settings, num_steps)
+    return FrozenNet(model, settings, num_steps)

@@ -19,6 +19,7 @@ from ..frozen.graph import Graph
 from ..frozen.read import read_graph
 from ..kernels import int8
 from ..kernels.geometry import Geometry
+from ..modes import evaluating
 from ..pooling import sum_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
@@ -47,7 +48,7 @@ def lower(
     """A trained network as a network of integers.
 
     Args:
-        model: A network of the modules of this package; it is put in evaluation mode.
+        model: A network of the modules of this package; taken in evaluation mode, left in its own.
         form: `"exact"`: `T` thresholds per channel, indexed by the steps since a neuron's last
             reset; nothing is rounded. `"simple"`: one threshold and one bias, rounded once.
             Stages whose currents or membranes training quantized are taken as they are, in both.
@@ -79,45 +80,46 @@ def lower(
         raise ValueError("the simple form needs either samples to calibrate with or a fraction")
     if fraction is not None and not 0 <= fraction <= 20:
         raise ValueError(f"fraction is 0 to 20 bits, not {fraction}")
-    graph = read_graph(model.eval())
-    graph.refuse_neunorm("networks of integers")
-    graph.refuse_rounded()
-    if all(stage.neuron is None for stage in graph.stages):
-        raise StbpError("the network has no layers of neurons to lower.")
-    reading = Reading(model, graph)
-    if samples is not None:
-        inputs.check_samples(samples)
-        num_steps = inputs.steps(samples) if num_steps is None else num_steps
-    steps = graph.run_for(num_steps)
-    if samples is not None:
-        inputs.check_steps(samples, steps)
-        reading.check(samples)
-    input_bits, input_scale = _input(graph)
-    budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
-    quantized = any(stage.quantized for stage in graph.stages)
-    frozen = FrozenNet(model, Settings(act_bits=act_bits), steps).stages if quantized else []
-    calibration = None
-    if form == "simple":
-        if samples is not None and graph.input_quant is None:
-            inputs.check_range(samples)
-        pixels = None if samples is None else _integers(samples, input_bits, input_scale)
-        calibration = Calibration(budget, pixels, fraction)
-    stages: list[IntStage] = []
-    for index, stage in enumerate(graph.stages):
-        if quantized:
-            built = quantized_stage(frozen[index])
-        elif stage.neuron is None:
-            built = readout_stage(stage, budget)
-        elif calibration is not None:
-            built = calibration.stage(stage)
-        else:
-            built = exact_stage(stage, budget)
-        stages.append(built)
-    net = IntNetwork(
-        tuple(stages), steps, input_bits, input_scale, graph.votes,
-        "quantized" if quantized else form,
-        {} if calibration is None else calibration.words(), graph.input_quant is not None,
-    )  # fmt: skip
+    with evaluating(model):
+        graph = read_graph(model)
+        graph.refuse_neunorm("networks of integers")
+        graph.refuse_rounded()
+        if all(stage.neuron is None for stage in graph.stages):
+            raise StbpError("the network has no layers of neurons to lower.")
+        reading = Reading(model, graph)
+        if samples is not None:
+            inputs.check_samples(samples)
+            num_steps = inputs.steps(samples) if num_steps is None else num_steps
+        steps = graph.run_for(num_steps)
+        if samples is not None:
+            inputs.check_steps(samples, steps)
+            reading.check(samples)
+        input_bits, input_scale = _input(graph)
+        budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
+        quantized = any(stage.quantized for stage in graph.stages)
+        frozen = FrozenNet(model, Settings(act_bits=act_bits), steps).stages if quantized else []
+        calibration = None
+        if form == "simple":
+            if samples is not None and graph.input_quant is None:
+                inputs.check_range(samples)
+            pixels = None if samples is None else _integers(samples, input_bits, input_scale)
+            calibration = Calibration(budget, pixels, fraction)
+        stages: list[IntStage] = []
+        for index, stage in enumerate(graph.stages):
+            if quantized:
+                built = quantized_stage(frozen[index])
+            elif stage.neuron is None:
+                built = readout_stage(stage, budget)
+            elif calibration is not None:
+                built = calibration.stage(stage)
+            else:
+                built = exact_stage(stage, budget)
+            stages.append(built)
+        net = IntNetwork(
+            tuple(stages), steps, input_bits, input_scale, graph.votes,
+            "quantized" if quantized else form,
+            {} if calibration is None else calibration.words(), graph.input_quant is not None,
+        )  # fmt: skip
     fixed = FixedPointNet(net, reading)
     if samples is not None:
         fixed.changed = reading.changed(fixed, samples)
