@@ -152,23 +152,27 @@ class Precision:
         bits = count.bit_length()
         return activation_quantizer(bits, (2**bits - 1) / count, signed=False, learned=False)
 
-    def neuron(self, beta: float = 0.25, threshold: float = 0.4, **options: Any) -> Leaky:
+    def neuron(
+        self, beta: float | Tensor = 0.25, threshold: float | Tensor = 0.4, **options: Any
+    ) -> Leaky:
         """A `Leaky` whose input current and membrane potential are quantized at this precision.
 
         Where both are, the steps of the current are those of the membrane potential (on a uniform
-        grid) doubled or halved some times, so that hardware adds them as they are.
+        grid) doubled or halved some times, so that hardware adds them as they are. Of several
+        thresholds the largest sets the range of the current; a quantized membrane takes one.
         """
+        largest = self._largest(threshold)
         if self.act_bits is not None:
             unit = None
             if self.membrane_bits is not None and self.membrane_grid == "uniform":
-                unit = membrane_step(self.membrane_bits, threshold)
+                unit = membrane_step(self.membrane_bits, largest)
             options["current_quant"] = activation_quantizer(
-                self.act_bits, CURRENT_RANGE * threshold, signed=True, learned=True,
+                self.act_bits, CURRENT_RANGE * largest, signed=True, learned=True,
                 scale=self.scale, unit=unit, kind=HalfUpQuant,
             )  # fmt: skip
         if self.membrane_bits is not None:
             grid = ThresholdGrid if self.membrane_grid == "threshold" else membrane_quantizer
-            options["state_quant"] = grid(self.membrane_bits, threshold)
+            options["state_quant"] = grid(self.membrane_bits, largest)
         return Leaky(beta, threshold, **options)
 
     def layer_bits(self, boundary: bool = False) -> Bits:
@@ -176,6 +180,18 @@ class Precision:
         if boundary and self.boundary_bits is not None and self.weight_bits is not None:
             return self.boundary_bits
         return self.weight_bits
+
+    def _largest(self, threshold: float | Tensor) -> float:
+        """The threshold that a neuron's quantizers are made for."""
+        if not isinstance(threshold, Tensor):
+            return threshold
+        low, high = threshold.min().item(), threshold.max().item()
+        if self.membrane_bits is not None and low != high:
+            raise ValueError(
+                f"membrane_bits {self.membrane_bits} is for neurons of one threshold, around which "
+                f"the levels lie, not for thresholds from {low:.4g} to {high:.4g}"
+            )
+        return high
 
     def _weight_quant(self, bits: int | Literal["ternary"]) -> type:
         return weight_quantizer(bits, self.per_channel, self.scale, self.weight_range)

@@ -148,6 +148,18 @@ def test_layers_without_quantized_counterpart_are_named() -> None:
         convert(model, digits(4), num_steps=2, precision=stbp.Precision(4))
 
 
+def test_a_quantized_membrane_has_one_threshold() -> None:
+    """Its levels lie around it; currents of several thresholds are quantized to one range."""
+    lif = snn.Leaky(0.5, threshold=torch.linspace(0.2, 0.8, 10))
+    model = brighter(Refused(lambda m, x: m.lif(m.fc(x))[0], lif))
+    options: dict[str, Any] = {"num_steps": 1}
+    with pytest.raises(StbpError, match=r"'lif' has thresholds from 0\.2 to 0\.8, but the levels"):
+        convert(model, pixels(4), precision=stbp.Precision(4, membrane_bits=4), **options)
+    assert convert(model, pixels(4), precision=stbp.Precision(4, act_bits=4), **options)
+    lif.threshold = torch.full((10,), 0.4)
+    assert convert(model, pixels(4), precision=stbp.Precision(4, membrane_bits=4), **options)
+
+
 def test_a_precision_is_no_number_of_bits() -> None:
     with pytest.raises(TypeError, match=r"precision is a Precision, such as .*, not 4"):
         convert(Dense(), digits(4), num_steps=2, precision=4)  # type: ignore[arg-type]

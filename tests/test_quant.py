@@ -149,6 +149,22 @@ def test_current_and_membrane_quantizers_are_put_into_the_neuron() -> None:
     assert scale.item() == 2.0 ** round(torch.log2(scale).item())
 
 
+def test_thresholds_that_differ_have_one_range_of_currents_and_no_grid_of_membranes() -> None:
+    thresholds = torch.tensor([0.2, 0.4, 0.8, 0.6])
+    neuron = stbp.Precision(act_bits=4).neuron(threshold=thresholds)
+    one = stbp.Precision(act_bits=4).neuron(threshold=0.8)
+    x = torch.randn(3, 5, 4)
+    assert torch.equal(neuron.current_quant(x), one.current_quant(x))
+    assert torch.equal(neuron.threshold, thresholds)
+    with pytest.raises(
+        ValueError, match=r"of one threshold, .* not for thresholds from 0.2 to 0.8"
+    ):
+        stbp.Precision(membrane_bits=4).neuron(threshold=thresholds)
+    alike = stbp.Precision(membrane_bits=4, act_bits=4).neuron(threshold=torch.full((4,), 0.4))
+    one = stbp.Precision(membrane_bits=4, act_bits=4).neuron(threshold=torch.tensor(0.4))
+    assert torch.equal(alike(x), one(x))
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_membrane_grid_is_centred_on_the_threshold(bits: int) -> None:
     grid = quant.membrane_quantizer(bits, 0.4)

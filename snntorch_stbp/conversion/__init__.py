@@ -22,6 +22,7 @@ from ..time import TimeDistributed, _Coding
 from .build import Settings, build
 from .check import compare, compare_plain
 from .network import Network
+from .neurons import check_one_threshold
 from .reparametrised import refuse_reparametrised
 from .trace import trace
 from .unroll import unroll
@@ -114,6 +115,10 @@ def convert(
     spiking = any(op.kind == "neuron" for op in network.ops)
     if precision is not None or not spiking:
         refuse_reparametrised(source)
+    if precision is not None and precision.membrane_bits is not None:
+        for op in network.ops:
+            if op.kind == "neuron":
+                check_one_threshold(op.name, op.module)
     steps = _steps(network, num_steps, example)
     any_length = _any_length(model, example, network)
     settings = Settings(steps, beta, threshold, spike_grad, membrane, any_length)
