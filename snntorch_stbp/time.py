@@ -16,13 +16,15 @@ _PURE = (
     nn.modules.conv._ConvNd, nn.Linear, nn.Flatten,
     nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd,
 )  # fmt: skip
+_KNOWN = ("torch", "brevitas", __name__.partition(".")[0])  # where nothing is drawn in them
 
 
 class TimeDistributed(nn.Module):
     """A layer without state over `[T, B, ...]`: time is folded into the batch, the layer runs once.
 
     A convolution, linear layer, pooling or flattening of a sequence of one image (see
-    `DirectCoding`) computes one step, and the result is presented at every step.
+    `DirectCoding`) computes one step, and the result is presented at every step. One of a class of
+    its own, or with a forward hook of its own, computes all steps: it may draw numbers.
 
     Args:
         layer: Any stateless module (or `nn.Sequential` of them) over a batch `[N, ...]`.
@@ -62,7 +64,7 @@ class TimeDistributed(nn.Module):
 
         If every step of it is the same one: that step, and the number of steps.
         """
-        if is_repeated(x) and isinstance(self.layer, _PURE):
+        if is_repeated(x) and _pure(self.layer):
             return self._one_tensor(self.layer(x[0])), len(x)
         return self._one_tensor(self.layer(x.flatten(0, 1))).unflatten(0, x.shape[:2]), 0
 
@@ -79,6 +81,13 @@ class TimeDistributed(nn.Module):
         if self.norm is None:
             return repeat(y, repeats) if repeats else y
         return normalize_repeated(self.norm, y, repeats) if repeats else normalize(self.norm, y)
+
+
+def _pure(layer: nn.Module) -> bool:
+    """Whether `layer` makes the same of the same input: by its class, and whatever hooks it has."""
+    hooks = (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
+    places = (type(layer).__module__, *(getattr(hook, "__module__", "") for hook in hooks))
+    return isinstance(layer, _PURE) and all(p.partition(".")[0] in _KNOWN for p in places)
 
 
 class _Coding(nn.Module):
