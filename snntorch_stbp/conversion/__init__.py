@@ -18,12 +18,12 @@ from ..mixed import layer_at, replace_layer, weight_layers
 from ..neuron import Leaky
 from ..norm import NeuNorm, _TDBatchNorm
 from ..quant import Precision, check_precision
+from ..reparametrised import refuse_reparametrised
 from ..time import TimeDistributed, _Coding
 from .build import Settings, build
 from .check import compare, compare_plain
 from .network import Network
 from .neurons import check_one_threshold
-from .reparametrised import refuse_reparametrised
 from .trace import trace
 from .unroll import unroll
 
@@ -221,7 +221,7 @@ def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> Non
     for name, layer in layers.items():
         bits = precision.layer_bits(boundary=name in ends)
         if bits is not None:
-            replace_layer(net, layer, layer_at(layer, bits, precision))
+            replace_layer(net, layer, layer_at(layer, bits, precision, name))
     for module in list(net.modules()):
         if isinstance(module, Leaky):
             like = precision.neuron(threshold=float(module.threshold.detach().max()))
