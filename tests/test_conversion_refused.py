@@ -112,6 +112,10 @@ def test_inhibition_has_no_counterpart() -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"num_steps": 0}, "runs for at least 1 time step, not 0"),
+    ({"num_steps": True}, "num_steps is a whole number of time steps, not True"),
+    ({"beta": 1.5}, r"beta is a number in \[0, 1\], not 1\.5"),
+    ({"threshold": float("nan")}, "threshold is a positive, finite number, not nan"),
+    ({"scale": float("nan")}, "the example has values that are not finite"),
     ({"num_steps": 4}, "num_steps is 4, but the network's own loop has 6 steps"),
     ({"precision": stbp.Precision(4), "scale": 2}, r"values from 0 to 2, but .* lies in \[0, 1\]"),
 ])  # fmt: skip
@@ -119,6 +123,11 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
     scale = arguments.pop("scale", 1)
     with pytest.raises(UsageError, match=message):
         convert(Dense(), digits(4) * scale, **arguments)
+
+
+def test_an_example_without_samples_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"at least one sample, not of the shape \[0, 64\]"):
+        convert(Dense(), torch.rand(0, 64))
 
 
 def test_a_step_that_forgets_the_one_before_is_refused() -> None:

@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 
 from ..errors import StbpError, UsageError
 from ..mixed import layer_at, replace_layer, weight_layers
-from ..neuron import Leaky
+from ..neuron import Leaky, check_constants
 from ..norm import NeuNorm, _TDBatchNorm
 from ..quant import Precision, check_precision
 from ..reparametrised import refuse_reparametrised
+from ..surrogate import check_spike_grad
 from ..time import TimeDistributed, _Coding
 from .build import Settings, build
 from .check import compare, compare_plain
@@ -92,10 +93,12 @@ def convert(
 
     Raises:
         UsageError: If `num_steps` is missing, no whole number, or contradicts the loop; if the
-            example is no tensor, a sequence where a batch is wanted, or does not lie in the range
-            of a quantized input; or if the model is a lone neuron.
+            example is no tensor, has no sample, a value that is not finite, is a sequence where a
+            batch is wanted, or does not lie in the range of a quantized input; if `beta` or
+            `threshold` is out of range; or if the model is a lone neuron.
         StbpError: If the network cannot be converted, with the reason, or the result fires
             other spikes.
+        TypeError: If `precision` is none, or `spike_grad` no function.
     """
     ours = [m for m in model.modules() if isinstance(m, OVER_SEQUENCES)]
     if ours:
@@ -103,6 +106,8 @@ def convert(
             f"{type(model).__name__} has a {type(ours[0]).__name__} of this package, which takes "
             f"sequences already: convert what is left by hand."
         )
+    check_constants(beta, threshold)
+    check_spike_grad(spike_grad)
     example = _check_example(example).to(next(model.parameters(), example).device)
     _check_input(example, precision)
     source = _copy(model)
@@ -135,6 +140,12 @@ def convert(
 
 def _check_example(example: Any) -> Tensor:
     if isinstance(example, Tensor):
+        if not example.numel():
+            raise UsageError(
+                f"the example is at least one sample, not of the shape {list(example.shape)}."
+            )
+        if not example.isfinite().all():
+            raise UsageError("the example has values that are not finite: give it real samples.")
         return example.detach()
     what = f"of type {type(example).__name__}"
     if isinstance(example, (tuple, list)):
@@ -145,7 +156,7 @@ def _check_example(example: Any) -> Tensor:
 
 
 def _steps(network: Network, num_steps: int | None, example: Tensor) -> int:
-    if num_steps is not None and not isinstance(num_steps, int):
+    if num_steps is not None and (isinstance(num_steps, bool) or not isinstance(num_steps, int)):
         raise UsageError(f"num_steps is a whole number of time steps, not {num_steps!r}.")
     if num_steps is not None and num_steps < 1:
         raise UsageError(f"a network runs for at least 1 time step, not {num_steps}.")
