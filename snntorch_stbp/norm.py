@@ -9,6 +9,7 @@ and space together, and scales what it normalises to the threshold of the neuron
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     Raises:
         ValueError: If the input has the wrong number of dimensions or channels, or if `alpha` or
-            `threshold` is not positive.
+            `threshold` is not positive and finite.
     """
 
     _spatial: tuple[int, ...]  # admissible numbers of spatial dimensions
@@ -66,9 +67,9 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
         track_running_stats: bool = True,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        if not (alpha > 0 and threshold > 0):
+        if not (0 < alpha < math.inf and 0 < threshold < math.inf):
             raise ValueError(
-                f"tdBN needs positive alpha and threshold, not {alpha} and {threshold}"
+                f"tdBN needs positive, finite alpha and threshold, not {alpha} and {threshold}"
             )
         self.gain = _Gain(alpha, threshold)
         self.prepared: dict[Any, Any] | None = None  # what `fire` made of it, inside of `constant`

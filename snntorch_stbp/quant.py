@@ -14,6 +14,7 @@ quantizers are chosen:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,8 +99,8 @@ class Precision:
                     "membrane_grid 'threshold' is for membrane_bits of 2 to 8, not for None"
                 )
             _check("membrane_bits of a threshold grid", self.membrane_bits, 2, 8)
-        if not self.input_max > 0:
-            raise ValueError(f"input_max is positive, not {self.input_max!r}")
+        if not 0 < self.input_max < math.inf:
+            raise ValueError(f"input_max is a positive, finite number, not {self.input_max!r}")
 
     def conv2d(
         self,
@@ -147,6 +148,10 @@ class Precision:
         It has the bits that their number has, and changes no average: hardware adds spikes up.
         With float currents it is left out.
         """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"pool_quant takes the number of spikes of an average, from 1, not {count!r}"
+            )
         if self.act_bits is None:
             return nn.Identity()
         bits = count.bit_length()

@@ -160,7 +160,7 @@ def check_spike_grad(spike_grad: Any) -> None:
         TypeError: If it is something else, such as the name of one.
     """
     if not (spike_grad is None or callable(spike_grad)):
-        name = spike_grad if spike_grad in CURVES else "rectangular"
+        name = spike_grad if isinstance(spike_grad, str) and spike_grad in CURVES else "rectangular"
         raise TypeError(
             f"spike_grad is a spike function, such as snntorch_stbp.surrogate.{name}(), "
             f"not {spike_grad!r}"

@@ -12,7 +12,7 @@ from torch import nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp.activation import NUDGE
-from snntorch_stbp.errors import StbpError
+from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.frozen import Settings, freeze
 from snntorch_stbp.frozen.neuron import Integrate, freeze_neuron
 from snntorch_stbp.lowering import lower
@@ -105,6 +105,30 @@ def test_images_that_integers_would_cut_off_are_refused(
     clipping = nn.Sequential(stbp.Precision().input_quant(), *body).eval()
     net = deploy(clipping)
     assert torch.equal(net(images * scale + shift), net((images * scale + shift).clamp(0, 1)))
+
+
+@pytest.mark.parametrize("deploy", [freeze, lower])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_inputs_that_a_network_cannot_take_are_told(
+    deploy: Callable[[nn.Module], nn.Module], quantized: bool
+) -> None:
+    body = [
+        stbp.DirectCoding(2), stbp.TimeDistributed(nn.Conv2d(1, 2, 3)), stbp.Leaky(),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), nn.Linear(72, 10))),
+    ]  # fmt: skip
+    first = [stbp.Precision().input_quant()] if quantized else []
+    net, images = deploy(nn.Sequential(*first, *body)), digits(4)
+    with pytest.raises(
+        UsageError, match=r"takes 1 channels of images, .* shape \[4, 3, 8, 8\]: give"
+    ):
+        net(images.expand(4, 3, 8, 8))
+    with pytest.raises(
+        UsageError, match=r"takes 72 values, .* the shape \[8, 98\]: give inputs of"
+    ):
+        net(digits(4, size=9))
+    images[1, 0, 2, 2] = float("nan")
+    with pytest.raises(StbpError, match="nan"):
+        net(images)
 
 
 @pytest.mark.parametrize("inputs", [1, 3])

@@ -252,6 +252,11 @@ def test_what_has_no_counterpart_is_refused(model: nn.Module, message: str) -> N
         freeze(model)
 
 
+def test_settings_are_no_number() -> None:
+    with pytest.raises(TypeError, match=r"settings are Settings\(act_bits=...\), not 3"):
+        freeze(make("mnistnet"), 3)  # type: ignore[arg-type]
+
+
 def test_widths_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="act_bits of a frozen network is 4 to 12, not 3"):
         Settings(act_bits=3)

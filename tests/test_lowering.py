@@ -267,6 +267,10 @@ def test_what_has_no_counterpart_in_the_exact_form_is_refused() -> None:
     ({"form": "simple"}, "needs either samples to calibrate with or a fraction"),
     ({"form": "simple", "fraction": 21}, "fraction is 0 to 20 bits, not 21"),
     ({"bits": 40}, "bits is 16 to 31, not 40"),
+    ({"bits": 20.5}, r"bits is 16 to 31, not 20\.5"),
+    ({"multiplier_bits": 8.5}, r"multiplier_bits is 4 to 24, not 8\.5"),
+    ({"fraction": 2.5}, r"fraction is 0 to 20 bits, not 2\.5"),
+    ({"act_bits": 0}, "act_bits of a frozen network is 4 to 12, not 0"),
     ({"multiplier_bits": 2}, "multiplier_bits is 4 to 24, not 2"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:

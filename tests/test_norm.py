@@ -182,8 +182,9 @@ def test_refuses_other_shapes(norm: nn.Module, shape: tuple[int, ...], wanted: s
 
 
 def test_refuses_values_that_are_not_positive() -> None:
-    with pytest.raises(ValueError, match=r"positive alpha and threshold, not 0 and 0\.4"):
-        stbp.TDBatchNorm2d(3, alpha=0)
+    for alpha in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=rf"finite alpha and threshold, not {alpha} and 0\.4"):
+            stbp.TDBatchNorm2d(3, alpha=alpha)
 
 
 def test_neunorm_equals_its_recurrence() -> None:

@@ -241,6 +241,13 @@ def test_weights_of_another_architecture_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("count", [0, -4, 2.5, True])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_averages_are_of_one_spike_or_more(bits: int | None, count: Any) -> None:
+    with pytest.raises(ValueError, match=rf"number of spikes of an average, from 1, not {count}"):
+        stbp.Precision(act_bits=bits).pool_quant(count)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -272,7 +279,8 @@ def test_weights_of_another_architecture_are_refused() -> None:
         ({"weight_range": "min"}, "weight_range is 'fitted', 'learned' or 'max', not 'min'"),
         ({"weight_bits": 1, "weight_range": "max"}, "for weights of 2 to 8 bits, not for 1"),
         ({"weight_bits": "ternary", "weight_range": "learned"}, "2 to 8 bits, not for 'ternary'"),
-        ({"input_max": 0.0}, "input_max is positive, not 0.0"),
+        ({"input_max": 0.0}, "input_max is a positive, finite number, not 0.0"),
+        ({"input_max": float("inf")}, "input_max is a positive, finite number, not inf"),
     ],
 )
 def test_refuses_impossible_precisions(values: dict[str, Any], message: str) -> None:

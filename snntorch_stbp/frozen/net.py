@@ -86,6 +86,8 @@ class FrozenNet(nn.Module):
         self, model: nn.Module, settings: Settings | None = None, num_steps: int | None = None
     ) -> None:
         super().__init__()
+        if not (settings is None or isinstance(settings, Settings)):
+            raise TypeError(f"settings are Settings(act_bits=...), not {settings!r}")
         self.model = model
         self.settings = settings or Settings()
         with evaluating(model):
@@ -172,10 +174,11 @@ class FrozenNet(nn.Module):
         """The integers 0 to `2^input_bits - 1` that hardware is fed, of a real input.
 
         Raises:
-            StbpError: If it has values outside, which training did not clip.
+            StbpError: If it has values outside, which training did not clip, or that are none.
         """
         if self.graph.input_quant is None:
             inputs.check_range(x)
+        inputs.check_numbers(x)
         return round_ste(x / self.input_scale).clamp(0, 2**self.input_bits - 1)
 
     def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
@@ -251,6 +254,7 @@ def _accumulate(
     if branch.flatten:
         x = x.flatten(1)
     if weight is not None:
+        inputs.check_fit(x, weight, branch.geometry, branch.name)
         x = int8.apply(x, weight, None, None, branch.geometry, packed)
     for pool in branch.after:
         x = _pooled(pool, x)

@@ -72,14 +72,16 @@ def lower(
     """
     if form not in ("exact", "simple"):
         raise ValueError(f"the form is 'exact' or 'simple', not {form!r}")
-    if not 16 <= bits <= 31:
-        raise ValueError(f"bits is 16 to 31, not {bits}")
-    if not 4 <= multiplier_bits <= 24:
-        raise ValueError(f"multiplier_bits is 4 to 24, not {multiplier_bits}")
+    for name, value, low, high, what in (
+        ("bits", bits, 16, 31, ""),
+        ("multiplier_bits", multiplier_bits, 4, 24, ""),
+        ("fraction", fraction, 0, 20, " bits"),
+    ):
+        if value is not None and not (isinstance(value, int) and low <= value <= high):
+            raise ValueError(f"{name} is {low} to {high}{what}, not {value!r}")
+    settings = Settings(act_bits=act_bits)
     if form == "simple" and (samples is None) == (fraction is None):
         raise ValueError("the simple form needs either samples to calibrate with or a fraction")
-    if fraction is not None and not 0 <= fraction <= 20:
-        raise ValueError(f"fraction is 0 to 20 bits, not {fraction}")
     with evaluating(model):
         graph = read_graph(model)
         graph.refuse_neunorm("networks of integers")
@@ -97,7 +99,7 @@ def lower(
         input_bits, input_scale = _input(graph)
         budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
         quantized = any(stage.quantized for stage in graph.stages)
-        frozen = FrozenNet(model, Settings(act_bits=act_bits), steps).stages if quantized else []
+        frozen = FrozenNet(model, settings, steps).stages if quantized else []
         calibration = None
         if form == "simple":
             if samples is not None and graph.input_quant is None:
@@ -220,10 +222,11 @@ class FixedPointNet(nn.Module):
         """The unsigned integers that hardware is fed, of a real input.
 
         Raises:
-            StbpError: If it has values outside, which training did not clip.
+            StbpError: If it has values outside, which training did not clip, or that are none.
         """
         if not self.integers.clips:
             inputs.check_range(x, self.input_bits, self.integers.input_scale)
+        inputs.check_numbers(x)
         top = 2**self.integers.input_bits - 1
         return (x / self.integers.input_scale).round().clamp(0, top)
 
@@ -276,7 +279,9 @@ class FixedPointNet(nn.Module):
             x = x.flatten(1)
         if branch.weight is not None:
             weight, packed = getattr(self, _weight(index, number)), self.packed[index, number]
-            x = int8.apply(x, weight, None, None, _geometry(branch), packed)
+            geometry = _geometry(branch)
+            inputs.check_fit(x, weight, geometry, branch.name)
+            x = int8.apply(x, weight, None, None, geometry, packed)
         for pool in branch.after:
             x = _pooled(pool, x)
         return x.unflatten(0, spikes.shape[:2])
