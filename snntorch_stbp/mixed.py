@@ -148,8 +148,17 @@ def replace_layer(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def mean_bits(model: nn.Module) -> float:
-    """Mean bits of a weight, over all weights of all layers; ternary counts as 2, fp32 as 32."""
+    """Mean bits of a weight, over all weights of all layers; ternary counts as 2, fp32 as 32.
+
+    Raises:
+        UsageError: If there are no layers with weights.
+    """
     layers = weight_layers(model).values()
+    if not layers:
+        raise UsageError(
+            f"{type(model).__name__} has no layers with weights (Conv2d or Linear) to take the "
+            f"mean bits of."
+        )
     total = sum(layer.weight.numel() for layer in layers)
     return sum(layer.weight.numel() * weight_bits(layer) for layer in layers) / total
 

@@ -127,6 +127,11 @@ def test_the_last_pattern_decides_and_means_count_weights() -> None:
     assert mixed.mean_bits(net) == pytest.approx(expected)
 
 
+def test_there_is_no_mean_of_no_weights() -> None:
+    with pytest.raises(UsageError, match="Leaky has no layers with weights"):
+        mixed.mean_bits(stbp.Leaky())
+
+
 def test_layers_are_named_as_the_exported_graph_names_them() -> None:
     net = make("resnet")
     graph = stbp.freeze(net).graph

@@ -122,6 +122,11 @@ def test_refuses_layers_that_need_the_steps_in_order(inside: nn.Module) -> None:
         stbp.TimeDistributed(inside)
 
 
+def test_refuses_what_is_no_layer() -> None:
+    with pytest.raises(TypeError, match=r"takes a layer, a torch\.nn\.Module, not None"):
+        stbp.TimeDistributed(None)  # type: ignore[arg-type]
+
+
 def test_refuses_what_is_no_sequence() -> None:
     with pytest.raises(
         ValueError, match=r"takes a sequence \[T, B, \.\.\.\], not the shape \(3,\)"
@@ -178,6 +183,22 @@ def test_latency_coding_spikes_once_and_earlier_for_brighter_pixels() -> None:
     assert spikes.sum(0).le(1).all()
     when = spikes.argmax(0).flatten()
     assert when[2] < when[1] < when[0]
+
+
+@pytest.mark.parametrize("coding", [stbp.DirectCoding, stbp.RateCoding, stbp.LatencyCoding])
+@pytest.mark.parametrize("steps", [2.5, True, "3", None])
+def test_steps_are_a_whole_number(coding: type[nn.Module], steps: object) -> None:
+    with pytest.raises(ValueError, match=f"a whole number of time steps, not {steps!r}"):
+        coding(steps)
+
+
+@pytest.mark.parametrize("coding", [stbp.RateCoding, stbp.LatencyCoding])
+def test_what_is_no_intensity_is_refused(coding: type[nn.Module]) -> None:
+    image = torch.randint(0, 2, (2, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"Coding takes intensities .* not int64: .* x / 255"):
+        coding(3)(image)
+    with pytest.raises(ValueError, match=r"Coding takes intensities in \[0, 1\], not nan"):
+        coding(3)(image / 0)
 
 
 def test_population_vote_is_the_mean_of_each_group() -> None:
