@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from . import kernels
@@ -213,7 +213,8 @@ def _library(w: Tensor, levels: Levels) -> ctypes.CDLL | None:
     rows = w.is_contiguous() or (
         w.dim() == 4 and w.is_contiguous(memory_format=torch.channels_last)
     )
-    fits = w.device.type == "cpu" and w.dtype in (torch.float32, torch.float64)
+    plain = type(w) in (Tensor, nn.Parameter)  # and not what a tracer sends through
+    fits = plain and w.device.type == "cpu" and w.dtype in (torch.float32, torch.float64)
     if not (kernels.compiles() and levels.per_channel and rows and fits):
         return None
     return native.library(

@@ -7,10 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FAKE = torch._C._TorchDispatchModeKey.FAKE
+"""Of `FakeTensorMode`, in which tensors have shapes and no numbers."""
+
 
 def recorded() -> bool:
-    """Whether torch compiles or traces what runs now, and would not see what a kernel does."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    """Whether torch compiles or traces what runs now, and would not see what a kernel does.
+
+    Or whether it asks for shapes alone.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._get_dispatch_mode(FAKE) is not None
+    )
 
 
 def number(x: Tensor) -> float | None:

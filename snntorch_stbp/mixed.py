@@ -16,9 +16,17 @@ from torch import nn
 from .errors import UsageError, suggest
 from .layers import QuantConv2d, QuantLinear
 from .quant import Bits, Precision
+from .reparametrised import refuse_layer
 from .rounded import weight_bits
 from .time import TimeDistributed
 from .weights import weight_quantizer
+
+HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook",
+)  # fmt: skip
+"""What a module holds of the hooks around its passes."""
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -83,24 +91,34 @@ def assign_bits(
 
     Raises:
         UsageError: If a pattern fits no layer.
+        StbpError: If weights of a layer that a pattern fits are computed at each pass.
         ValueError: For a number of bits outside its range.
     """
     layers = weight_layers(model)
     new = {}
     for name, width in match(list(layers), bits).items():
-        new[name] = layer_at(layers[name], width, precision)
-        replace_layer(model, layers[name], new[name])
+        new[name] = layer_at(layers[name], width, precision, name)
+    for name, layer in new.items():
+        replace_layer(model, layers[name], layer)
     return new
 
 
-def layer_at(layer: Layer, bits: Bits, precision: Precision) -> Layer:
-    """A layer with the parameters of `layer`, the same objects, and weights of `bits`.
+def layer_at(layer: Layer, bits: Bits, precision: Precision, name: str) -> Layer:
+    """A layer with the parameters and hooks of `layer`, the same objects, and weights of `bits`.
 
     Binary and ternary weights have no range to choose: `precision.weight_range` is not theirs.
 
+    Args:
+        layer: The layer.
+        bits: Bits of its weights.
+        precision: Says whether scales are per channel, and of what kind.
+        name: Of the layer, for errors.
+
     Raises:
+        StbpError: If its weights are computed at each pass.
         ValueError: For a number of bits outside its range.
     """
+    refuse_layer(name, layer)
     weight_range = "fitted" if bits in (1, "ternary") else precision.weight_range
     at = replace(precision, weight_bits=bits, weight_range=weight_range)
     options: dict[str, Any] = {"bias": layer.bias is not None}
@@ -116,6 +134,8 @@ def layer_at(layer: Layer, bits: Bits, precision: Precision) -> Layer:
         linear = nn.Linear if bits is None else QuantLinear
         new = linear(layer.in_features, layer.out_features, **options)
     new.weight, new.bias = layer.weight, layer.bias
+    for kind in HOOKS:
+        setattr(new, kind, getattr(layer, kind))
     return new.to(layer.weight.device).train(layer.training)
 
 
@@ -128,8 +148,17 @@ def replace_layer(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def mean_bits(model: nn.Module) -> float:
-    """Mean bits of a weight, over all weights of all layers; ternary counts as 2, fp32 as 32."""
+    """Mean bits of a weight, over all weights of all layers; ternary counts as 2, fp32 as 32.
+
+    Raises:
+        UsageError: If there are no layers with weights.
+    """
     layers = weight_layers(model).values()
+    if not layers:
+        raise UsageError(
+            f"{type(model).__name__} has no layers with weights (Conv2d or Linear) to take the "
+            f"mean bits of."
+        )
     total = sum(layer.weight.numel() for layer in layers)
     return sum(layer.weight.numel() * weight_bits(layer) for layer in layers) / total
 

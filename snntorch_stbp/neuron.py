@@ -11,9 +11,11 @@ equations 3 and 4).
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import snntorch as snn
 import torch
@@ -22,8 +24,9 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from . import kernels
-from .looking import Ones, number
-from .surrogate import Surrogate, equivalent, rectangular
+from .errors import UsageError
+from .looking import Ones, number, recorded
+from .surrogate import Surrogate, check_spike_grad, equivalent, rectangular
 
 SpikeHook = Callable[["Leaky", Tensor], None]
 
@@ -72,8 +75,9 @@ class Leaky(snn.Leaky):
         channel dimension, for per-channel values, is the third: `[T, B, C, ...]`.
 
     Raises:
-        ValueError: For an unknown `reset_mechanism`, or an input without time and batch
-            dimensions or with no time step.
+        ValueError: For an unknown `reset_mechanism`, a `beta` or `threshold` that is NaN, or an
+            input without time and batch dimensions or with no time step.
+        TypeError: If `spike_grad` is no function.
     """
 
     def __init__(
@@ -94,6 +98,10 @@ class Leaky(snn.Leaky):
         graded_spikes_factor: float | Tensor = 1.0,
         learn_graded_spikes_factor: bool = False,
     ) -> None:
+        for name, value in (("beta", beta), ("threshold", threshold)):
+            if _is_nan(value):
+                raise ValueError(f"{name} of neurons is a number, not nan")
+        check_spike_grad(spike_grad)
         try:
             super().__init__(
                 beta=beta,
@@ -214,6 +222,29 @@ class Leaky(snn.Leaky):
         parts = [f"beta={short(self.beta)}", f"threshold={short(self.threshold)}"]
         parts += [f"reset={self.reset_rule}", f"spike_grad={self.spike_grad}"]
         return ", ".join(parts)
+
+
+def check_constants(beta: Any, threshold: Any) -> None:
+    """Refuse constants of neurons that no network is to have.
+
+    Raises:
+        UsageError: If the decay lies outside of [0, 1], or the threshold is not positive.
+    """
+    if not (_is_number(beta) and 0 <= beta <= 1):
+        raise UsageError(f"beta is a number in [0, 1], not {beta!r}.")
+    if not (_is_number(threshold) and 0 < threshold < math.inf):
+        raise UsageError(f"threshold is a positive, finite number, not {threshold!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a number, or one of a tensor that has any, is NaN."""
+    if isinstance(value, Tensor):
+        return not (value.is_meta or recorded()) and bool(value.isnan().any())
+    return isinstance(value, Real) and math.isnan(value)
 
 
 def _in(x: Tensor, dtype: torch.dtype) -> Tensor:

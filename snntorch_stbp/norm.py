@@ -9,6 +9,7 @@ and space together, and scales what it normalises to the threshold of the neuron
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     Raises:
         ValueError: If the input has the wrong number of dimensions or channels, or if `alpha` or
-            `threshold` is not positive.
+            `threshold` is not positive and finite.
     """
 
     _spatial: tuple[int, ...]  # admissible numbers of spatial dimensions
@@ -66,9 +67,9 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
         track_running_stats: bool = True,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        if not (alpha > 0 and threshold > 0):
+        if not (0 < alpha < math.inf and 0 < threshold < math.inf):
             raise ValueError(
-                f"tdBN needs positive alpha and threshold, not {alpha} and {threshold}"
+                f"tdBN needs positive, finite alpha and threshold, not {alpha} and {threshold}"
             )
         self.gain = _Gain(alpha, threshold)
         self.prepared: dict[Any, Any] | None = None  # what `fire` made of it, inside of `constant`
@@ -97,11 +98,11 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
             are one tensor in memory if a step has more than one value per channel.
         """
         count = step.numel() // self.num_features
-        if count == 1 or steps == 1:  # one value has no variance
+        if count < 2 or steps == 1:  # one value has no variance
             return self(repeat(step, steps))
         self._check_input_dim(step[None])
         factor, variance = self._factor(), self.running_var
-        if variance is None or not self.training:
+        if variance is None or not self.training or not self.track_running_stats:
             return repeat(self._normalize(step, factor, variance), steps)
         of_step = variance.clone()
         result = self._normalize(step, factor, of_step)
@@ -122,6 +123,8 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
             variance: Of each channel, the squares divided by `count`.
             count: Values per channel, at least 2.
         """
+        if not self.track_running_stats:
+            return
         factor = self._factor()
         unbiased = variance * (count / (count - 1))
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
@@ -144,10 +147,11 @@ class _TDBatchNorm(nn.modules.batchnorm._BatchNorm):
         else:  # beside halves in float32, as statistics are
             exact = torch.promote_types(x.dtype, torch.float32)
             weight = x.new_full((self.num_features,), gain, dtype=exact)
+        known = not self.training or self.track_running_stats  # as in torch
         return F.batch_norm(
             x,
-            self.running_mean,
-            running_var,
+            self.running_mean if known else None,
+            running_var if known else None,
             weight,
             self.bias,
             self.training or self.running_mean is None,

@@ -64,7 +64,10 @@ class _Pool2x2(torch.autograd.Function):
         ctx.factor, ctx.library = factor, library
         batch, channels, height, width = x.shape
         y = torch.empty(
-            (batch, channels, height // 2, width // 2), dtype=x.dtype, memory_format=ctx.layout
+            (batch, channels, height // 2, width // 2),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=ctx.layout,
         )
         _call(library.forward, x, y, ctx)
         return y
@@ -73,7 +76,7 @@ class _Pool2x2(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None]:
         d_y = d_y.contiguous(memory_format=ctx.layout)
-        d_x = torch.empty(ctx.shape, dtype=d_y.dtype, memory_format=ctx.layout)
+        d_x = torch.empty(ctx.shape, dtype=d_y.dtype, device=d_y.device, memory_format=ctx.layout)
         _call(ctx.library.backward, d_y, d_x, ctx)
         return d_x, None, None
 

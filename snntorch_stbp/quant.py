@@ -14,6 +14,7 @@ quantizers are chosen:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,8 +99,8 @@ class Precision:
                     "membrane_grid 'threshold' is for membrane_bits of 2 to 8, not for None"
                 )
             _check("membrane_bits of a threshold grid", self.membrane_bits, 2, 8)
-        if not self.input_max > 0:
-            raise ValueError(f"input_max is positive, not {self.input_max!r}")
+        if not 0 < self.input_max < math.inf:
+            raise ValueError(f"input_max is a positive, finite number, not {self.input_max!r}")
 
     def conv2d(
         self,
@@ -147,37 +148,45 @@ class Precision:
         It has the bits that their number has, and changes no average: hardware adds spikes up.
         With float currents it is left out.
         """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"pool_quant takes the number of spikes of an average, from 1, not {count!r}"
+            )
         if self.act_bits is None:
             return nn.Identity()
         bits = count.bit_length()
         return activation_quantizer(bits, (2**bits - 1) / count, signed=False, learned=False)
 
-    def neuron(self, beta: float = 0.25, threshold: float = 0.4, **options: Any) -> Leaky:
+    def neuron(
+        self, beta: float | Tensor = 0.25, threshold: float | Tensor = 0.4, **options: Any
+    ) -> Leaky:
         """A `Leaky` whose input current and membrane potential are quantized at this precision.
 
         Where both are, the steps of the current are those of the membrane potential (on a uniform
-        grid) doubled or halved some times, so that hardware adds them as they are.
+        grid) doubled or halved some times, so that hardware adds them as they are. Of several
+        thresholds the largest sets the range of the current; a quantized membrane takes one.
 
         Raises:
-            ValueError: If the threshold is to be learned, and the potential quantized: its levels
-                lie around the threshold, and do not follow it.
+            ValueError: If the potential is quantized and there are several thresholds, or one that
+                is to be learned: its levels lie around the threshold, and do not follow it.
         """
         if self.membrane_bits is not None and options.get("learn_threshold"):
             raise ValueError(
                 "learn_threshold moves the threshold away from the levels of membrane_bits, which "
                 "lie around the first one: leave either out"
             )
+        largest = self._largest(threshold)
         if self.act_bits is not None:
             unit = None
             if self.membrane_bits is not None and self.membrane_grid == "uniform":
-                unit = membrane_step(self.membrane_bits, threshold)
+                unit = membrane_step(self.membrane_bits, largest)
             options["current_quant"] = activation_quantizer(
-                self.act_bits, CURRENT_RANGE * threshold, signed=True, learned=True,
+                self.act_bits, CURRENT_RANGE * largest, signed=True, learned=True,
                 scale=self.scale, unit=unit, kind=HalfUpQuant,
             )  # fmt: skip
         if self.membrane_bits is not None:
             grid = ThresholdGrid if self.membrane_grid == "threshold" else membrane_quantizer
-            options["state_quant"] = grid(self.membrane_bits, threshold)
+            options["state_quant"] = grid(self.membrane_bits, largest)
         return Leaky(beta, threshold, **options)
 
     def layer_bits(self, boundary: bool = False) -> Bits:
@@ -185,6 +194,18 @@ class Precision:
         if boundary and self.boundary_bits is not None and self.weight_bits is not None:
             return self.boundary_bits
         return self.weight_bits
+
+    def _largest(self, threshold: float | Tensor) -> float:
+        """The threshold that a neuron's quantizers are made for."""
+        if not isinstance(threshold, Tensor):
+            return threshold
+        low, high = threshold.min().item(), threshold.max().item()
+        if self.membrane_bits is not None and low != high:
+            raise ValueError(
+                f"membrane_bits {self.membrane_bits} is for neurons of one threshold, around which "
+                f"the levels lie, not for thresholds from {low:.4g} to {high:.4g}"
+            )
+        return high
 
     def _weight_quant(self, bits: int | Literal["ternary"]) -> type:
         return weight_quantizer(bits, self.per_channel, self.scale, self.weight_range)

@@ -153,6 +153,20 @@ def atan(alpha: float = 2.0) -> Surrogate:
     return Surrogate("atan", alpha)
 
 
+def check_spike_grad(spike_grad: Any) -> None:
+    """Refuse what is no spike function; `None` is one.
+
+    Raises:
+        TypeError: If it is something else, such as the name of one.
+    """
+    if not (spike_grad is None or callable(spike_grad)):
+        name = spike_grad if isinstance(spike_grad, str) and spike_grad in CURVES else "rectangular"
+        raise TypeError(
+            f"spike_grad is a spike function, such as snntorch_stbp.surrogate.{name}(), "
+            f"not {spike_grad!r}"
+        )
+
+
 def equivalent(spike_grad: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The spike function of this module that does what one of snnTorch's does, else the same."""
     if getattr(spike_grad, "__module__", "") != "snntorch.surrogate":

@@ -8,6 +8,7 @@ import snntorch as snn
 from snntorch import spikegen
 from torch import Tensor, nn
 
+from .looking import recorded
 from .norm import NeuNorm, _TDBatchNorm, normalize, normalize_repeated
 from .sequence import is_repeated, repeat
 
@@ -16,13 +17,15 @@ _PURE = (
     nn.modules.conv._ConvNd, nn.Linear, nn.Flatten,
     nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd,
 )  # fmt: skip
+_KNOWN = ("torch", "brevitas", __name__.partition(".")[0])  # where nothing is drawn in them
 
 
 class TimeDistributed(nn.Module):
     """A layer without state over `[T, B, ...]`: time is folded into the batch, the layer runs once.
 
     A convolution, linear layer, pooling or flattening of a sequence of one image (see
-    `DirectCoding`) computes one step, and the result is presented at every step.
+    `DirectCoding`) computes one step, and the result is presented at every step. One of a class of
+    its own, or with a forward hook of its own, computes all steps: it may draw numbers.
 
     Args:
         layer: Any stateless module (or `nn.Sequential` of them) over a batch `[N, ...]`.
@@ -33,12 +36,15 @@ class TimeDistributed(nn.Module):
         input `[T, B, ...]`; output `[T, B, ...]` with what `layer` makes of one sample.
 
     Raises:
-        TypeError: If `layer` holds a spiking neuron or a normalisation over sequences: those need
-            the steps in order; when it runs, if `layer` returns anything but one tensor.
+        TypeError: If `layer` is no module, or holds a spiking neuron or a normalisation over
+            sequences: those need the steps in order; when it runs, if `layer` returns anything but
+            one tensor.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
         super().__init__()
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"TimeDistributed takes a layer, a torch.nn.Module, not {layer!r}")
         for name, module in layer.named_modules():
             if isinstance(module, (snn.SpikingNeuron, TimeDistributed, _TDBatchNorm, NeuNorm)):
                 raise TypeError(
@@ -62,7 +68,7 @@ class TimeDistributed(nn.Module):
 
         If every step of it is the same one: that step, and the number of steps.
         """
-        if is_repeated(x) and isinstance(self.layer, _PURE):
+        if is_repeated(x) and _pure(self.layer):
             return self._one_tensor(self.layer(x[0])), len(x)
         return self._one_tensor(self.layer(x.flatten(0, 1))).unflatten(0, x.shape[:2]), 0
 
@@ -81,6 +87,13 @@ class TimeDistributed(nn.Module):
         return normalize_repeated(self.norm, y, repeats) if repeats else normalize(self.norm, y)
 
 
+def _pure(layer: nn.Module) -> bool:
+    """Whether `layer` makes the same of the same input: by its class, and whatever hooks it has."""
+    hooks = (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
+    places = (type(layer).__module__, *(getattr(hook, "__module__", "") for hook in hooks))
+    return isinstance(layer, _PURE) and all(p.partition(".")[0] in _KNOWN for p in places)
+
+
 class _Coding(nn.Module):
     """A still batch `[B, C, H, W]` (or `[B, F]`) -> a sequence; sequences pass through.
 
@@ -90,13 +103,16 @@ class _Coding(nn.Module):
         any_length: Let sequences of other lengths pass, too; `num_steps` is that of still batches.
 
     Raises:
-        ValueError: If `num_steps` is below 1, or a sequence of another length comes in.
+        ValueError: If `num_steps` is no whole number from 1, or a sequence of another length comes
+            in.
     """
 
     any_length = False
 
     def __init__(self, num_steps: int, still_dims: int = 4, any_length: bool = False) -> None:
         super().__init__()
+        if not isinstance(num_steps, int) or isinstance(num_steps, bool):
+            raise ValueError(f"num_steps is a whole number of time steps, not {num_steps!r}")
         if num_steps < 1:
             raise ValueError(f"a network runs for at least 1 time step, not {num_steps}")
         self.num_steps, self.still_dims = num_steps, still_dims
@@ -135,6 +151,7 @@ class RateCoding(_Coding):
 
     def encode(self, x: Tensor) -> Tensor:
         """`[B, ...]` -> random spikes `[T, B, ...]`."""
+        _check_intensities(self, x)
         return spikegen.rate(x, num_steps=self.num_steps)
 
 
@@ -143,7 +160,19 @@ class LatencyCoding(_Coding):
 
     def encode(self, x: Tensor) -> Tensor:
         """`[B, ...]` -> spikes `[T, B, ...]`, at most one per input."""
+        _check_intensities(self, x)
         return spikegen.latency(x, num_steps=self.num_steps, linear=True, normalize=True)
+
+
+def _check_intensities(coding: _Coding, x: Tensor) -> None:
+    """Refuse what is no intensity: integers, which are counts or pixels, and NaN."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{type(coding).__name__} takes intensities in [0, 1], of floating point, not "
+            f"{str(x.dtype)[6:]}: give pixels as x / 255"
+        )
+    if x.is_cpu and not recorded() and bool(x.isnan().any()):  # elsewhere a look would wait
+        raise ValueError(f"{type(coding).__name__} takes intensities in [0, 1], not nan")
 
 
 class PopulationVote(nn.Module):

@@ -112,6 +112,10 @@ def test_inhibition_has_no_counterpart() -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"num_steps": 0}, "runs for at least 1 time step, not 0"),
+    ({"num_steps": True}, "num_steps is a whole number of time steps, not True"),
+    ({"beta": 1.5}, r"beta is a number in \[0, 1\], not 1\.5"),
+    ({"threshold": float("nan")}, "threshold is a positive, finite number, not nan"),
+    ({"scale": float("nan")}, "the example has values that are not finite"),
     ({"num_steps": 4}, "num_steps is 4, but the network's own loop has 6 steps"),
     ({"precision": stbp.Precision(4), "scale": 2}, r"values from 0 to 2, but .* lies in \[0, 1\]"),
 ])  # fmt: skip
@@ -119,6 +123,11 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
     scale = arguments.pop("scale", 1)
     with pytest.raises(UsageError, match=message):
         convert(Dense(), digits(4) * scale, **arguments)
+
+
+def test_an_example_without_samples_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"at least one sample, not of the shape \[0, 64\]"):
+        convert(Dense(), torch.rand(0, 64))
 
 
 def test_a_step_that_forgets_the_one_before_is_refused() -> None:
@@ -146,6 +155,49 @@ def test_layers_without_quantized_counterpart_are_named() -> None:
     model = nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten())
     with pytest.raises(StbpError, match="Conv1d has no quantized counterpart here"):
         convert(model, digits(4), num_steps=2, precision=stbp.Precision(4))
+
+
+def test_a_quantized_membrane_has_one_threshold() -> None:
+    """Its levels lie around it; currents of several thresholds are quantized to one range."""
+    lif = snn.Leaky(0.5, threshold=torch.linspace(0.2, 0.8, 10))
+    model = brighter(Refused(lambda m, x: m.lif(m.fc(x))[0], lif))
+    options: dict[str, Any] = {"num_steps": 1}
+    with pytest.raises(StbpError, match=r"'lif' has thresholds from 0\.2 to 0\.8, but the levels"):
+        convert(model, pixels(4), precision=stbp.Precision(4, membrane_bits=4), **options)
+    assert convert(model, pixels(4), precision=stbp.Precision(4, act_bits=4), **options)
+    lif.threshold = torch.full((10,), 0.4)
+    assert convert(model, pixels(4), precision=stbp.Precision(4, membrane_bits=4), **options)
+    model = brighter(Dense(learn_threshold=True))
+    with pytest.raises(StbpError, match=r"learns its threshold, which the levels of a quantized"):
+        convert(model, pixels(4), precision=stbp.Precision(4, membrane_bits=4))
+
+
+def test_boundary_layers_are_those_that_compute_first_and_last() -> None:
+    """Whatever the order in which they were registered."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.io = nn.ModuleDict({"a": nn.Linear(64, 8), "z": nn.Linear(8, 4)})
+            self.mid, self.relu = nn.Linear(8, 8), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.relu(self.mid(self.relu(self.io["a"](x))))
+            return self.io["z"](x)
+
+    net = convert(
+        Net(), pixels(4).flatten(1), num_steps=2, precision=stbp.Precision(2, boundary_bits=8)
+    )
+    bits = {
+        n: int(m.weight_quant.bit_width())
+        for n, m in net.named_modules()
+        if hasattr(m, "weight_quant")
+    }
+    assert {n.removesuffix(".layer"): b for n, b in bits.items()} == {
+        "io.a": 8,
+        "io.z": 8,
+        "mid": 2,
+    }
 
 
 def test_a_precision_is_no_number_of_bits() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import snntorch_stbp as stbp
 from snntorch_stbp.activation import NUDGE
-from snntorch_stbp.errors import StbpError
+from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.frozen import Settings, freeze
 from snntorch_stbp.frozen.neuron import Integrate, freeze_neuron
 from snntorch_stbp.lowering import lower
@@ -107,6 +107,30 @@ def test_images_that_integers_would_cut_off_are_refused(
     assert torch.equal(net(images * scale + shift), net((images * scale + shift).clamp(0, 1)))
 
 
+@pytest.mark.parametrize("deploy", [freeze, lower])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_inputs_that_a_network_cannot_take_are_told(
+    deploy: Callable[[nn.Module], nn.Module], quantized: bool
+) -> None:
+    body = [
+        stbp.DirectCoding(2), stbp.TimeDistributed(nn.Conv2d(1, 2, 3)), stbp.Leaky(),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), nn.Linear(72, 10))),
+    ]  # fmt: skip
+    first = [stbp.Precision().input_quant()] if quantized else []
+    net, images = deploy(nn.Sequential(*first, *body)), digits(4)
+    with pytest.raises(
+        UsageError, match=r"takes 1 channels of images, .* shape \[4, 3, 8, 8\]: give"
+    ):
+        net(images.expand(4, 3, 8, 8))
+    with pytest.raises(
+        UsageError, match=r"takes 72 values, .* the shape \[8, 98\]: give inputs of"
+    ):
+        net(digits(4, size=9))
+    images[1, 0, 2, 2] = float("nan")
+    with pytest.raises(StbpError, match="nan"):
+        net(images)
+
+
 @pytest.mark.parametrize("inputs", [1, 3])
 def test_thresholds_make_up_for_the_multipliers_of_wide_weights(inputs: int) -> None:
     """Their sums leave few of the 24 bits to a multiplier."""
@@ -120,7 +144,7 @@ def test_thresholds_make_up_for_the_multipliers_of_wide_weights(inputs: int) -> 
     )
     images = digits(64).expand(-1, inputs, -1, -1)
     model(images)
-    net = freeze(model)
+    net = freeze(model.eval())
     (trained,) = model[1](images.unsqueeze(0))
     current = net._current(net.stages[0], {"input": net.quantize_input(images)[None]})[0]
     threshold = net.stages[0].neuron.threshold

@@ -237,6 +237,17 @@ def test_networks_of_the_zoo_are_made_of_it(
 
 
 @needs_compiler
+def test_statistics_that_are_no_longer_tracked_stay_as_they_are() -> None:
+    layer, neuron = pair(threshold=0.4)
+    layer.norm.track_running_stats = False
+    before = copy.deepcopy(layer.state_dict())
+    x = torch.randn(2, 4, 3, 10, 10)
+    assert torch.equal(firing.fire(layer, neuron, x), neuron(layer(x)))
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@needs_compiler
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "shape", [(1, 4, 6, 10, 10), (2, 1, 6, 10, 10), (2, 4, 6, 1, 1), (6, 1, 1), (1,)]

@@ -109,6 +109,33 @@ def test_freezing_changes_little(bits: Any) -> None:
     assert max(differing) < 0.03
 
 
+@pytest.mark.parametrize("name", ["mnistnet_bn", "cifarnet_neunorm"])
+def test_the_default_device_changes_nothing(name: str) -> None:
+    model, images = make(name, num_steps=2), digits(4)
+    with torch.no_grad():
+        expected = freeze(model)(images)
+        with torch.device("meta"):
+            found = freeze(model)(images)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_the_network_is_left_in_the_mode_that_it_is_in(bits: int | None) -> None:
+    """Module by module; in whichever it is, it is frozen as in evaluation, and again."""
+    model, images = make("mnistnet_bn", act_bits=bits, membrane_bits=bits), digits(4)
+    expected = freeze(model)(images)
+    model.train()
+    next(model.children()).eval()
+    modes = [m.training for m in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    net = freeze(model)
+    assert net.reading.changed(net, images) < 0.5
+    net.refold()
+    assert torch.equal(net(images), expected)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
 def test_training_in_frozen_arithmetic_is_what_freezing_gives() -> None:
     model = make("mnistnet_bn", bits=4)
     net = freeze(model)
@@ -232,6 +259,11 @@ class Branching(nn.Module):
 def test_what_has_no_counterpart_is_refused(model: nn.Module, message: str) -> None:
     with pytest.raises(StbpError, match=message):
         freeze(model)
+
+
+def test_settings_are_no_number() -> None:
+    with pytest.raises(TypeError, match=r"settings are Settings\(act_bits=...\), not 3"):
+        freeze(make("mnistnet"), 3)  # type: ignore[arg-type]
 
 
 def test_widths_out_of_range_are_refused() -> None:

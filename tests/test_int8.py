@@ -175,6 +175,17 @@ def test_a_processor_that_computes_wrongly_is_told_and_not_used(
     assert "take float32" in caplog.text
 
 
+@in_bytes
+@pytest.mark.parametrize("geometry", [None, PADDED])
+def test_the_default_device_changes_nothing(geometry: Geometry | None) -> None:
+    x, weight, scale, bias = operands(geometry, outputs=128)
+    with torch.device("meta"):
+        assert int8._supported.__wrapped__()
+        y = int8.apply(x, weight.requires_grad_(), scale, bias, geometry)
+    assert taken(y)
+    assert torch.equal(y, usual(x, weight, bias, geometry))
+
+
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_quantized_layers_compute_what_brevitas_does(bits: Bits, per_channel: bool) -> None:

@@ -6,6 +6,8 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import snntorch_stbp as stbp
 from snntorch_stbp import kernels
@@ -124,3 +126,19 @@ def test_a_traced_network_computes_the_same(bits):
             expected = net(x), net(other)
         torch.testing.assert_close(traced(x), expected[0])
         torch.testing.assert_close(traced(other), expected[1])
+
+
+@pytest.mark.parametrize("pretended", [False, True])
+def test_tensors_without_numbers_get_no_further_than_their_shapes(pretended):
+    """Neither those that pretend to be on a CPU nor others in their company go to machine code."""
+    quantized = stbp.Precision(4).conv2d(3, 8, 3, padding=1)
+    fused = stbp.TimeDistributed(nn.Conv2d(3, 8, 3, padding=1), stbp.TDBatchNorm2d(8))
+    x = torch.rand(2, 4, 3, 16, 16)
+    neuron, pool = stbp.Leaky(), stbp.AvgPool2d(2)
+    expected = [quantized(x[0]), stbp.fire(fused, neuron, x), neuron(x), pool(x[0])]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        if pretended:
+            x = mode.from_tensor(x)
+        found = [quantized(x[0]), stbp.fire(fused, neuron, x), neuron(x), pool(x[0])]
+    assert all(type(y) is FakeTensor for y in found)
+    assert [y.shape for y in found] == [y.shape for y in expected]

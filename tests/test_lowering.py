@@ -62,6 +62,26 @@ def test_channels_that_a_normalisation_switched_off_fire_by_its_shift(
         assert (record[layer] != spikes).float().mean() < 0.01, layer
 
 
+@pytest.mark.parametrize("act_bits", [None, 4])
+def test_the_network_is_left_in_the_mode_that_it_is_in(act_bits: int | None) -> None:
+    model, images = make("mnistnet_bn", act_bits=act_bits), digits(20)
+    expected = lower(model, samples=images)(images)
+    model.train()
+    assert torch.equal(lower(model, samples=images)(images), expected)
+    assert all(m.training for m in model.modules())
+    with pytest.raises(StbpError, match="not for 7"):
+        lower(model, num_steps=7)
+    assert all(m.training for m in model.modules())
+
+
+def test_the_default_device_changes_nothing() -> None:
+    model, images = make("mnistnet_bn"), digits(20)
+    expected = lower(model, samples=images)(images)
+    with torch.device("meta"):
+        found = lower(model, samples=images)(images)
+    assert torch.equal(found, expected)
+
+
 def test_scores_of_float_weights_are_on_one_grid_for_all_classes() -> None:
     """So that no class gains by rounding: wide weights, and no multiplier."""
     images, net = digits(50), make("mnistnet", bits=None)
@@ -247,6 +267,10 @@ def test_what_has_no_counterpart_in_the_exact_form_is_refused() -> None:
     ({"form": "simple"}, "needs either samples to calibrate with or a fraction"),
     ({"form": "simple", "fraction": 21}, "fraction is 0 to 20 bits, not 21"),
     ({"bits": 40}, "bits is 16 to 31, not 40"),
+    ({"bits": 20.5}, r"bits is 16 to 31, not 20\.5"),
+    ({"multiplier_bits": 8.5}, r"multiplier_bits is 4 to 24, not 8\.5"),
+    ({"fraction": 2.5}, r"fraction is 0 to 20 bits, not 2\.5"),
+    ({"act_bits": 0}, "act_bits of a frozen network is 4 to 12, not 0"),
     ({"multiplier_bits": 2}, "multiplier_bits is 4 to 24, not 2"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:

@@ -76,6 +76,16 @@ def test_bits_are_exact(count: int, dtype: torch.dtype, sure: bool) -> None:
     assert torch.equal(bits.restored(), spikes)
 
 
+def test_bits_stay_on_the_cpu_whatever_the_default_device_is() -> None:
+    spikes = (torch.rand(5000) < 0.3).float()
+    kept._table.cache_clear()
+    with torch.device("meta"):
+        bits = Bits.of(spikes)
+        assert bits is not None
+        assert torch.equal(bits.restored(), spikes)
+    assert torch.equal(bits.restored(), spikes)
+
+
 @pytest.mark.parametrize("value", [0.5, -1.0, 2.0, 1 - 2**-24, 1e-30, float("inf"), float("nan")])
 @pytest.mark.parametrize("place", [0, 2000, BLOCK + 7])
 def test_what_holds_anything_else_is_not_packed(value: float, place: int) -> None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import snntorch_stbp as stbp
 from snntorch_stbp import mixed, rounded, zoo
 from snntorch_stbp.cli import main
-from snntorch_stbp.errors import UsageError
+from snntorch_stbp.errors import StbpError, UsageError
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.run.rundir import RunDir
 
@@ -80,6 +81,40 @@ def test_parameters_stay_the_same_objects_and_options_of_a_convolution_too() -> 
     torch.testing.assert_close(net[0].quant_weight().value, 3 * weight)
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_hooks_of_a_layer_go_on(bits: int | None) -> None:
+    net, seen = nn.Sequential(nn.Linear(4, 3)), []
+    handles = [
+        net[0].register_forward_hook(lambda m, args, kwargs, y: seen.append(y), with_kwargs=True),
+        net[0].register_forward_pre_hook(lambda m, args: (2 * args[0],)),
+        net[0].register_full_backward_hook(lambda m, d_x, d_y: seen.append(d_y[0])),
+    ]
+    mixed.assign_bits(net, {"0": bits}, stbp.Precision())
+    x = torch.randn(2, 4, requires_grad=True)
+    y = net(x)
+    y.sum().backward()
+    assert torch.equal(seen[0], y)
+    assert torch.equal(seen[1], torch.ones(2, 3))
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(net(2 * x), y)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("change", [
+    lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    lambda layer: parametrizations.weight_norm(layer, "weight"),
+])  # fmt: skip
+def test_weights_that_are_computed_at_each_pass_are_refused(change: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    change(net[1])
+    layers = list(net)
+    with pytest.raises(StbpError, match=r"the weight of '1' is computed from other .* call torch"):
+        mixed.assign_bits(net, {"*": 4}, stbp.Precision())
+    assert list(net) == layers
+    assert mixed.assign_bits(net, {"0": 4}, stbp.Precision())
+
+
 def test_the_last_pattern_decides_and_means_count_weights() -> None:
     net = make("mnistnet_bn", bits=4)
     mixed.assign_bits(net, {k: None if v == 32 else v for k, v in GIVEN.items()}, stbp.Precision())
@@ -90,6 +125,11 @@ def test_the_last_pattern_decides_and_means_count_weights() -> None:
     sizes = [layer.weight.numel() for layer in layers.values()]
     expected = sum(b * n for b, n in zip(bits, sizes, strict=True)) / sum(sizes)
     assert mixed.mean_bits(net) == pytest.approx(expected)
+
+
+def test_there_is_no_mean_of_no_weights() -> None:
+    with pytest.raises(UsageError, match="Leaky has no layers with weights"):
+        mixed.mean_bits(stbp.Leaky())
 
 
 def test_layers_are_named_as_the_exported_graph_names_them() -> None:

@@ -103,6 +103,12 @@ def test_memory_layout_does_not_matter() -> None:
     assert other.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("momentum", [float("nan"), -0.1, 1.0, 2.0])
+def test_a_momentum_out_of_range_is_refused(momentum: float) -> None:
+    with pytest.raises(ValueError, match=rf"momentum of Muon lies in \[0, 1\), not {momentum}"):
+        Muon([nn.Parameter(torch.ones(3, 3))], momentum=momentum)
+
+
 def test_a_closure_is_asked_for_the_loss() -> None:
     (weight,) = parameters((4, 6))
     optimizer = Muon([{"params": [weight], "orthogonal": True}], lr=0.1)

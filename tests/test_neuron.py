@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import snntorch as snn
@@ -247,3 +248,20 @@ def test_refuses_an_unknown_reset() -> None:
 def test_refuses_what_is_no_sequence(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"sequence \[T, B, \.\.\.\] of at least one step"):
         stbp.Leaky()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["beta", "threshold"])
+@pytest.mark.parametrize("value", [float("nan"), torch.tensor([0.5, float("nan")])])
+def test_refuses_constants_that_are_no_numbers(name: str, value: float | Tensor) -> None:
+    with pytest.raises(ValueError, match=f"{name} of neurons is a number, not nan"):
+        stbp.Leaky(**{name: value})
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ("atan", r"is a spike function, such as .*surrogate\.atan\(\), not 'atan'"),
+    ("relu", r"such as snntorch_stbp\.surrogate\.rectangular\(\), not 'relu'"),
+    (3, "not 3"),
+])  # fmt: skip
+def test_refuses_names_of_spike_functions(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        stbp.Leaky(spike_grad=given)

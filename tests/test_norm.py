@@ -111,6 +111,33 @@ def test_without_affine_or_running_statistics() -> None:
     torch.testing.assert_close(plain(x), stbp.TDBatchNorm2d(3)(x).detach())
 
 
+def test_statistics_that_are_no_longer_tracked_stay_as_they_are() -> None:
+    """As in torch, where it is set on a module; evaluation takes those of before."""
+    ours, theirs = stbp.TDBatchNorm2d(3, threshold=1.0), nn.BatchNorm2d(3)
+    for tracked in (True, False, True):
+        ours.track_running_stats = theirs.track_running_stats = tracked
+        x, image = torch.randn(2, 5, 3, 4, 4) + 1, torch.randn(5, 3, 4, 4)
+        sequence = torch.stack([image, image])
+        for found, taken in ((ours(x), x), (ours.repeated(image, 2), sequence)):
+            expected = theirs(taken.flatten(0, 1)).unflatten(0, (2, 5))
+            torch.testing.assert_close(found, expected)
+        for name, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value)
+    for norm in (ours, theirs):
+        norm.track_running_stats = False
+        norm.eval()
+    torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).unflatten(0, (2, 5)))
+
+
+def test_a_batch_without_samples_changes_no_statistics() -> None:
+    norm, empty = stbp.TDBatchNorm2d(3), torch.zeros(0, 3, 4, 4)
+    norm(torch.randn(2, 5, 3, 4, 4))
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    assert norm.repeated(empty, 4).shape == norm(empty.expand(4, 0, 3, 4, 4)).shape
+    assert torch.equal(norm.running_mean, mean)
+    assert torch.equal(norm.running_var, variance)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("track", [True, False])
 def test_halves_without_affine(track: bool, dtype: torch.dtype) -> None:
@@ -155,8 +182,9 @@ def test_refuses_other_shapes(norm: nn.Module, shape: tuple[int, ...], wanted: s
 
 
 def test_refuses_values_that_are_not_positive() -> None:
-    with pytest.raises(ValueError, match=r"positive alpha and threshold, not 0 and 0\.4"):
-        stbp.TDBatchNorm2d(3, alpha=0)
+    for alpha in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=rf"finite alpha and threshold, not {alpha} and 0\.4"):
+            stbp.TDBatchNorm2d(3, alpha=alpha)
 
 
 def test_neunorm_equals_its_recurrence() -> None:

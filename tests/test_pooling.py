@@ -72,6 +72,16 @@ def test_other_windows_and_images_are_torchs(shape: tuple[int, ...], arguments: 
     assert torch.equal(AvgPool2d(**arguments)(x), nn.AvgPool2d(**arguments)(x))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_stay_on_their_device_whatever_the_default_is(layout: torch.memory_format) -> None:
+    x = torch.rand(2, 8, 8, 8).to(memory_format=layout)
+    d_y = torch.rand(2, 8, 4, 4)
+    with torch.device("meta"):
+        found = with_gradient(AvgPool2d(2), x, d_y)
+    for ours, theirs in zip(found, with_gradient(nn.AvgPool2d(2), x, d_y), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_divisor_of_zero_is_refused_as_torch_does() -> None:
     with pytest.raises(RuntimeError, match="divisor must be not zero"):
         avg_pool2d(torch.ones(1, 1, 2, 2), 2, divisor_override=0)

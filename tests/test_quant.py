@@ -149,6 +149,22 @@ def test_current_and_membrane_quantizers_are_put_into_the_neuron() -> None:
     assert scale.item() == 2.0 ** round(torch.log2(scale).item())
 
 
+def test_thresholds_that_differ_have_one_range_of_currents_and_no_grid_of_membranes() -> None:
+    thresholds = torch.tensor([0.2, 0.4, 0.8, 0.6])
+    neuron = stbp.Precision(act_bits=4).neuron(threshold=thresholds)
+    one = stbp.Precision(act_bits=4).neuron(threshold=0.8)
+    x = torch.randn(3, 5, 4)
+    assert torch.equal(neuron.current_quant(x), one.current_quant(x))
+    assert torch.equal(neuron.threshold, thresholds)
+    with pytest.raises(
+        ValueError, match=r"of one threshold, .* not for thresholds from 0.2 to 0.8"
+    ):
+        stbp.Precision(membrane_bits=4).neuron(threshold=thresholds)
+    alike = stbp.Precision(membrane_bits=4, act_bits=4).neuron(threshold=torch.full((4,), 0.4))
+    one = stbp.Precision(membrane_bits=4, act_bits=4).neuron(threshold=torch.tensor(0.4))
+    assert torch.equal(alike(x), one(x))
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_membrane_grid_is_centred_on_the_threshold(bits: int) -> None:
     grid = quant.membrane_quantizer(bits, 0.4)
@@ -225,6 +241,13 @@ def test_weights_of_another_architecture_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("count", [0, -4, 2.5, True])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_averages_are_of_one_spike_or_more(bits: int | None, count: Any) -> None:
+    with pytest.raises(ValueError, match=rf"number of spikes of an average, from 1, not {count}"):
+        stbp.Precision(act_bits=bits).pool_quant(count)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -256,7 +279,8 @@ def test_weights_of_another_architecture_are_refused() -> None:
         ({"weight_range": "min"}, "weight_range is 'fitted', 'learned' or 'max', not 'min'"),
         ({"weight_bits": 1, "weight_range": "max"}, "for weights of 2 to 8 bits, not for 1"),
         ({"weight_bits": "ternary", "weight_range": "learned"}, "2 to 8 bits, not for 'ternary'"),
-        ({"input_max": 0.0}, "input_max is positive, not 0.0"),
+        ({"input_max": 0.0}, "input_max is a positive, finite number, not 0.0"),
+        ({"input_max": float("inf")}, "input_max is a positive, finite number, not inf"),
     ],
 )
 def test_refuses_impossible_precisions(values: dict[str, Any], message: str) -> None:

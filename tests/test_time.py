@@ -6,6 +6,7 @@ import pytest
 import snntorch as snn
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import snntorch_stbp as stbp
 from snntorch_stbp.sequence import is_repeated
@@ -32,12 +33,23 @@ def test_calls_the_layer_once() -> None:
     assert layer.calls == 1
 
 
+def seen_by(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples in each call of the forward pass of the class of `layer`."""
+    seen: list[int] = []
+    forward = type(layer).forward
+    monkeypatch.setattr(
+        type(layer), "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
+    return seen
+
+
 @pytest.mark.parametrize("bits", [None, 3])
-def test_a_convolution_computes_an_image_once_for_all_steps(bits: int | None) -> None:
+def test_a_convolution_computes_an_image_once_for_all_steps(
+    bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conv = stbp.Precision(weight_bits=bits).conv2d(2, 3, 3)
     layer = stbp.TimeDistributed(conv, stbp.TDBatchNorm2d(3))
-    seen: list[int] = []
-    conv.register_forward_hook(lambda _, inputs, out: seen.append(len(inputs[0])))
+    seen = seen_by(conv, monkeypatch)
     image = torch.randn(5, 2, 8, 8)
     results, gradients = [], []
     for sequence in (stbp.DirectCoding(4)(image), image.repeat(4, 1, 1, 1, 1)):
@@ -54,6 +66,36 @@ def test_layers_that_draw_numbers_draw_them_at_every_step() -> None:
     layer = stbp.TimeDistributed(nn.Sequential(nn.Linear(2, 50), nn.Dropout()))
     out = layer(stbp.DirectCoding(4, still_dims=2)(torch.ones(5, 2)))
     assert not torch.equal(out[0], out[1])
+
+
+class Noisy(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + torch.randn_like(x))
+
+
+def hooked(pre: bool) -> nn.Linear:
+    layer = nn.Linear(2, 50)
+    if pre:
+        layer.register_forward_pre_hook(lambda m, given: (given[0] + torch.randn_like(given[0]),))
+    else:
+        layer.register_forward_hook(lambda m, given, y: y + torch.randn_like(y))
+    return layer
+
+
+@pytest.mark.parametrize("layer", [Noisy(2, 50), hooked(True), hooked(False)])
+def test_layers_of_other_classes_and_with_hooks_may_draw_numbers(layer: nn.Module) -> None:
+    out = stbp.TimeDistributed(layer)(stbp.DirectCoding(4, still_dims=2)(torch.ones(5, 2)))
+    assert not torch.equal(out[0], out[1])
+
+
+def test_hooks_of_torch_draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pruned and normalised weights are computed in them."""
+    layer = parametrizations.weight_norm(nn.Linear(2, 50))
+    prune.random_unstructured(layer, "bias", 0.5)
+    seen = seen_by(layer, monkeypatch)
+    image = stbp.DirectCoding(4, still_dims=2)(torch.ones(5, 2))
+    assert is_repeated(stbp.TimeDistributed(layer)(image))
+    assert seen == [5]
 
 
 def test_normalisations_see_the_sequence_or_the_folded_batch() -> None:
@@ -80,6 +122,11 @@ def test_refuses_layers_that_need_the_steps_in_order(inside: nn.Module) -> None:
         stbp.TimeDistributed(inside)
 
 
+def test_refuses_what_is_no_layer() -> None:
+    with pytest.raises(TypeError, match=r"takes a layer, a torch\.nn\.Module, not None"):
+        stbp.TimeDistributed(None)  # type: ignore[arg-type]
+
+
 def test_refuses_what_is_no_sequence() -> None:
     with pytest.raises(
         ValueError, match=r"takes a sequence \[T, B, \.\.\.\], not the shape \(3,\)"
@@ -88,10 +135,11 @@ def test_refuses_what_is_no_sequence() -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.Flatten(), nn.MaxPool2d(2), stbp.AvgPool2d(2)])
-def test_what_an_image_passes_first_is_computed_once(layer: nn.Module) -> None:
+def test_what_an_image_passes_first_is_computed_once(
+    layer: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A linear layer behind it then sees one step, too."""
-    seen: list[int] = []
-    layer.register_forward_pre_hook(lambda m, given: seen.append(len(given[0])))
+    seen = seen_by(layer, monkeypatch)
     image = torch.rand(3, 2, 4, 4)
     y = stbp.TimeDistributed(layer)(stbp.DirectCoding(5)(image))
     assert seen == [3]
@@ -135,6 +183,22 @@ def test_latency_coding_spikes_once_and_earlier_for_brighter_pixels() -> None:
     assert spikes.sum(0).le(1).all()
     when = spikes.argmax(0).flatten()
     assert when[2] < when[1] < when[0]
+
+
+@pytest.mark.parametrize("coding", [stbp.DirectCoding, stbp.RateCoding, stbp.LatencyCoding])
+@pytest.mark.parametrize("steps", [2.5, True, "3", None])
+def test_steps_are_a_whole_number(coding: type[nn.Module], steps: object) -> None:
+    with pytest.raises(ValueError, match=f"a whole number of time steps, not {steps!r}"):
+        coding(steps)
+
+
+@pytest.mark.parametrize("coding", [stbp.RateCoding, stbp.LatencyCoding])
+def test_what_is_no_intensity_is_refused(coding: type[nn.Module]) -> None:
+    image = torch.randint(0, 2, (2, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"Coding takes intensities .* not int64: .* x / 255"):
+        coding(3)(image)
+    with pytest.raises(ValueError, match=r"Coding takes intensities in \[0, 1\], not nan"):
+        coding(3)(image / 0)
 
 
 def test_population_vote_is_the_mean_of_each_group() -> None:

@@ -71,11 +71,21 @@ def test_builders_are_attributes_of_the_package():
             {"name": "mnistnet", "readout": "votes"},
             r"There is no readout 'votes': choose one of current, rate, population\.",
         ),
+        ({"beta": 1.5}, r"beta is a number in \[0, 1\], not 1\.5\."),
+        ({"beta": float("nan")}, r"beta is a number in \[0, 1\], not nan\."),
+        ({"beta": "high"}, r"beta is a number in \[0, 1\], not 'high'\."),
+        ({"threshold": 0.0}, r"threshold is a positive, finite number, not 0\.0\."),
+        ({"threshold": float("inf")}, r"threshold is a positive, finite number, not inf\."),
+        ({"num_steps": 2.0}, r"num_steps is a whole number, not 2\.0\."),
+        ({"num_steps": True}, r"num_steps is a whole number, not True\."),
+        ({"image_size": 32.0}, r"image_size is a whole number .* height and a width, not 32\.0\."),
+        ({"image_size": (32, 32, 3)}, r"or a height and a width, not \(32, 32, 3\)\."),
+        ({"layer_bits": 3}, r"layer_bits has bits by name of a layer, such as .*, not 3\."),
     ],
 )
 def test_wrong_values_are_named(arguments, message):
     with pytest.raises(UsageError, match=message) as caught:
-        zoo.create(**arguments)
+        zoo.create(**{"name": "mnistnet", **arguments})
     assert caught.value.exit_code == 2
 
 

@@ -93,6 +93,18 @@ def test_a_name_is_given_once(name: str) -> None:
         zoo.register(name, tiny)
 
 
+@pytest.mark.parametrize(("name", "builder", "message"), [
+    (3, tiny, "a name of letters, digits, _, - and dots, not 3"),
+    ("", tiny, "a name of letters, digits, _, - and dots, not ''"),
+    ("two words", tiny, "not 'two words'"),
+    ("other", "tiny", "the builder of 'other' is a function of Parts, not 'tiny'"),
+])  # fmt: skip
+def test_what_is_no_name_or_no_builder_is_refused(name: Any, builder: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        zoo.register(name, builder)
+    assert name not in zoo.list_models()
+
+
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(("builder", "message"), [
     (lambda parts: 1 / 0, "'bad' cannot be built: ZeroDivisionError: division by zero"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from snntorch_stbp.errors import StbpError, UsageError, suggest
@@ -99,8 +100,12 @@ def register(
         min_size: Smallest height and width of an image, in pixels.
 
     Raises:
-        UsageError: If there is a model of that name.
+        UsageError: If there is a model of that name, it is none, or `builder` is no function.
     """
+    if not (isinstance(name, str) and name.translate(str.maketrans("-.", "__")).isidentifier()):
+        raise UsageError(f"a model has a name of letters, digits, _, - and dots, not {name!r}.")
+    if not callable(builder):
+        raise UsageError(f"the builder of '{name}' is a function of Parts, not {builder!r}.")
     if name in list_models():
         raise UsageError(f"There is a model '{name}' already: choose another name.")
     _REGISTERED[name] = ModelInfo(name, name, paper, min_size, description, builder)
@@ -180,12 +185,12 @@ def create(
         A module whose output is the record `[T, B, K]`.
 
     Raises:
-        UsageError: For an unknown model, readout, init or layer, or a number that is too small.
+        UsageError: For an unknown model, readout, init or layer, or a number out of its range.
         StbpError: If a model from elsewhere cannot be built.
-        TypeError: If `precision` is none.
+        TypeError: If `precision` is none, or `spike_grad` no function.
     """
     model = info(name)
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = _height_and_width(image_size)
     if min(height, width) < model.min_size:
         raise UsageError(
             f"{name} needs images of at least {model.min_size}x{model.min_size} pixels, "
@@ -194,9 +199,17 @@ def create(
     _check_counts(num_classes=num_classes, in_channels=in_channels, num_steps=num_steps)
     _check_choice("readout", readout, READOUTS)
     _check_choice("init", init, INITS)
+    if not (layer_bits is None or isinstance(layer_bits, Mapping)):
+        raise UsageError(
+            f"layer_bits has bits by name of a layer, such as {{'head.*': 8}}, not {layer_bits!r}."
+        )
 
+    from snntorch_stbp.neuron import check_constants
     from snntorch_stbp.quant import Precision, check_precision
+    from snntorch_stbp.surrogate import check_spike_grad
 
+    check_constants(beta, threshold)
+    check_spike_grad(spike_grad)
     check_precision(precision)
     from .parts import Parts
 
@@ -242,8 +255,23 @@ def _built(model: ModelInfo, parts: Parts) -> nn.Module:
     return net
 
 
+def _height_and_width(image_size: Any) -> tuple[int, int]:
+    size = (image_size, image_size) if _is_whole(image_size) else image_size
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(map(_is_whole, size))):
+        raise UsageError(
+            f"image_size is a whole number of pixels, or a height and a width, not {image_size!r}."
+        )
+    return size[0], size[1]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
+        if not _is_whole(value):
+            raise UsageError(f"{name} is a whole number, not {value!r}.")
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}.")
 

@@ -7,7 +7,7 @@ makes that of the modules of this package, `check` compares the two.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,14 +15,16 @@ from torch import Tensor, fx, nn
 
 from ..errors import StbpError, UsageError
 from ..mixed import layer_at, replace_layer, weight_layers
-from ..neuron import Leaky
+from ..neuron import Leaky, check_constants
 from ..norm import NeuNorm, _TDBatchNorm
 from ..quant import Precision, check_precision
+from ..reparametrised import refuse_reparametrised
+from ..surrogate import check_spike_grad
 from ..time import TimeDistributed, _Coding
 from .build import Settings, build
 from .check import compare, compare_plain
 from .network import Network
-from .reparametrised import refuse_reparametrised
+from .neurons import check_one_threshold
 from .trace import trace
 from .unroll import unroll
 
@@ -91,10 +93,12 @@ def convert(
 
     Raises:
         UsageError: If `num_steps` is missing, no whole number, or contradicts the loop; if the
-            example is no tensor, a sequence where a batch is wanted, or does not lie in the range
-            of a quantized input; or if the model is a lone neuron.
+            example is no tensor, has no sample, a value that is not finite, is a sequence where a
+            batch is wanted, or does not lie in the range of a quantized input; if `beta` or
+            `threshold` is out of range; or if the model is a lone neuron.
         StbpError: If the network cannot be converted, with the reason, or the result fires
             other spikes.
+        TypeError: If `precision` is none, or `spike_grad` no function.
     """
     ours = [m for m in model.modules() if isinstance(m, OVER_SEQUENCES)]
     if ours:
@@ -102,6 +106,8 @@ def convert(
             f"{type(model).__name__} has a {type(ours[0]).__name__} of this package, which takes "
             f"sequences already: convert what is left by hand."
         )
+    check_constants(beta, threshold)
+    check_spike_grad(spike_grad)
     example = _check_example(example).to(next(model.parameters(), example).device)
     _check_input(example, precision)
     source = _copy(model)
@@ -114,6 +120,10 @@ def convert(
     spiking = any(op.kind == "neuron" for op in network.ops)
     if precision is not None or not spiking:
         refuse_reparametrised(source)
+    if precision is not None and precision.membrane_bits is not None:
+        for op in network.ops:
+            if op.kind == "neuron":
+                check_one_threshold(op.name, op.module)
     steps = _steps(network, num_steps, example)
     any_length = _any_length(model, example, network)
     settings = Settings(steps, beta, threshold, spike_grad, membrane, any_length)
@@ -130,6 +140,12 @@ def convert(
 
 def _check_example(example: Any) -> Tensor:
     if isinstance(example, Tensor):
+        if not example.numel():
+            raise UsageError(
+                f"the example is at least one sample, not of the shape {list(example.shape)}."
+            )
+        if not example.isfinite().all():
+            raise UsageError("the example has values that are not finite: give it real samples.")
         return example.detach()
     what = f"of type {type(example).__name__}"
     if isinstance(example, (tuple, list)):
@@ -140,7 +156,7 @@ def _check_example(example: Any) -> Tensor:
 
 
 def _steps(network: Network, num_steps: int | None, example: Tensor) -> int:
-    if num_steps is not None and not isinstance(num_steps, int):
+    if num_steps is not None and (isinstance(num_steps, bool) or not isinstance(num_steps, int)):
         raise UsageError(f"num_steps is a whole number of time steps, not {num_steps!r}.")
     if num_steps is not None and num_steps < 1:
         raise UsageError(f"a network runs for at least 1 time step, not {num_steps}.")
@@ -203,6 +219,15 @@ def _computed(model: nn.Module) -> dict[int, Tensor]:
     return {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
 
 
+def _in_order(net: Any, names: Iterable[str]) -> list[str]:
+    """Names of layers in the order in which they compute, wherever they were registered."""
+    nodes = [str(n.target) for n in net.graph.nodes if n.op in ("call_module", "get_attr")]
+    return sorted(
+        names,
+        key=lambda name: next(i for i, n in enumerate(nodes) if f"{name}.".startswith(f"{n}.")),
+    )
+
+
 def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> None:
     """Give layers, neurons and the input their bits, in place."""
     weights = [m for m in net.modules() if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
@@ -212,11 +237,11 @@ def _quantize(net: nn.Module, precision: Precision, device: torch.device) -> Non
         raise StbpError(
             f"{type(strange[0]).__name__} has no quantized counterpart here; Conv2d and Linear do."
         )
-    ends = (next(iter(layers)), next(reversed(layers))) if layers else ()
+    ends = _in_order(net, layers)[:: max(len(layers) - 1, 1)]
     for name, layer in layers.items():
         bits = precision.layer_bits(boundary=name in ends)
         if bits is not None:
-            replace_layer(net, layer, layer_at(layer, bits, precision))
+            replace_layer(net, layer, layer_at(layer, bits, precision, name))
     for module in list(net.modules()):
         if isinstance(module, Leaky):
             like = precision.neuron(threshold=float(module.threshold.detach().max()))

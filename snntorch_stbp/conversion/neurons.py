@@ -34,6 +34,25 @@ def check_known(name: str, module: nn.Module) -> None:
         )
 
 
+def check_one_threshold(name: str, neuron: Any) -> None:
+    """Refuse thresholds that differ or are learned, for which membranes have no one grid.
+
+    Raises:
+        StbpError: If they do, or are.
+    """
+    if neuron.threshold.requires_grad:
+        raise StbpError(
+            f"'{name}' learns its threshold, which the levels of a quantized membrane lie around: "
+            f"leave membrane_bits None, or learn_threshold out."
+        )
+    low, high = neuron.threshold.min().item(), neuron.threshold.max().item()
+    if low != high:
+        raise StbpError(
+            f"'{name}' has thresholds from {low:.4g} to {high:.4g}, but the levels of a quantized "
+            f"membrane lie around one: leave membrane_bits None, or give its neurons one threshold."
+        )
+
+
 def over_sequences(
     neuron: Any, current: Tensor, spike_grad: Callable[[Tensor], Tensor] | None
 ) -> Leaky:

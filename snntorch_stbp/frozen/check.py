@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..errors import StbpError
 from ..exact import full_precision
+from ..modes import evaluating
 from ..neuron import Leaky
 from . import inputs, plain
 from .graph import INPUT, Graph, Stage, inhibition
@@ -62,19 +63,14 @@ class Reading:
         """
         axis = inputs.batch_axis(samples)
         x = self.own(samples.narrow(axis, 0, min(SAMPLES, samples.shape[axis])))
-        modes = {m: m.training for m in self.model.modules()}
-        try:
-            with kernels.backend("loop"), full_precision():
-                currents, values, record = self.run(x)
-                values[INPUT] = self._input(x)
-                for stage in self.graph.stages:
-                    self._stage(stage, currents, values, record)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with kernels.backend("loop"), full_precision(), evaluating(self.model):
+            currents, values, record = self.run(x)
+            values[INPUT] = self._input(x)
+            for stage in self.graph.stages:
+                self._stage(stage, currents, values, record)
 
     def run(self, x: Tensor) -> Ran:
-        """What the network, put in evaluation mode, computes of real inputs."""
+        """What the network computes of real inputs in evaluation mode."""
         names = {stage.neuron: stage.name for stage in reversed(self.graph.stages) if stage.neuron}
         calls: dict[str, int] = {}
         currents: dict[str, Tensor] = {}
@@ -88,8 +84,8 @@ class Reading:
 
         handles = [neuron.register_forward_hook(watch) for neuron in names]
         try:
-            with full_precision():
-                return Ran(currents, values, self.model.eval()(self.own(x)))
+            with full_precision(), evaluating(self.model):
+                return Ran(currents, values, self.model(self.own(x)))
         finally:
             for handle in handles:
                 handle.remove()

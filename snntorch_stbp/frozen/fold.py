@@ -53,8 +53,8 @@ class Settings:
             ("act_bits", self.act_bits, 4, 12),
             ("multiplier_bits", self.multiplier_bits, 4, 16),
         ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} of a frozen network is {low} to {high}, not {value}")
+            if not (isinstance(value, int) and low <= value <= high):
+                raise ValueError(f"{name} of a frozen network is {low} to {high}, not {value!r}")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ def round_ste(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-def on_grid(x: Tensor, fraction: Tensor) -> Tensor:
+def on_grid(x: Tensor, fraction: Tensor | int) -> Tensor:
     """Round `x` to multiples of `2^-fraction`."""
-    scale = torch.exp2(fraction)
+    scale = torch.exp2(fraction) if isinstance(fraction, Tensor) else 2.0**fraction
     return round_ste(x * scale) / scale
 
 

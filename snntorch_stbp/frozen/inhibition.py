@@ -95,7 +95,7 @@ def freeze_inhibition(
         StbpError: If sums behind it would need more bits than float32 holds exactly.
     """
     decay = round(norm.decay * 2**BETA_DIGITS) / 2**BETA_DIGITS
-    digits = digits_needed(torch.tensor(decay))
+    digits = digits_needed(torch.tensor(decay, device="cpu"))
     channels = norm.weight.shape[0]
     most = channels * sum(decay**step for step in range(num_steps))
     spike = 2 ** max(0, COUNT_BITS - 1 - math.ceil(math.log2(most)))
@@ -119,7 +119,7 @@ def freeze_inhibition(
     fraction = settings.multiplier_bits - 2 - math.floor(math.log2(scaled))
     room = EXACT_BITS - 2 - math.ceil(math.log2(scaled * count + 1))
     fraction = max(0, min(fraction, room))
-    multiplier = on_grid(real * 2.0**unit_digits, torch.tensor(float(fraction)))
+    multiplier = on_grid(real * 2.0**unit_digits, fraction)
     return FrozenInhibition(
         decay, digits, spike, multiplier, fraction, bits, unit_digits, state, count
     )

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ..errors import StbpError, UsageError
+from ..kernels.geometry import Geometry
+from ..looking import recorded
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -77,6 +79,39 @@ def check_samples(samples: Tensor) -> None:
         )
 
 
+def check_numbers(x: Tensor) -> None:
+    """Refuse inputs in which a value is none, which clipping to integers would hide.
+
+    Those on an accelerator are not looked at: a look would wait for it.
+
+    Raises:
+        StbpError: If there is one.
+    """
+    if x.is_cpu and not recorded() and bool(x.detach().isnan().any()):
+        raise StbpError("the input holds values that are no numbers (nan).")
+
+
+def check_fit(x: Tensor, weight: Tensor, geometry: Geometry | None, name: str) -> None:
+    """Refuse what a layer does not take, of images of another size or with other channels.
+
+    Args:
+        x: What enters it, `[N, C, H, W]` or `[N, F]`.
+        weight: Its weights.
+        geometry: Of a convolution; `None` of a linear layer.
+        name: The layer's.
+
+    Raises:
+        UsageError: If it takes another number of channels or features.
+    """
+    wanted = weight.shape[1] * (1 if geometry is None else geometry.groups)
+    if x.dim() != weight.dim() or x.shape[1] != wanted:
+        what = "values" if geometry is None else "channels of images"
+        raise UsageError(
+            f"'{name}' takes {wanted} {what}, and of this input it would get the shape "
+            f"{list(x.shape)}: give inputs of the size that the network was trained on."
+        )
+
+
 def check_range(x: Tensor, bits: int = BITS, scale: float = SCALE) -> None:
     """Refuse inputs that these integers would clip, which training did not.
 
@@ -86,13 +121,13 @@ def check_range(x: Tensor, bits: int = BITS, scale: float = SCALE) -> None:
         scale: Value of one unit.
 
     Raises:
-        StbpError: If a value lies outside, by more than half a unit.
+        StbpError: If a value lies outside, by more than half a unit, or is none.
     """
     if not x.numel():
         return
     low, high = (float(end) for end in x.detach().aminmax())
     most = (2**bits - 1) * scale
-    if low < -scale / 2 or high > most + scale / 2:
+    if not (low >= -scale / 2 and high <= most + scale / 2):  # nor of numbers that are none
         raise StbpError(
             f"the input has values from {low:.4g} to {high:.4g}, but hardware is fed unsigned "
             f"integers, which stand for 0 to {most:.4g} where the network does not quantize its "

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..errors import StbpError
 from ..exact import exact_sums
 from ..kernels import int8
+from ..modes import evaluating
 from ..pooling import sum_pool2d
 from . import inputs
 from .branches import FrozenBranch, Source, weight_sum
@@ -73,7 +74,7 @@ class FrozenNet(nn.Module):
     parameters are then trained in this arithmetic (normalisation with its running statistics).
 
     Args:
-        model: A network of the modules of this package, in evaluation mode; it is kept.
+        model: A network of the modules of this package; it is kept, in the mode that it is in.
         settings: Widths.
         num_steps: Time steps `T`, of a network whose coding does not settle them.
 
@@ -85,16 +86,19 @@ class FrozenNet(nn.Module):
         self, model: nn.Module, settings: Settings | None = None, num_steps: int | None = None
     ) -> None:
         super().__init__()
+        if not (settings is None or isinstance(settings, Settings)):
+            raise TypeError(f"settings are Settings(act_bits=...), not {settings!r}")
         self.model = model
         self.settings = settings or Settings()
-        self.graph: Graph = read_graph(model)
-        self.num_steps: int = self.graph.run_for(num_steps)
-        self.reading = Reading(model, self.graph)
-        if all(stage.neuron is None for stage in self.graph.stages):
-            raise StbpError("the network has no layers of neurons to export.")
-        self.graph.refuse_rounded()
-        for stage in self.graph.stages:
-            check_grid(stage)
+        with evaluating(model):
+            self.graph: Graph = read_graph(model)
+            self.num_steps: int = self.graph.run_for(num_steps)
+            self.reading = Reading(model, self.graph)
+            if all(stage.neuron is None for stage in self.graph.stages):
+                raise StbpError("the network has no layers of neurons to export.")
+            self.graph.refuse_rounded()
+            for stage in self.graph.stages:
+                check_grid(stage)
         self.integrate = Integrate()
         self.refolds = False
         self.refold()
@@ -118,7 +122,7 @@ class FrozenNet(nn.Module):
 
     def refold(self) -> None:
         """Take the numbers from the network's parameters as they are now."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model):
             self.stages = _of_stages(self._fold(), Tensor.float)  # exact, of a network in float64
             self.packed = {
                 (stage.stage.name, number): int8.pack(frozen.weight, None, branch.geometry)
@@ -170,10 +174,11 @@ class FrozenNet(nn.Module):
         """The integers 0 to `2^input_bits - 1` that hardware is fed, of a real input.
 
         Raises:
-            StbpError: If it has values outside, which training did not clip.
+            StbpError: If it has values outside, which training did not clip, or that are none.
         """
         if self.graph.input_quant is None:
             inputs.check_range(x)
+        inputs.check_numbers(x)
         return round_ste(x / self.input_scale).clamp(0, 2**self.input_bits - 1)
 
     def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
@@ -202,7 +207,7 @@ class FrozenNet(nn.Module):
             result = self._current(stage, values)
             result = result.expand(self.num_steps, *result.shape[1:])
             if stage.neuron is None:
-                result = on_grid(result, torch.tensor(float(stage.readout_digits)))
+                result = on_grid(result, stage.readout_digits)
                 continue
             assert stage.stage.neuron is not None
             grad = stage.stage.neuron.spike_grad
@@ -249,6 +254,7 @@ def _accumulate(
     if branch.flatten:
         x = x.flatten(1)
     if weight is not None:
+        inputs.check_fit(x, weight, branch.geometry, branch.name)
         x = int8.apply(x, weight, None, None, branch.geometry, packed)
     for pool in branch.after:
         x = _pooled(pool, x)
@@ -280,4 +286,4 @@ def freeze(
     Raises:
         StbpError: If the network does what has no counterpart in this arithmetic.
     """
-    return FrozenNet(model.eval(), settings, num_steps)
+    return FrozenNet(model, settings, num_steps)

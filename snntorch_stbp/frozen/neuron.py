@@ -70,7 +70,7 @@ def freeze_neuron(
             quantizers have no grid.
     """
     act_bits, current_step = _current_step(neuron, settings)
-    beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), torch.tensor(float(BETA_DIGITS)))
+    beta = on_grid(neuron.beta.reshape(-1).clamp(0, 1), BETA_DIGITS)
     digits = digits_needed(beta.detach())
     membrane_bits, coarse = None, 0
     if neuron.state_quant is None:

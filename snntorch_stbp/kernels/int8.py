@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -224,7 +224,7 @@ def _computed(
     small: Tensor, divisor: int, packed: Packed, bias: Tensor | None, geometry: Geometry | None,
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    zero = torch.zeros(len(packed.scale), dtype=torch.int32)
+    zero = torch.zeros(len(packed.scale), dtype=torch.int32, device=small.device)
     weights = (packed.levels, packed.scale, zero, None if bias is None else bias.detach().float())
     operands = (small, 1 / divisor, 0, *weights)
     produced: tuple[Any, ...] = (1.0, 0, dtype, "none", [], "")
@@ -254,11 +254,12 @@ def _supported() -> bool:
 
 def _exact(geometry: Geometry | None) -> bool:
     """Whether sums of the largest bytes come out exact, times scales and with a bias."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
+    drawn = partial(torch.randint, generator=generator, device="cpu")  # whatever the default is
     image, kernel = ((), ()) if geometry is None else ((9, 9), (3, 3))
-    x = torch.randint(0, LARGEST + 1, (2, 32, *image), generator=generator)
-    levels = torch.randint(-LARGEST, LARGEST + 1, (16, 32, *kernel), generator=generator)
-    scale = 2.0 ** torch.arange(-8, 8)
+    x = drawn(0, LARGEST + 1, (2, 32, *image))
+    levels = drawn(-LARGEST, LARGEST + 1, (16, 32, *kernel))
+    scale = 2.0 ** torch.arange(-8, 8, device="cpu")
     along = scale.double().view(-1, *[1] * len(image))
     expected = _usual(x.double(), levels.double(), None, geometry) * along / 4 + along
     small = x.to(torch.uint8)

@@ -26,7 +26,7 @@ class FixedPointAware(nn.Module):
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         super().__init__()
-        self.model, self.options = model, options
+        self.model, self.options = model.eval(), options
         lower(model, **options)  # refuses here what cannot be lowered
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ..frozen.graph import Graph
 from ..frozen.read import read_graph
 from ..kernels import int8
 from ..kernels.geometry import Geometry
+from ..modes import evaluating
 from ..pooling import sum_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
@@ -47,7 +48,7 @@ def lower(
     """A trained network as a network of integers.
 
     Args:
-        model: A network of the modules of this package; it is put in evaluation mode.
+        model: A network of the modules of this package; taken in evaluation mode, left in its own.
         form: `"exact"`: `T` thresholds per channel, indexed by the steps since a neuron's last
             reset; nothing is rounded. `"simple"`: one threshold and one bias, rounded once.
             Stages whose currents or membranes training quantized are taken as they are, in both.
@@ -71,53 +72,56 @@ def lower(
     """
     if form not in ("exact", "simple"):
         raise ValueError(f"the form is 'exact' or 'simple', not {form!r}")
-    if not 16 <= bits <= 31:
-        raise ValueError(f"bits is 16 to 31, not {bits}")
-    if not 4 <= multiplier_bits <= 24:
-        raise ValueError(f"multiplier_bits is 4 to 24, not {multiplier_bits}")
+    for name, value, low, high, what in (
+        ("bits", bits, 16, 31, ""),
+        ("multiplier_bits", multiplier_bits, 4, 24, ""),
+        ("fraction", fraction, 0, 20, " bits"),
+    ):
+        if value is not None and not (isinstance(value, int) and low <= value <= high):
+            raise ValueError(f"{name} is {low} to {high}{what}, not {value!r}")
+    settings = Settings(act_bits=act_bits)
     if form == "simple" and (samples is None) == (fraction is None):
         raise ValueError("the simple form needs either samples to calibrate with or a fraction")
-    if fraction is not None and not 0 <= fraction <= 20:
-        raise ValueError(f"fraction is 0 to 20 bits, not {fraction}")
-    graph = read_graph(model.eval())
-    graph.refuse_neunorm("networks of integers")
-    graph.refuse_rounded()
-    if all(stage.neuron is None for stage in graph.stages):
-        raise StbpError("the network has no layers of neurons to lower.")
-    reading = Reading(model, graph)
-    if samples is not None:
-        inputs.check_samples(samples)
-        num_steps = inputs.steps(samples) if num_steps is None else num_steps
-    steps = graph.run_for(num_steps)
-    if samples is not None:
-        inputs.check_steps(samples, steps)
-        reading.check(samples)
-    input_bits, input_scale = _input(graph)
-    budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
-    quantized = any(stage.quantized for stage in graph.stages)
-    frozen = FrozenNet(model, Settings(act_bits=act_bits), steps).stages if quantized else []
-    calibration = None
-    if form == "simple":
-        if samples is not None and graph.input_quant is None:
-            inputs.check_range(samples)
-        pixels = None if samples is None else _integers(samples, input_bits, input_scale)
-        calibration = Calibration(budget, pixels, fraction)
-    stages: list[IntStage] = []
-    for index, stage in enumerate(graph.stages):
-        if quantized:
-            built = quantized_stage(frozen[index])
-        elif stage.neuron is None:
-            built = readout_stage(stage, budget)
-        elif calibration is not None:
-            built = calibration.stage(stage)
-        else:
-            built = exact_stage(stage, budget)
-        stages.append(built)
-    net = IntNetwork(
-        tuple(stages), steps, input_bits, input_scale, graph.votes,
-        "quantized" if quantized else form,
-        {} if calibration is None else calibration.words(), graph.input_quant is not None,
-    )  # fmt: skip
+    with evaluating(model):
+        graph = read_graph(model)
+        graph.refuse_neunorm("networks of integers")
+        graph.refuse_rounded()
+        if all(stage.neuron is None for stage in graph.stages):
+            raise StbpError("the network has no layers of neurons to lower.")
+        reading = Reading(model, graph)
+        if samples is not None:
+            inputs.check_samples(samples)
+            num_steps = inputs.steps(samples) if num_steps is None else num_steps
+        steps = graph.run_for(num_steps)
+        if samples is not None:
+            inputs.check_steps(samples, steps)
+            reading.check(samples)
+        input_bits, input_scale = _input(graph)
+        budget = Budget(steps, input_bits, input_scale, bits, multiplier_bits)
+        quantized = any(stage.quantized for stage in graph.stages)
+        frozen = FrozenNet(model, settings, steps).stages if quantized else []
+        calibration = None
+        if form == "simple":
+            if samples is not None and graph.input_quant is None:
+                inputs.check_range(samples)
+            pixels = None if samples is None else _integers(samples, input_bits, input_scale)
+            calibration = Calibration(budget, pixels, fraction)
+        stages: list[IntStage] = []
+        for index, stage in enumerate(graph.stages):
+            if quantized:
+                built = quantized_stage(frozen[index])
+            elif stage.neuron is None:
+                built = readout_stage(stage, budget)
+            elif calibration is not None:
+                built = calibration.stage(stage)
+            else:
+                built = exact_stage(stage, budget)
+            stages.append(built)
+        net = IntNetwork(
+            tuple(stages), steps, input_bits, input_scale, graph.votes,
+            "quantized" if quantized else form,
+            {} if calibration is None else calibration.words(), graph.input_quant is not None,
+        )  # fmt: skip
     fixed = FixedPointNet(net, reading)
     if samples is not None:
         fixed.changed = reading.changed(fixed, samples)
@@ -184,7 +188,7 @@ class FixedPointNet(nn.Module):
         for index, stage in enumerate(integers.stages):
             for number, branch in enumerate(stage.branches):
                 if branch.weight is not None:
-                    weight = torch.tensor(branch.weight, dtype=self.dtype)
+                    weight = torch.tensor(branch.weight, dtype=self.dtype, device="cpu")
                     self.register_buffer(_weight(index, number), weight, persistent=False)
                     self.packed[index, number] = int8.pack(weight, None, _geometry(branch))
         self.layers = nn.ModuleList(
@@ -218,10 +222,11 @@ class FixedPointNet(nn.Module):
         """The unsigned integers that hardware is fed, of a real input.
 
         Raises:
-            StbpError: If it has values outside, which training did not clip.
+            StbpError: If it has values outside, which training did not clip, or that are none.
         """
         if not self.integers.clips:
             inputs.check_range(x, self.input_bits, self.integers.input_scale)
+        inputs.check_numbers(x)
         top = 2**self.integers.input_bits - 1
         return (x / self.integers.input_scale).round().clamp(0, top)
 
@@ -274,7 +279,9 @@ class FixedPointNet(nn.Module):
             x = x.flatten(1)
         if branch.weight is not None:
             weight, packed = getattr(self, _weight(index, number)), self.packed[index, number]
-            x = int8.apply(x, weight, None, None, _geometry(branch), packed)
+            geometry = _geometry(branch)
+            inputs.check_fit(x, weight, geometry, branch.name)
+            x = int8.apply(x, weight, None, None, geometry, packed)
         for pool in branch.after:
             x = _pooled(pool, x)
         return x.unflatten(0, spikes.shape[:2])

@@ -150,4 +150,5 @@ def _channels(stage: IntStage) -> int:
 
 def _tables(rows: Sequence[np.ndarray], channels: int, dtype: torch.dtype) -> Tensor:
     """Numbers per channel, each `[C]` or `[1]`, as `[rows, C]`."""
-    return torch.tensor(np.stack([np.broadcast_to(r, channels) for r in rows]), dtype=dtype)
+    table = np.stack([np.broadcast_to(r, channels) for r in rows])
+    return torch.tensor(table, dtype=dtype, device="cpu")

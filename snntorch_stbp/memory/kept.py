@@ -118,7 +118,8 @@ def restored(kept: Any) -> Any:
 
 def _packed(flat: Tensor) -> Tensor:
     """Zeros and ones `[8 n]` as `n` bytes, the first as the lowest bit, as numbers."""
-    return torch.mv(flat.float().view(-1, 8), torch.tensor([2.0**i for i in range(8)]))
+    values = torch.tensor([2.0**i for i in range(8)], device=flat.device)
+    return torch.mv(flat.float().view(-1, 8), values)
 
 
 def _binary(x: Tensor) -> bool:
@@ -130,8 +131,9 @@ def _binary(x: Tensor) -> bool:
 
 @cache
 def _table() -> Tensor:
-    """The eight bits of every byte as numbers, `[256, 8]`."""
-    return (torch.arange(256)[:, None] >> torch.arange(8) & 1).float()
+    """The eight bits of every byte as numbers, `[256, 8]`, on the CPU."""
+    byte, bit = (torch.arange(count, device="cpu") for count in (256, 8))
+    return (byte[:, None] >> bit & 1).float()
 
 
 @cache

@@ -98,7 +98,7 @@ def sensitivities(
     for number, (name, layer) in enumerate(layers.items()):
         growth = {}
         for choice in choices:
-            other = layer_at(layer, choice, precision)
+            other = layer_at(layer, choice, precision, name)
             replace_layer(model, layer, other)
             try:
                 value = loss()

@@ -64,6 +64,8 @@ class Muon(torch.optim.AdamW):
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum of Muon lies in [0, 1), not {momentum!r}")
         super().__init__(groups, lr=lr)
         self.dtype = dtype
         self.defaults |= {"momentum": momentum, "orthogonal": False}

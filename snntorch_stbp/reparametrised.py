@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from ..errors import StbpError
+from .errors import StbpError
 
 
 def refuse_reparametrised(model: nn.Module) -> None:
@@ -15,16 +15,20 @@ def refuse_reparametrised(model: nn.Module) -> None:
         StbpError: If there is one; it names the layer and the call that makes it a plain one.
     """
     for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-            continue
-        for what in ("weight", "bias"):
-            call = _call(module, what)
-            if call:
-                raise StbpError(
-                    f"the {what} of '{name}' is computed from other parameters at each pass, but "
-                    f"layers that get bits, and those of networks without spikes, train it as it "
-                    f"is: call torch.nn.utils.{call} first."
-                )
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+            refuse_layer(name, module)
+
+
+def refuse_layer(name: str, layer: nn.Module) -> None:
+    """`refuse_reparametrised` of one layer."""
+    for what in ("weight", "bias"):
+        call = _call(layer, what)
+        if call:
+            raise StbpError(
+                f"the {what} of '{name}' is computed from other parameters at each pass, but "
+                f"layers that get bits, and those of networks without spikes, train it as it "
+                f"is: call torch.nn.utils.{call} first."
+            )
 
 
 def _call(layer: nn.Module, what: str) -> str:
