@@ -250,6 +250,8 @@ class _Trainer:
         row["best"] = int(best and (so_far or state.epoch == self.config.epochs))
         state.next_epoch(row)
         state.save(best=best)
+        if len(state.history) == 1:
+            state.writer.wait()  # a run that has a row has a checkpoint
         self.record.epoch_ended(state.history, board)
         self.pages.settle()
 

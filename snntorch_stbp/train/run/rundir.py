@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -127,7 +128,16 @@ class RunDir:
         """`"new"`, `"interrupted"`, `"finished"` or `"diverged"`."""
         if self.result is not None:
             return "diverged" if self.result.get("status") == "diverged" else "finished"
-        return "interrupted" if (self.path / "last.pt").is_file() else "new"
+        return "interrupted" if self.trained else "new"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has come to a checkpoint, even if that is not there any more."""
+        checkpoints = (self.path / name for name in ("last.pt", "best.pt"))
+        if any(map(os.path.lexists, checkpoints)) or self.history:
+            return True
+        diverged = (self.result or {}).get("status") == "diverged"  # it may have in epoch 1
+        return (self.path / "result.json").exists() and not diverged
 
     def changed(self, **changes: Any) -> RunConfig:
         """The configuration with those of `changes` that are not `None`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import Any
 
 import torch
@@ -23,10 +25,12 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     new ones when it loads a state dictionary.
 
     Raises:
-        StbpError: If the checkpoint cannot be read or is of another network.
+        StbpError: If the checkpoint cannot be read, is of another network, or is gone.
     """
     file = run.path / "last.pt"
     if not file.is_file():
+        if run.trained:
+            raise StbpError(_gone(run))
         return None
     state = checkpoint.load(file, run.config.model)
     try:
@@ -34,6 +38,18 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     except checkpoint.MISFITS as error:
         raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
     return state
+
+
+def _gone(run: RunDir) -> str:
+    """Why a run that was trained does not begin again in its folder."""
+    file = run.path / "last.pt"
+    what = "no file" if os.path.lexists(file) else "gone"
+    start = (run.path / "best.pt").is_file()
+    hint = f" with --init-from {shlex.quote(str(run.path))}" if start else ""
+    return (
+        f"'{run.path}' was trained, but its last.pt is {what}, so it cannot go on; begin a new run"
+        f"{hint}."
+    )
 
 
 class TrainState:
