@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from snntorch_stbp.errors import StbpError
+from snntorch_stbp.train import optimizer
+from snntorch_stbp.train.evaluate import evaluate
 from snntorch_stbp.train.loop import fit
+from snntorch_stbp.train.metrics import best_row
+from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.reporter import Reporter
 from snntorch_stbp.train.run.rundir import RunDir
 from snntorch_stbp.train.sweep.runs import run_all
@@ -78,3 +85,67 @@ def test_a_sweep_does_not_train_it_again(path: Path) -> None:
     with pytest.raises(StbpError, match=r"was trained, but its last\.pt is gone"):
         run_all([run.config], path.parent, Reporter(), lambda text: None)
     assert files(path) == before
+
+
+class Killed(BaseException):
+    """What no part of a run expects, as a signal that nobody hears."""
+
+
+@pytest.mark.parametrize(
+    ("number", "ways"),
+    [
+        *((number, {}) for number in (2, 3, 4)),
+        *((4, ways) for ways in ({"select": "last"}, {"ema": 0.9}, {"background": True})),
+    ],
+)
+def test_the_best_checkpoint_is_of_the_epoch_that_counts_wherever_a_run_is_killed(
+    number: int,
+    ways: dict[str, Any],
+    small_digits: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even where the second epoch comes out otherwise when it is repeated."""
+    options, count, replace = dict(ways), 0, os.replace
+    if options.pop("background", False):
+        writer = checkpoint.Writer
+        monkeypatch.setattr(checkpoint, "Writer", lambda background: writer(True))
+
+    def kill(source: Path, target: Path) -> None:
+        nonlocal count
+        count += target.suffix == ".pt"
+        if target.suffix == ".pt" and count >= number:
+            raise Killed if not ways.get("background") else OSError
+        replace(source, target)
+
+    rates = [0.002, 0.005]
+    monkeypatch.setattr(optimizer, "learning_rate", lambda _, progress: rates[progress >= 1])
+    config = make_config(small_digits, epochs=2, batch_size=16, augment=(), **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises((Killed, StbpError)):
+            fit(config, out=tmp_path, reporter=Reporter())
+    (run,) = (RunDir.open(path) for path in tmp_path.iterdir())
+    assert run.status == "interrupted"
+    rates[1] = 10.0
+    result = fit(run.config, out=tmp_path, reporter=Reporter(), resume=run)
+
+    best, last = (checkpoint.load(run.path / name) for name in ("best.pt", "last.pt"))
+    row = best_row(last["history"], config.select)
+    assert best["row"] == row
+    assert best["epoch"] == result["best_epoch"] == row["epoch"]
+    assert evaluate(run, split="val", reporter=Reporter())["accuracy"] == row["val_accuracy"]
+    if row["epoch"] == 2:
+        assert all(torch.equal(value, last["model"][key]) for key, value in best["model"].items())
+
+
+def test_weights_of_another_epoch_are_not_tested_in_place_of_the_best(path: Path) -> None:
+    state = checkpoint.load(path / "last.pt")
+    state["history"][0] |= {"best": 1, "val_accuracy": 1.0}
+    state["history"][1] |= {"best": 0, "val_accuracy": 0.0}
+    checkpoint.save(path / "last.pt", state)
+    best = checkpoint.load(path / "best.pt")
+    checkpoint.save(path / "best.pt", best | {"epoch": 2})
+    code, output = call("train", "--resume", str(path))
+    assert code == 1
+    assert "best.pt' has the weights of epoch 2, but those of epoch 1 count, and are g" in output

@@ -143,6 +143,7 @@ class _Trainer:
             self.state.check_end()
         if resuming and fabric.global_rank == 0:
             run.reopen()
+        self.state.mend_best()
 
     def run_all(self) -> dict[str, Any]:
         """All epochs that are left, then the test set."""
@@ -275,7 +276,7 @@ class _Trainer:
             "seconds": round(sum(row["seconds"] for row in self.state.history), 1),
         }
         if not self.config.validate_on_test:
-            self.state.load_best()
+            self.state.load_best(best)
             test = self._measure(self.unwrapped, self.bundle.test)
             result |= {"test_accuracy": test["accuracy"], "test_loss": round(test["loss"], 6)}
             result |= {"test_spike_rate": round(test["spike_rate"], 5)}
