@@ -149,3 +149,12 @@ def test_weights_of_another_epoch_are_not_tested_in_place_of_the_best(path: Path
     code, output = call("train", "--resume", str(path))
     assert code == 1
     assert "best.pt' has the weights of epoch 2, but those of epoch 1 count, and are g" in output
+
+
+def test_a_resume_does_not_undo_another_that_ended_in_between(path: Path) -> None:
+    opened = RunDir.open(path)
+    fit(opened.changed(epochs=3), out=path, reporter=Reporter(), resume=RunDir.open(path))
+    before = files(path)
+    with pytest.raises(StbpError, match=r"run' was changed by another process; give the command"):
+        fit(opened.config, out=path, reporter=Reporter(), resume=opened)
+    assert files(path) == before
