@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -158,3 +159,20 @@ def test_a_resume_does_not_undo_another_that_ended_in_between(path: Path) -> Non
     with pytest.raises(StbpError, match=r"run' was changed by another process; give the command"):
         fit(opened.config, out=path, reporter=Reporter(), resume=opened)
     assert files(path) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("where", ["open", "torch.load"])
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
+    path: Path, number: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    if where == "open":
+        monkeypatch.setattr(checkpoint, "open", fail, raising=False)
+    else:
+        monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(StbpError) as caught:
+        checkpoint.load(path / "best.pt")
+    assert str(caught.value) == f"cannot read '{path / 'best.pt'}': {os.strerror(number)}."
