@@ -176,3 +176,24 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
     with pytest.raises(StbpError) as caught:
         checkpoint.load(path / "best.pt")
     assert str(caught.value) == f"cannot read '{path / 'best.pt'}': {os.strerror(number)}."
+
+
+def test_a_folder_that_cannot_be_read_takes_only_its_run_out_of_the_list(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = path.with_name("closed")
+    shutil.copytree(path, closed)
+    is_file = Path.is_file
+
+    def refuse(file: Path) -> bool:
+        if file.parent == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return is_file(file)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    code, output = call("runs", "--out", str(path.parent))
+    assert code == 0, output
+    assert str(path) in output
+    assert str(closed) not in output
+    code, output = call("show", str(closed))
+    assert (code, output) == (1, f"Error: cannot read '{closed}': Permission denied.\n")

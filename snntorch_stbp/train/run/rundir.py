@@ -80,13 +80,18 @@ class RunDir:
             StbpError: If there is none, or it is not the folder of a run.
         """
         path = Path(path)
-        if path.is_file():
-            path = path.parent
-        if not path.is_dir():
-            raise StbpError(f"there is no run folder '{path}'; `snntorch-stbp runs` lists them.")
-        file = path / "config.json"
-        if not file.is_file():
-            raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
+        try:
+            if path.is_file():
+                path = path.parent
+            if not path.is_dir():
+                raise StbpError(
+                    f"there is no run folder '{path}'; `snntorch-stbp runs` lists them."
+                )
+            file = path / "config.json"
+            if not file.is_file():
+                raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
+        except OSError as error:
+            raise StbpError(f"cannot read '{path}': {error.strerror or error}.") from error
         try:
             return cls(path, RunConfig.from_json(file.read_text(encoding="utf-8")))
         except (StbpError, UnicodeDecodeError, OSError) as error:
