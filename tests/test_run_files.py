@@ -18,7 +18,7 @@ from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.metrics import best_row
 from snntorch_stbp.train.run import checkpoint
 from snntorch_stbp.train.run.reporter import Reporter
-from snntorch_stbp.train.run.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir, list_runs
 from snntorch_stbp.train.sweep.runs import run_all
 
 from .runs import call, make_config
@@ -197,3 +197,11 @@ def test_a_folder_that_cannot_be_read_takes_only_its_run_out_of_the_list(
     assert str(closed) not in output
     code, output = call("show", str(closed))
     assert (code, output) == (1, f"Error: cannot read '{closed}': Permission denied.\n")
+
+
+def test_a_file_that_vanishes_while_runs_are_listed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda out: [*iterdir(out), out / ".sweep.csv.1.tmp"])
+    assert [run.path for run in list_runs(path.parent)] == [path]

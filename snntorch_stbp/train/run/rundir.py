@@ -195,10 +195,13 @@ def list_runs(out: str | Path) -> list[RunDir]:
         return []
     runs = []
     try:
-        paths = sorted(out.iterdir(), key=lambda p: p.lstat().st_mtime)
+        times = dict[Path, float]()
+        for path in out.iterdir():
+            with suppress(FileNotFoundError):  # it vanished meanwhile
+                times[path] = path.lstat().st_mtime
     except OSError as error:
         raise StbpError(f"cannot read the folder '{out}': {error.strerror or error}.") from error
-    for path in paths:
+    for path in sorted(times, key=times.__getitem__):
         try:
             runs.append(RunDir.open(path))
         except StbpError:
