@@ -58,9 +58,11 @@ def next_command(run: RunDir) -> str:
     path = shell_words([str(run.path)])
     if run.status == "finished":
         return f"snntorch-stbp evaluate {path}"
-    if run.status == "interrupted":
-        return f"snntorch-stbp train --resume {path}"
     config = run.config
+    if run.status == "interrupted" and (run.path / "last.pt").is_file():
+        return f"snntorch-stbp train --resume {path}"
+    if run.status == "interrupted" and (run.path / "best.pt").is_file():  # all there is
+        config = replace(config, init_from=str(run.path))
     if run.status == "diverged":
         config = replace(config, lr=float(f"{config.lr / 10:g}"))
     try:

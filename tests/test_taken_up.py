@@ -144,7 +144,7 @@ def test_a_state_of_something_else_is_refused_and_the_run_stays_finished(
     checkpoint.save(file, state)
     config = run.changed(epochs=2)
     with pytest.raises(StbpError, match=r"last\.pt' does not fit the configuration of its run"):
-        fit(config, out=run.path.parent, reporter=Reporter(), resume=RunDir(run.path, config))
+        fit(config, out=run.path.parent, reporter=Reporter(), resume=run)
     file.write_bytes(before)
     assert run.status == "finished"
 

@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from ..errors import StbpError
 from ..frozen import freeze
 from ..lowering import FixedPointAware
 from ..memory import KeptPages
@@ -86,10 +87,22 @@ def fit(
         path = RunDir.create(Path(out), config).path
     run = RunDir(Path(str(fabric.broadcast(path))), config)
     with run.locked() if fabric.global_rank == 0 else nullcontext():
+        if resume and fabric.global_rank == 0:
+            _check_unchanged(resume)
         trainer = _Trainer(
             fabric, config, bundle, model, teachers, run, reporter, resuming=bool(resume)
         )
         return trainer.run_all()
+
+
+def _check_unchanged(run: RunDir) -> None:
+    """Refuse to go on with a run that another process held since it was opened.
+
+    Raises:
+        StbpError: If its configuration is another one now.
+    """
+    if RunDir.open(run.path).config != run.config:
+        raise StbpError(f"'{run.path}' was changed by another process; give the command again.")
 
 
 class _Trainer:
@@ -143,6 +156,7 @@ class _Trainer:
             self.state.check_end()
         if resuming and fabric.global_rank == 0:
             run.reopen()
+        self.state.mend_best()
 
     def run_all(self) -> dict[str, Any]:
         """All epochs that are left, then the test set."""
@@ -250,6 +264,8 @@ class _Trainer:
         row["best"] = int(best and (so_far or state.epoch == self.config.epochs))
         state.next_epoch(row)
         state.save(best=best)
+        if len(state.history) == 1:
+            state.writer.wait()  # a run that has a row has a checkpoint
         self.record.epoch_ended(state.history, board)
         self.pages.settle()
 
@@ -273,7 +289,7 @@ class _Trainer:
             "seconds": round(sum(row["seconds"] for row in self.state.history), 1),
         }
         if not self.config.validate_on_test:
-            self.state.load_best()
+            self.state.load_best(best)
             test = self._measure(self.unwrapped, self.bundle.test)
             result |= {"test_accuracy": test["accuracy"], "test_loss": round(test["loss"], 6)}
             result |= {"test_spike_rate": round(test["spike_rate"], 5)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import pickle
 import warnings
@@ -47,8 +48,13 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
         StbpError: If the file is missing, damaged, not a checkpoint of this project, of another
             model, or holds anything but tensors and plain values.
     """
-    if not path.is_file():
-        raise StbpError(f"there is no checkpoint '{path}'.")
+    try:
+        if not path.is_file():
+            raise StbpError(f"there is no checkpoint '{path}'.")
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     _check_archive(path)
     try:
         with warnings.catch_warnings():
@@ -64,6 +70,10 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
         raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
     except MemoryError:
         raise
+    except OSError as error:
+        if error.errno is None or error.errno == errno.EINVAL:  # a place that is not in the file
+            raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
+        raise _unreadable(path, error) from error
     except Exception as error:  # one changed byte is enough for nearly all kinds there are
         raise StbpError(f"'{path}' is damaged, or not a checkpoint at all.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -75,6 +85,10 @@ def load(path: Path, model: str | None = None) -> dict[str, Any]:
         if not all(isinstance(state.get(key), kind) for key, kind in parts.items()):
             raise StbpError(f"'{path}' is damaged: it holds no network, or no classes.")
     return state
+
+
+def _unreadable(path: Path, error: OSError) -> StbpError:
+    return StbpError(f"cannot read '{path}': {error.strerror or error}.")
 
 
 def _check_archive(path: Path) -> None:

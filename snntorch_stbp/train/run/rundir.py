@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,13 +80,18 @@ class RunDir:
             StbpError: If there is none, or it is not the folder of a run.
         """
         path = Path(path)
-        if path.is_file():
-            path = path.parent
-        if not path.is_dir():
-            raise StbpError(f"there is no run folder '{path}'; `snntorch-stbp runs` lists them.")
-        file = path / "config.json"
-        if not file.is_file():
-            raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
+        try:
+            if path.is_file():
+                path = path.parent
+            if not path.is_dir():
+                raise StbpError(
+                    f"there is no run folder '{path}'; `snntorch-stbp runs` lists them."
+                )
+            file = path / "config.json"
+            if not file.is_file():
+                raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
+        except OSError as error:
+            raise StbpError(f"cannot read '{path}': {error.strerror or error}.") from error
         try:
             return cls(path, RunConfig.from_json(file.read_text(encoding="utf-8")))
         except (StbpError, UnicodeDecodeError, OSError) as error:
@@ -127,7 +133,16 @@ class RunDir:
         """`"new"`, `"interrupted"`, `"finished"` or `"diverged"`."""
         if self.result is not None:
             return "diverged" if self.result.get("status") == "diverged" else "finished"
-        return "interrupted" if (self.path / "last.pt").is_file() else "new"
+        return "interrupted" if self.trained else "new"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has come to a checkpoint, even if that is not there any more."""
+        checkpoints = (self.path / name for name in ("last.pt", "best.pt"))
+        if any(map(os.path.lexists, checkpoints)) or self.history:
+            return True
+        diverged = (self.result or {}).get("status") == "diverged"  # it may have in epoch 1
+        return (self.path / "result.json").exists() and not diverged
 
     def changed(self, **changes: Any) -> RunConfig:
         """The configuration with those of `changes` that are not `None`."""
@@ -180,10 +195,13 @@ def list_runs(out: str | Path) -> list[RunDir]:
         return []
     runs = []
     try:
-        paths = sorted(out.iterdir(), key=lambda p: p.lstat().st_mtime)
+        times = dict[Path, float]()
+        for path in out.iterdir():
+            with suppress(FileNotFoundError):  # it vanished meanwhile
+                times[path] = path.lstat().st_mtime
     except OSError as error:
         raise StbpError(f"cannot read the folder '{out}': {error.strerror or error}.") from error
-    for path in paths:
+    for path in sorted(times, key=times.__getitem__):
         try:
             runs.append(RunDir.open(path))
         except StbpError:

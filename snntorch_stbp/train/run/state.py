@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import Any
 
 import torch
@@ -23,10 +25,12 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     new ones when it loads a state dictionary.
 
     Raises:
-        StbpError: If the checkpoint cannot be read or is of another network.
+        StbpError: If the checkpoint cannot be read, is of another network, or is gone.
     """
     file = run.path / "last.pt"
     if not file.is_file():
+        if run.trained:
+            raise StbpError(_gone(run))
         return None
     state = checkpoint.load(file, run.config.model)
     try:
@@ -34,6 +38,18 @@ def read_last(run: RunDir, model: nn.Module) -> dict[str, Any] | None:
     except checkpoint.MISFITS as error:
         raise StbpError(f"'{file}' does not fit the configuration of its run.") from error
     return state
+
+
+def _gone(run: RunDir) -> str:
+    """Why a run that was trained does not begin again in its folder."""
+    file = run.path / "last.pt"
+    what = "no file" if os.path.lexists(file) else "gone"
+    start = (run.path / "best.pt").is_file()
+    hint = f" with --init-from {shlex.quote(str(run.path))}" if start else ""
+    return (
+        f"'{run.path}' was trained, but its last.pt is {what}, so it cannot go on; begin a new run"
+        f"{hint}."
+    )
 
 
 class TrainState:
@@ -78,10 +94,11 @@ class TrainState:
         self.means = Means(self.fabric.device)
 
     def save(self, best: bool = False) -> None:
-        """Write `last.pt`, and before it `best.pt` if the last epoch was the best so far.
+        """Write `last.pt`, and then `best.pt` if the last epoch was the best so far.
 
-        In this order a run killed in between repeats the epoch and writes both again. On a GPU
-        they are there when `self.writer.wait()` returns.
+        In this order nothing is in `best.pt` that a run killed in between does not know of;
+        `mend_best` writes what is missing. On a GPU they are there when `self.writer.wait()`
+        returns.
         """
         mine = {"sums": self.means.sums.tolist(), "cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":
@@ -91,18 +108,8 @@ class TrainState:
             everyone = [{} for _ in range(self.fabric.world_size)]
             torch.distributed.all_gather_object(everyone, mine)
         if self.fabric.global_rank == 0:
-            common = {
-                "name": self.run.config.model,
-                "classes": self.classes,
-                "config": self.run.config.to_json(),
-                "model": self.average.state if self.average else self.model.state_dict(),
-            }
-            files = {}
-            if best:
-                row = self.history[-1]
-                files[self.run.path / "best.pt"] = {**common, "epoch": row["epoch"], "row": row}
             state = {
-                **common,
+                **self._network(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self._scaler.state_dict() if self._scaler else None,
                 "processes": everyone,
@@ -114,8 +121,27 @@ class TrainState:
             }
             if self.average:
                 state |= {"unaveraged": self.average.live, "averaged_steps": self.average.steps}
-            files[self.run.path / "last.pt"] = state
+            files = {self.run.path / "last.pt": state}
+            if best:
+                files[self.run.path / "best.pt"] = self._best()
             self.writer.save(files)
+        self.fabric.barrier()
+
+    def mend_best(self) -> None:
+        """Write `best.pt` if a kill came between it and `last.pt`, which has the same weights.
+
+        To be called when the state is restored, before anything is trained.
+        """
+        if self.step or not self.history or not self.history[-1]["best"]:
+            return
+        file, best = self.run.path / "best.pt", self._best()
+        if self.fabric.global_rank == 0:
+            try:
+                there = checkpoint.load(file, self.run.config.model)
+            except StbpError:
+                there = {}
+            if any(there.get(name) != best[name] for name in ("epoch", "row")):
+                self.writer.save({file: best})
         self.fabric.barrier()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -172,11 +198,35 @@ class TrainState:
             self.save(best=True)
         return row
 
-    def load_best(self) -> None:
-        """Put the weights of `best.pt` into the network."""
+    def load_best(self, row: dict[str, Any]) -> None:
+        """Put the weights of `best.pt` into the network.
+
+        Raises:
+            StbpError: If they cannot be read, or are not of the epoch of `row`.
+        """
         self.writer.wait()
-        state = checkpoint.load(self.run.path / "best.pt", self.run.config.model)
+        file = self.run.path / "best.pt"
+        state = checkpoint.load(file, self.run.config.model)
+        if state.get("epoch") != row["epoch"]:
+            raise StbpError(
+                f"'{file}' has the weights of epoch {state.get('epoch')}, but those of epoch "
+                f"{row['epoch']} count, and are gone: train it again as a new run."
+            )
         self.model.load_state_dict(state["model"])
+
+    def _network(self) -> dict[str, Any]:
+        """What all checkpoints hold."""
+        return {
+            "name": self.run.config.model,
+            "classes": self.classes,
+            "config": self.run.config.to_json(),
+            "model": self.average.state if self.average else self.model.state_dict(),
+        }
+
+    def _best(self) -> dict[str, Any]:
+        """What `best.pt` holds if the last epoch is the best."""
+        row = self.history[-1]
+        return {**self._network(), "epoch": row["epoch"], "row": row}
 
     @property
     def _scaler(self) -> Any:
