@@ -88,9 +88,9 @@ def chunks(
         yield compute(part)
 
 
-def save(golden: Golden, path: Path) -> None:
-    """Write golden vectors, all of them or nothing."""
-    with atomic_write(path) as file:
+def save(golden: Golden, path: Path, asked: Path | None = None) -> None:
+    """Write golden vectors, all of them or nothing, to `path`, which is to be `asked`."""
+    with atomic_write(path, asked) as file:
         np.savez_compressed(file, **golden)  # type: ignore[arg-type]
 
 
