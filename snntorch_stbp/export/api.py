@@ -7,7 +7,8 @@
 
 All files are written under other names, the graph is run and compared, and only then they are given
 their own, the graph last: no file is left behind that was not verified. A process that is killed
-between two of these renames leaves new files beside the graph from before, or without a graph.
+between two of these renames leaves new files beside the graph from before, or without a graph; the
+graph says in its metadata which golden vectors are its own, and `recheck` refuses others.
 
 Two runtimes run it: QONNX's executor, node by node, on the samples of the golden vectors, and
 onnxruntime, the whole graph in stock operators (see `stock`), on all samples.
@@ -42,6 +43,9 @@ from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
 
 _log = logging.getLogger(__name__)
+
+SAMPLES = "samples_sha256"
+"""The entry of the metadata that says which golden vectors belong to a graph."""
 
 MOST_SAMPLES, MOST_SPIKES = 50, 2**24
 """What onnxruntime runs at a time."""
@@ -135,6 +139,7 @@ def to_qonnx(
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
     with write_together(files, force) as unverified:
         golden.save(stored, unverified[1], files[1])
+        built.model.metadata_props.add(key=SAMPLES, value=golden.digest(unverified[1]))
         texts = _texts(built, form, target)
         for text, beside, file in zip(texts, unverified[2:], files[2:], strict=True):
             _write(text.encode(), beside, file)
