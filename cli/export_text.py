@@ -48,7 +48,8 @@ def facts(folder: RunDir, config: Any, checkpoint: str) -> dict[str, str]:
 
 def command_line(run: str, options: Mapping[str, Any]) -> str:
     """The command that writes the same file again: the options that decide about it."""
-    words = ["snntorch-stbp export", shell_words([run])]
+    named = run.encode(errors="backslashreplace").decode()  # files hold nothing but text
+    words = ["snntorch-stbp export", shell_words([named])]
     for name, default in DEFAULTS.items():
         value = options[name]
         if value != default:

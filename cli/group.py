@@ -70,6 +70,13 @@ class LazyGroup(Command, click.Group):
         self.package = package
         self.table = table
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line; where the shell closed stdout or stderr, nobody reads them."""
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the sub-commands in the order of the table."""
         return list(self.table)

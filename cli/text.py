@@ -72,9 +72,12 @@ def _finite(data: Any) -> Any:
 
 
 def paragraph(label: str, text: str, indent: int, width: int | None) -> list[str]:
-    """Lines of `text` behind a label, wrapped to `width` columns with a hanging indent."""
+    """Lines of `text` behind a label, wrapped to `width` columns with a hanging indent.
+
+    The text itself has 20 columns, where the terminal has fewer.
+    """
     lines = textwrap.wrap(
-        text, (width or 10_000) - indent, break_long_words=False, break_on_hyphens=False
+        text, max(20, (width or 10_000) - indent), break_long_words=False, break_on_hyphens=False
     )
     return [f"{label if i == 0 else '':<{indent}}{line}" for i, line in enumerate(lines)]
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from snntorch_stbp.errors import UsageError
 from snntorch_stbp.train import catalog, sources
 from snntorch_stbp.train.config import RunConfig
-from snntorch_stbp.train.run.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir, check_name
 
 from .again import NEGATED, option, text
 from .group import command, json_option
@@ -83,6 +83,7 @@ def new_config(given: dict[str, Any]) -> RunConfig:
 
 def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:
     """The configuration of the run, with the changes that a run may go on with."""
+    check_name(run.path, "give it another")
     for name, value in given.items():
         stored = getattr(run.config, name)
         if (stored, value) == ("last", "best"):

@@ -96,6 +96,42 @@ def _replace(temporary: Path, path: Path) -> None:
         time.sleep(PATIENCE / 40)
 
 
+@contextmanager
+def write_together(files: Sequence[Path], force: bool) -> Iterator[list[Path]]:
+    """Names to write `files` under, all of which take their places once all are written.
+
+    The first file does so last. What goes wrong leaves everything as it was before; only a process
+    that is killed between two renames leaves new files beside old ones.
+
+    Raises:
+        UsageError: If one of the files came to be in the meantime, unless `force`.
+        StbpError: If one of them cannot take its place.
+    """
+    names, before = [_beside(file) for file in files], [_beside(file) for file in files]
+    begun: list[tuple[Path, Path, Path]] = []
+    try:
+        yield names
+        check_new(files, force)
+        for name, old, file in reversed(list(zip(names, before, files, strict=True))):
+            with suppress(OSError):  # there is none before, or no links on this disk
+                os.link(file, old)
+            begun.append((name, old, file))
+            try:
+                _replace(name, file)
+            except OSError as error:
+                raise StbpError(f"cannot write '{file}': {error.strerror}.") from error
+    except BaseException:
+        for name, old, file in begun:
+            if not name.exists():  # it took its place
+                with suppress(OSError):
+                    os.replace(old, file) if old.exists() else file.unlink()
+        raise
+    finally:
+        for each in (*names, *before):
+            with suppress(OSError):
+                each.unlink(missing_ok=True)
+
+
 def check_file(path: Path) -> None:
     """Refuse a path at which there can be no file.
 

@@ -1,5 +1,8 @@
 """How an error is shown: a line, its exit code, the traceback on demand, once for all processes."""
 
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -101,3 +104,20 @@ def test_a_click_error_inside_a_command_keeps_its_code(failing):
     result = failing(click.UsageError("not so."))
     assert result.stderr.endswith("Error: not so.\n")
     assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(("closed", "seen"), [(">&-", ("", "E")), ("2>&-", ("O", ""))])
+def test_a_closed_stream_is_one_that_nobody_reads(tmp_path, closed, seen):
+    """As /dev/null: what a command says to the other one is seen, and no file takes its number."""
+    program = (
+        "import sys; from snntorch_stbp.cli import main; from snntorch_stbp.cli.text import *\n"
+        "main(['runs', '--out', sys.argv[1]], standalone_mode=False)\n"
+        "counter('O')(1, 2); terminal_width(); assert open(sys.argv[1]).fileno() > 2\n"
+        "print('O', flush=True); print('E', file=sys.stderr)"
+    )
+    (tmp_path / "file").touch()
+    command = f'exec "$0" -c "$1" "$2" {closed}'
+    run = ["sh", "-c", command, sys.executable, program, str(tmp_path / "file")]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert (done.stdout.strip()[-1:], done.stderr.strip()) == seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -265,3 +266,21 @@ def test_a_missing_tool_is_named(run: str, monkeypatch: pytest.MonkeyPatch) -> N
     code, output = call("export", run)
     assert code == 1
     assert "pip install 'snntorch-stbp[export]'" in output
+
+
+def test_a_run_whose_name_is_no_text(run: str, tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    try:
+        shutil.copytree(run, folder)
+    except OSError:
+        pytest.skip("names of files are text here")
+    before = {path.name for path in Path(folder).iterdir()}
+    code, output = call("train", "--resume", folder)
+    assert code == 2
+    assert "caf\\udce9' has a name that cannot be written down: give it another." in output
+    assert {path.name for path in Path(folder).iterdir()} == before
+    path = tmp_path / "net.onnx"
+    code, output = call("export", folder, "--verify", "1", "--output", str(path))
+    assert code == 0, output
+    said = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    assert said["command"] == f"snntorch-stbp export '{tmp_path}/caf\\udce9'"

@@ -231,3 +231,9 @@ def test_output_to_a_file_has_no_colours(capsys):
     text.print_table([Column("run")], [["x"]])
     shown = capsys.readouterr().out
     assert shown == click.unstyle(shown) == "run\nx\n"
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 20])
+def test_a_terminal_of_few_columns_wraps_errors(width):
+    lines = text.paragraph("Error:", "there is no run folder 'x'; look with `runs`.", 7, width)
+    assert lines == ["Error: there is no run", "       folder 'x'; look", "       with `runs`."]

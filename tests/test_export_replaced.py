@@ -1,4 +1,4 @@
-"""Folders of an earlier export: kept, replaced, or put back, and nothing else is touched."""
+"""Earlier exports: kept, replaced, or put back, and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from snntorch_stbp.errors import StbpError, UsageError
+from snntorch_stbp.export import api, to_nir, to_qonnx
 from snntorch_stbp.export.c99 import to_c99
 from snntorch_stbp.export.folder import load_folder, to_folder
+from snntorch_stbp.export.nir import file as nir_export
 from snntorch_stbp.lowering import lower
 
 from .nets import digits, make
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +77,7 @@ def test_a_folder_that_cannot_be_replaced_stays(
 ) -> None:
     folder, rename = tmp_path / "net", Path.rename
     shutil.copytree(exported, folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
 
     def fail(path: Path, target: Path) -> Path:
         if path.name == "new":
@@ -117,3 +127,63 @@ def test_an_export_that_was_killed_while_it_was_replaced_comes_back(
         to_folder(net, digits(3), place, force=True)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"net", *left}
+
+
+def export(write: Any, path: Path, bits: int, force: bool = False) -> None:
+    """Export a network, one for each width, to one file and those beside it."""
+    options = {} if write is to_nir else {"form": "step", "target": "hls4ml"}
+    torch.manual_seed(bits)
+    write(make("mnistnet", bits=bits), digits(bits), path, force=force, **options)
+
+
+@pytest.mark.parametrize(("write", "module", "name"), [
+    (to_qonnx, api, "qonnx_executor"), (to_nir, nir_export, "plain_reader"),
+])  # fmt: skip
+def test_two_exports_to_one_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, module: Any, name: str
+) -> None:
+    """Each is verified by itself; whoever comes second meets the file of the first."""
+    path, run = tmp_path / "one" / "net.file", getattr(module, name)
+    export(write, tmp_path / "two" / "net.file", bits=3)
+    expected = contents(tmp_path / "two")
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(module, name, run)
+        export(write, path, bits=3, force=path.exists())
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(module, name, meanwhile)
+    with pytest.raises(UsageError, match=r"' exists already; replace it with --force\."):
+        export(write, path, bits=2)
+    assert contents(path.parent) == expected
+    monkeypatch.setattr(module, name, meanwhile)
+    export(write, path, bits=2, force=True)
+    after = contents(path.parent)
+    assert after.keys() == expected.keys()
+    assert all(after[key] != expected[key] for key in ("net.file", "net.samples.npz"))
+
+
+@pytest.mark.parametrize(("write", "error"), [
+    (to_qonnx, OSError(28, "No space left on device")), (to_nir, _Killed()),
+])  # fmt: skip
+def test_an_export_that_ends_between_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, error: BaseException
+) -> None:
+    """What was there stays, all of it."""
+    path, replace = tmp_path / "net.file", os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target == path:
+            raise error
+        replace(source, target)
+
+    for force in (False, True):
+        before = contents(tmp_path)
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises((StbpError, _Killed)) as caught:
+            export(write, path, bits=2, force=force)
+        if isinstance(error, OSError):
+            assert str(caught.value) == f"cannot write '{path}': No space left on device."
+        assert contents(tmp_path) == before
+        monkeypatch.setattr(os, "replace", replace)
+        export(write, path, bits=3, force=force)

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import to_qonnx
+from snntorch_stbp.export.api import SAMPLES
 from snntorch_stbp.export.recheck import recheck
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
@@ -70,6 +71,22 @@ def test_frames_and_graphs_as_trained_are_compared_again(tmp_path: Path, form: A
             onnx.save(changed, str(path))
             with pytest.raises(StbpError, match=r"it has no layer '.*/membrane', which"):
                 recheck(path, model, samples, vectors=1)
+
+
+def test_golden_vectors_of_another_export_are_refused(graph: Path, tmp_path: Path) -> None:
+    path, vectors = tmp_path / "net.onnx", tmp_path / "net.samples.npz"
+    path.write_bytes(graph.read_bytes())
+    recheck(path, NET, digits(2), vectors=1)  # without any
+    vectors.write_bytes(graph.with_suffix(".samples.npz").read_bytes())
+    recheck(path, NET, digits(2), vectors=1)
+    to_qonnx(NET, digits(1), tmp_path / "other.onnx")
+    (tmp_path / "other.samples.npz").replace(vectors)
+    with pytest.raises(StbpError, match=r"net\.samples\.npz' is not of the export that wrote '"):
+        recheck(path, NET, digits(2), vectors=1)
+    older = onnx.load(str(path))
+    older.metadata_props.remove(next(p for p in older.metadata_props if p.key == SAMPLES))
+    onnx.save(older, str(path))
+    recheck(path, NET, digits(2), vectors=1)
 
 
 def _named(change: Callable[[dict[str, Any]], Any]) -> Callable[[ModelProto], None]:

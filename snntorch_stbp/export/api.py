@@ -5,16 +5,19 @@
     NAME.step.json      `step` form: which state output feeds which input, initial values, T
     NAME.hls4ml.json    target hls4ml: the configuration that keeps hls4ml exact
 
-The graph is written under another name, run, compared, and only then given its own: no file is left
-behind that was not verified. Two runtimes do: QONNX's executor, node by node, on the samples of the
-golden vectors, and onnxruntime, the whole graph in stock operators (see `stock`), on all samples.
+All files are written under other names, the graph is run and compared, and only then they are given
+their own, the graph last: no file is left behind that was not verified. A process that is killed
+between two of these renames leaves new files beside the graph from before, or without a graph; the
+graph says in its metadata which golden vectors are its own, and `recheck` refuses others.
+
+Two runtimes run it: QONNX's executor, node by node, on the samples of the golden vectors, and
+onnxruntime, the whole graph in stock operators (see `stock`), on all samples.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import UsageError
-from ..files import atomic_write, check_file, claim
+from ..files import atomic_write, check_file, claim, write_together
 from ..frozen import FrozenNet, Settings, freeze, inputs
 from ..frozen.check import NOTED
 from ..lowering import FixedPointNet
@@ -40,6 +43,9 @@ from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
 
 _log = logging.getLogger(__name__)
+
+SAMPLES = "samples_sha256"
+"""The entry of the metadata that says which golden vectors belong to a graph."""
 
 MOST_SAMPLES, MOST_SPIKES = 50, 2**24
 """What onnxruntime runs at a time."""
@@ -131,22 +137,16 @@ def to_qonnx(
     axis = inputs.batch_axis(samples)
     count = samples.shape[axis]
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
-    temporary = path.with_name(f".{path.name}.unverified")
-    try:
-        with atomic_write(temporary, path) as file:
-            file.write(built.model.SerializeToString())
-        agreement = compare(qonnx_executor(temporary), stored, built.names, progress=progress)
-        wide = _with_onnxruntime(temporary, built, compute, samples, as_trained, progress)
-        golden.save(stored, files[1])
-        if form == "step":
-            _write_text(path.with_suffix(".step.json"), built.names.to_json())
-        if target == "hls4ml":
-            from .hls4ml import configuration_text
-
-            _write_text(path.with_suffix(".hls4ml.json"), configuration_text(built))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_together(files, force) as unverified:
+        golden.save(stored, unverified[1], files[1])
+        built.model.metadata_props.add(key=SAMPLES, value=golden.digest(unverified[1]))
+        texts = _texts(built, form, target)
+        for text, beside, file in zip(texts, unverified[2:], files[2:], strict=True):
+            _write(text.encode(), beside, file)
+        _write(built.model.SerializeToString(), unverified[0], path)
+        execute = qonnx_executor(unverified[0])
+        agreement = compare(execute, stored, built.names, progress=progress)
+        wide = _with_onnxruntime(unverified[0], built, compute, samples, as_trained, progress)
     return Exported(path, tuple(files), agreement, wide, len(built.model.graph.node), changed)
 
 
@@ -169,6 +169,16 @@ def _files(path: Path, form: str, target: str) -> list[Path]:
     files = [path, path.with_suffix(".samples.npz")]
     files += [path.with_suffix(".step.json")] * (form == "step")
     return files + [path.with_suffix(".hls4ml.json")] * (target == "hls4ml")
+
+
+def _texts(built: Built, form: str, target: str) -> Iterator[str]:
+    """What the files behind the golden vectors hold."""
+    if form == "step":
+        yield built.names.to_json()
+    if target == "hls4ml":
+        from .hls4ml import configuration_text
+
+        yield configuration_text(built)
 
 
 def _told(net: FrozenNet, samples: Tensor) -> float:
@@ -242,6 +252,7 @@ def _with_onnxruntime(
     return replace(free, margin=max(free.margin, given.margin))
 
 
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())
+def _write(content: bytes, path: Path, asked: Path) -> None:
+    """Write `content` to `path`, which is to be `asked`."""
+    with atomic_write(path, asked) as file:
+        file.write(content)

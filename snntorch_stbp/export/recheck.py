@@ -19,6 +19,7 @@ from ..frozen import FrozenNet, inputs
 from ..lowering import FixedPointNet
 from ..lowering.layers import IntNetwork
 from . import golden
+from .api import SAMPLES
 from .folder import load_folder
 from .names import Names
 from .qonnx.writer import OPERATORS
@@ -99,11 +100,13 @@ def recheck(
         What was compared in QONNX's executor and in onnxruntime.
 
     Raises:
-        StbpError: If the file was not written by this package, is of another network, or does not
-            compute what `net` computes.
+        StbpError: If the file was not written by this package, is of another network, does not
+            compute what `net` computes, or lies beside golden vectors of another export.
     """
+    said = metadata(path)
+    _check_samples(path, said.get(SAMPLES))
     try:
-        names = Names.from_json(metadata(path)["names"])
+        names = Names.from_json(said["names"])
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StbpError(f"the metadata of '{path}' names no spikes ({error}).") from error
     compute: Callable[[torch.Tensor], golden.Golden]
@@ -127,6 +130,16 @@ def recheck(
             execute, chunks, many, count=count, compare=compare, progress=progress
         )
     return first, second
+
+
+def _check_samples(path: Path, digest: str | None) -> None:
+    """Refuse golden vectors beside a graph that says it has others; older graphs do not say."""
+    beside = path.with_suffix(".samples.npz")
+    if digest is not None and beside.is_file() and golden.digest(beside) != digest:
+        raise StbpError(
+            f"'{beside}' is not of the export that wrote '{path}', or was changed since: export "
+            f"again with --force."
+        )
 
 
 def _check_names(path: Path, names: Names, stored: golden.Golden, steps: int, frames: bool) -> None:

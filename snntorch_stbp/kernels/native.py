@@ -1,7 +1,8 @@
 """Sources in C beside this module, compiled by the machine's compiler when they are first needed.
 
 It takes about half a second for each, and is kept in the user's cache
-(`$XDG_CACHE_HOME/snntorch-stbp`). Where there is no compiler, or it fails, there is no library, and
+(`$XDG_CACHE_HOME/snntorch-stbp`) under a name with the hash of its content: a process that loads
+half a library dies. Where there is no compiler, or it fails, there is no library, and
 who asks computes by torch operations.
 """
 
@@ -52,7 +53,7 @@ def library(name: str, *defines: tuple[str, int]) -> ctypes.CDLL | None:
     try:
         try:
             return ctypes.CDLL(str(_build(compiler, name, options)))
-        except OSError as error:  # what the cache holds is damaged
+        except OSError as error:  # compiled where other libraries were at hand
             _log.debug("%s.c is compiled again: %s", name, error)
             return ctypes.CDLL(str(_build(compiler, name, options, again=True)))
     except (OSError, subprocess.SubprocessError) as error:
@@ -91,9 +92,11 @@ def _build(compiler: str, name: str, defines: Sequence[str], again: bool = False
     made_of = "\0".join((compiler, *FLAGS, *defines, _processor())).encode()
     folder = _cache_folder()
     digest = hashlib.sha256(b"".join(sources.values()) + made_of).hexdigest()
-    library = folder / f"{name}-{digest[:24]}.so"
-    if library.is_file() and not again:
-        return library
+    stem = f"{name}-{digest[:24]}"
+    kept = list(folder.glob(f"{stem}-*.so"))
+    for library in kept:
+        if not again and library == _named(folder, stem, library):
+            return library
     with tempfile.TemporaryDirectory(dir=folder) as place:
         code, built = Path(place, f"{name}.c"), Path(place, f"{name}.so")
         for file, content in sources.items():
@@ -105,8 +108,20 @@ def _build(compiler: str, name: str, defines: Sequence[str], again: bool = False
             _run(command)
         with built.open("rb") as stream:
             os.fsync(stream.fileno())
+        library = _named(folder, stem, built)
         os.replace(built, library)  # whole, whatever other processes do
+    for other in kept:
+        if other != library:
+            other.unlink(missing_ok=True)
     return library
+
+
+def _named(folder: Path, stem: str, library: Path) -> Path:
+    """Where a library with the content of `library` is kept."""
+    try:
+        return folder / f"{stem}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so"
+    except FileNotFoundError:  # another process has just removed it
+        return folder / stem
 
 
 def _run(command: Sequence[str]) -> None:

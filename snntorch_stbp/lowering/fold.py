@@ -189,9 +189,10 @@ def readout_stage(stage: Stage, budget: Budget) -> IntStage:
             digits = math.floor(math.log2(cap / max(np.abs(gains).max(), TINY)))
             fractions = list(range(digits, digits - 12, -1))
         for fraction in fractions:
-            whole = np.rint(np.abs(gains) * 2.0**fraction).astype(np.int64)
-            if whole.max() > cap:
+            scaled = np.rint(np.abs(gains) * 2.0**fraction)
+            if scaled.max() > cap:
                 continue
+            whole = scaled.astype(np.int64)
             branches = tuple(
                 replace(part.integer, multiplier=m) for part, m in zip(parts, whole, strict=True)
             )

@@ -3,9 +3,10 @@
     NAME.nir            the graph, see `nir_graph`
     NAME.samples.npz    golden vectors of the trained network, see `trained`
 
-The graph is written under another name, read back twice (see `nir_read`), run on all samples,
-compared with the trained network, and only then given its own name. A spike may differ only where
-the rounding of floating point explains it, see `tolerance`.
+Both files are written under other names, the graph is read back twice (see `nir_read`), run on all
+samples, compared with the trained network, and only then they are given their own, the graph last:
+a process that is killed between the two leaves new vectors beside the graph from before, or without
+a graph. A spike may differ only where the rounding of floating point explains it, see `tolerance`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import nn
 
 from ... import __version__
 from ...errors import StbpError
-from ...files import check_file, claim
+from ...files import check_file, claim, write_together
 from ...frozen import inputs
 from .. import golden
 from ..api import MOST_SAMPLES, MOST_SPIKES
@@ -98,8 +99,8 @@ def to_nir(
     vectors = net.vectors(samples)
     names = _names(built, samples, net.num_steps)
 
-    temporary = path.with_name(f".{path.name}.unverified")
-    try:
+    with write_together(files, force) as (temporary, beside):
+        golden.save(vectors, beside, files[1])
         _write(temporary, graph, path)
         compare = partial(verify_trained, golden=vectors, names=names, progress=progress)
 
@@ -115,10 +116,6 @@ def to_nir(
             again = run(snntorch_reader(temporary, names, built.stages))
         else:
             unread = f"the neurons of '{several}' have several thresholds"
-        golden.save(vectors, files[1])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return ExportedNir(path, files, agreement, again, unread, len(graph.nodes))
 
 

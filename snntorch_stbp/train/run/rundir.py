@@ -45,11 +45,7 @@ class RunDir:
             UsageError: If its name holds what is no text.
             StbpError: If the folder cannot be made.
         """
-        if not str(out).isprintable():
-            raise UsageError(
-                f"the folder {str(out)!r} has a name that cannot be written down: choose another "
-                f"with --out."
-            )
+        check_name(out, "choose another with --out")
         try:
             out.mkdir(parents=True, exist_ok=True)
             number = 1 + max(
@@ -182,6 +178,18 @@ class RunDir:
                 yield
         except Timeout as error:
             raise StbpError(f"another process is training in '{self.path}'.") from error
+
+
+def check_name(folder: Path, advice: str) -> None:
+    """Refuse a folder that the files of a run cannot name.
+
+    Raises:
+        UsageError: If its name holds what is no text.
+    """
+    if not str(folder).isprintable():
+        raise UsageError(
+            f"the folder {str(folder)!r} has a name that cannot be written down: {advice}."
+        )
 
 
 def list_runs(out: str | Path) -> list[RunDir]:
