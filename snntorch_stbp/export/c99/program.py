@@ -83,7 +83,7 @@ def to_c99(
     compiler = shutil.which("gcc") or shutil.which("cc")
     with new_folder(path) as folder:
         for name, data in zip(FILES, content, strict=True):
-            with atomic_write(folder / name) as file:
+            with atomic_write(folder / name, path / name) as file:
                 file.write(data)
         if compiler is not None:
             selftest(folder, compiler)

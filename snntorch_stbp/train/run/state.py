@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ...errors import StbpError, UsageError
+from ...files import shell_words
 from ..average import WeightAverage
 from ..metrics import Means, best_row
 from . import checkpoint
@@ -45,7 +45,7 @@ def _gone(run: RunDir) -> str:
     file = run.path / "last.pt"
     what = "no file" if os.path.lexists(file) else "gone"
     start = (run.path / "best.pt").is_file()
-    hint = f" with --init-from {shlex.quote(str(run.path))}" if start else ""
+    hint = f" with --init-from {shell_words([str(run.path)])}" if start else ""
     return (
         f"'{run.path}' was trained, but its last.pt is {what}, so it cannot go on; begin a new run"
         f"{hint}."
