@@ -28,10 +28,8 @@ from .test_export_hls4ml import dense
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:qonnx")
 
+DENSE = {"dense": (), "dense, all resets": ("zero", "subtract", "delayed")}
 NETS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "dense, subtract": {"reset": "subtract"},
-    "dense, delayed": {"reset": "delayed"},
     "mnistnet": {"bits": 4},
     "pooled": {"bits": 4},
     "averaged": {"bits": 4},
@@ -42,11 +40,11 @@ NETS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(
-    scope="module", params=[(n, f) for n in NETS for f in ("step", "unrolled")], ids=str
+    scope="module", params=[(n, f) for n in (*DENSE, *NETS) for f in ("step", "unrolled")], ids=str
 )
 def both(request: pytest.FixtureRequest) -> tuple[FrozenNet, Built]:
     name, form = request.param
-    net = freeze(dense(**NETS[name]) if name.startswith("dense") else make(name, **NETS[name]))
+    net = freeze(dense(*DENSE[name]) if name in DENSE else make(name, **NETS[name]))
     return net, build(net, digits(1), form=form, target="finn")
 
 

@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_read_takes_only_its_run_out_of_the_list(
     assert str(path) in output
     assert str(closed) not in output
     code, output = call("show", str(closed))
-    assert (code, output) == (1, f"Error: cannot read '{closed}': Permission denied.\n")
+    assert (code, output) == (1, f"Error: cannot use '{closed}': Permission denied.\n")
 
 
 def test_a_file_that_vanishes_while_runs_are_listed(

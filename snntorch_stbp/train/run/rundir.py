@@ -87,7 +87,7 @@ class RunDir:
             if not file.is_file():
                 raise StbpError(f"'{path}' is not the folder of a run: it has no config.json.")
         except OSError as error:
-            raise StbpError(f"cannot read '{path}': {error.strerror or error}.") from error
+            raise StbpError(f"cannot use '{path}': {error.strerror or error}.") from error
         try:
             return cls(path, RunConfig.from_json(file.read_text(encoding="utf-8")))
         except (StbpError, UnicodeDecodeError, OSError) as error:
