@@ -17,7 +17,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ..errors import StbpError
 from ..frozen import freeze
 from ..lowering import FixedPointAware
 from ..memory import KeptPages
@@ -88,21 +87,11 @@ def fit(
     run = RunDir(Path(str(fabric.broadcast(path))), config)
     with run.locked() if fabric.global_rank == 0 else nullcontext():
         if resume and fabric.global_rank == 0:
-            _check_unchanged(resume)
+            resume.check_unchanged()
         trainer = _Trainer(
             fabric, config, bundle, model, teachers, run, reporter, resuming=bool(resume)
         )
         return trainer.run_all()
-
-
-def _check_unchanged(run: RunDir) -> None:
-    """Refuse to go on with a run that another process held since it was opened.
-
-    Raises:
-        StbpError: If its configuration is another one now.
-    """
-    if RunDir.open(run.path).config != run.config:
-        raise StbpError(f"'{run.path}' was changed by another process; give the command again.")
 
 
 class _Trainer:

@@ -149,6 +149,17 @@ class RunDir:
         self.write_text("config.json", self.config.to_json())
         (self.path / "result.json").unlink(missing_ok=True)
 
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a run that another process held since it was opened.
+
+        Raises:
+            StbpError: If its configuration is another one now.
+        """
+        if RunDir.open(self.path).config != self.config:
+            raise StbpError(
+                f"'{self.path}' was changed by another process; give the command again."
+            )
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the run, all of it or nothing."""
         with atomic_write(self.path / name) as file:
