@@ -144,7 +144,7 @@ def _say(sentence: str) -> None:
 def _unexpected(error: Exception, batches: bool) -> str:
     """One line for an exception that nobody foresaw; whether batches can be made smaller."""
     kind = type(error).__name__
-    if kind in ("OutOfMemoryError", "MemoryError"):
+    if kind in ("OutOfMemoryError", "MemoryError") or "DefaultCPUAllocator" in str(error):
         return "out of memory" + "; a smaller --batch-size needs less." * batches
     lines = str(error).strip().splitlines()
     return f"{kind}: {lines[0]}" if lines else kind

@@ -5,6 +5,7 @@ import sys
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from snntorch_stbp.cli import evaluate as evaluate_module
@@ -45,6 +46,15 @@ def test_what_a_file_says_does_not_steer_the_terminal(failing):
         assert {c for c in result.stderr if not c.isprintable()} == {"\n"}
         assert result.exit_code == code
     assert failing(ValueError(said)).stderr.startswith("Error: ValueError: of '?[2J?]52;c;eA==??x'")
+
+
+def test_memory_of_the_processor_runs_out_in_one_line(failing):
+    try:
+        torch.empty(2**62, dtype=torch.int8)
+    except RuntimeError as error:
+        result = failing(error)
+    assert result.stderr.startswith("Error: out of memory; a smaller --batch-size needs less. (run")
+    assert result.exit_code == 1
 
 
 def test_memory_is_saved_by_what_the_command_has(tmp_path, monkeypatch):

@@ -149,7 +149,12 @@ def odd_network(seed: int) -> IntNetwork:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_part_of_the_arithmetic(seed: int, tmp_path: Path, printed: list[str]) -> None:
+def test_every_part_of_the_arithmetic(
+    seed: int, tmp_path: Path, printed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not a conversion that only happens to keep its value."""
+    strict = (*FLAGS, "-Wconversion", "-Wsign-conversion", "-Wshadow")
+    monkeypatch.setattr(c99, "FLAGS", strict)
     images = torch.rand(6, 2, 7, 9, generator=torch.manual_seed(seed))
     to_c99(FixedPointNet(odd_network(seed)), images, tmp_path / "net")
     assert re.fullmatch(r"6 samples, \d+ spikes: all equal", printed[0])

@@ -187,3 +187,25 @@ def test_an_export_that_ends_between_its_files(
         assert contents(tmp_path) == before
         monkeypatch.setattr(os, "replace", replace)
         export(write, path, bits=3, force=force)
+
+
+@pytest.mark.parametrize(("write", "last"), [
+    (to_folder, "network.json"), (to_folder, "samples.npz"), (to_c99, "samples.bin"),
+])  # fmt: skip
+def test_a_full_disk_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, last: str
+) -> None:
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target).name == last:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StbpError) as caught:
+        write(lower(make("mnistnet")), digits(2), tmp_path / "net")
+    assert (
+        str(caught.value) == f"cannot write '{tmp_path / 'net' / last}': No space left on device."
+    )
+    assert list(tmp_path.iterdir()) == []

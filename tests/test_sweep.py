@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -140,6 +141,10 @@ def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None
     assert code == 0, output
     assert output.count("(done before)") == len(runs)
     assert len(list_runs(tmp_path)) == len(runs)
+    moved = tmp_path.rename(tmp_path.with_name(f"moved-{count}"))
+    code, output = call(*command[:-1], str(moved))
+    assert code == 0, output
+    assert output.count("(done before)") == len(runs)
 
 
 def test_nothing_starts_from_a_run_that_diverged(tmp_path: Path) -> None:
@@ -190,10 +195,11 @@ def test_a_signal_stops_all_runs_saved_and_they_go_on(tmp_path: Path) -> None:
     assert [run.status for run in runs] == ["interrupted"] * 2
     assert all("interrupted in epoch" in (run.path / "log.txt").read_text() for run in runs)
     epochs = max(len(run.history) for run in runs) + 1
-    again = [Job("run", replace(run.config, epochs=epochs), run) for run in runs]
+    again = [Job("run", replace(run.config, epochs=epochs, save_memory=True), run) for run in runs]
     said: list[str] = []
     run_jobs(again, tmp_path, 1, said.append)
-    assert [run.status for run in list_runs(tmp_path)] == ["finished"] * 2
+    runs = list_runs(tmp_path)
+    assert [(run.status, run.config.save_memory) for run in runs] == [("finished", True)] * 2
     assert sum(text.endswith("%") for text in said) == 2
 
 
@@ -203,6 +209,25 @@ def test_one_that_diverges_ends_alone_and_one_that_fails_ends_all(tmp_path: Path
     assert said == ["run 0 (begun)", "run 0: diverged"]
     with pytest.raises(StbpError, match=r"digits-w32-T2-1' failed: A batch of 5000 is larger"):
         run_jobs(jobs(1, batch_size=5000), tmp_path / "b", 2, said.append)
+
+
+@pytest.mark.parametrize(
+    ("does", "sentence"),
+    [
+        ("kill -KILL $$", "it was killed, as happens where memory runs out: fewer --jobs need"),
+        ("kill -SEGV $$", "signal 11 ended it."),
+        ("exit 7", "its process ended with code 7."),
+    ],
+)
+def test_a_process_that_ends_without_a_word_is_told(
+    does: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(StbpError, match=f"digits-w32-T2-1' failed: {sentence}"):
+        run_jobs(jobs(1), tmp_path / "runs", 2, lambda text: None)
 
 
 def test_a_run_killed_before_its_first_checkpoint_still_starts_from_the_weights_named(

@@ -65,9 +65,9 @@ def to_folder(
     net, samples = inputs.on_cpu(net, samples)
     size = inputs.size(samples)
     with new_folder(path) as folder:
-        names = _write(net, size, folder, inputs.in_time(samples), metadata or {})
+        names = _write(net, size, folder, path, inputs.in_time(samples), metadata or {})
         stored = golden.compute(net, samples)
-        golden.save(stored, folder / "samples.npz")
+        golden.save(stored, folder / "samples.npz", path / "samples.npz")
         again = golden.compute(FixedPointNet(load_folder(folder)), samples)
         agreement = agree(net, samples, again)
     files = ["network.json", *names, "samples.npz"]
@@ -75,16 +75,21 @@ def to_folder(
 
 
 def _write(
-    net: FixedPointNet, image: tuple[int, ...], folder: Path, frames: bool, metadata: dict[str, str]
+    net: FixedPointNet,
+    image: tuple[int, ...],
+    folder: Path,
+    path: Path,
+    frames: bool,
+    metadata: dict[str, str],
 ) -> list[str]:
-    """The files of a network; returns the names of those of the stages."""
+    """The files of a network in `folder`, which is to be `path`; the names of those of stages."""
     integers = net.integers
     shapes, reach = sizes(integers, image), ranges(integers)
     names, stages = [], []
     for index, stage in enumerate(integers.stages):
         name = f"{index:02d}_{re.sub(r'[^A-Za-z0-9_.-]', '_', stage.name)}.npz"
         arrays = {key: _smallest(value) for key, value in _arrays(stage).items()}
-        with atomic_write(folder / name) as file:
+        with atomic_write(folder / name, path / name) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         names.append(name)
         stages.append(_stage(stage, name, arrays, shapes, reach[stage.name]))
@@ -105,7 +110,7 @@ def _write(
         "settings": integers.settings,
         "metadata": {"project": f"snntorch-stbp {__version__}", **metadata},
     }
-    with atomic_write(folder / "network.json") as file:
+    with atomic_write(folder / "network.json", path / "network.json") as file:
         file.write((json.dumps(text, indent=1) + "\n").encode())
     return names
 

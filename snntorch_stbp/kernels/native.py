@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ..compiler import find_compiler
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def pointer(x: Tensor | None) -> ctypes.c_void_p:
 @cache
 def _compiler() -> str | None:
     """Path of the C compiler."""
-    path = shutil.which(os.environ.get("CC") or "cc")
+    path = find_compiler(os.environ.get("CC") or "cc")
     if path is None:
         _log.debug("no C compiler: nothing is compiled")
     return path

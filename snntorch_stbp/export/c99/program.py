@@ -10,7 +10,6 @@ The program is compiled and run before the folder gets its name, if there is a c
 from __future__ import annotations
 
 import re
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from ... import __version__
+from ...compiler import find_compiler
 from ...errors import StbpError
 from ...files import atomic_write
 from ...frozen import inputs
@@ -80,7 +80,7 @@ def to_c99(
     text = header(net.integers, inputs.size(samples), inputs.in_time(samples), words)
     agreement, vectors = _vectors(net, samples)
     content = (text.encode(), template("selftest.c").encode(), vectors)
-    compiler = shutil.which("gcc") or shutil.which("cc")
+    compiler = find_compiler("gcc", "cc")
     with new_folder(path) as folder:
         for name, data in zip(FILES, content, strict=True):
             with atomic_write(folder / name, path / name) as file:

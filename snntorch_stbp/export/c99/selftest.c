@@ -65,7 +65,7 @@ int main(int count, char **arguments)
             snn_step(&state, frame, record);
             for (layer = 0; layer < SNN_LAYERS; layer++) {
                 const snn_layer *l = &snn_layers[layer];
-                const size_t size = (size_t)l->channels * l->height * l->width;
+                const size_t size = (size_t)(l->channels * l->height * l->width);
                 if (!whole(file, packed, (size + 7) / 8))
                     break;
                 if (compare(sample, layer, step))

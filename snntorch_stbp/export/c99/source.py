@@ -121,8 +121,7 @@ class _Header:
             lines += [f"    int32_t membrane_{i}[{count}]; /* {plain(stage.name)} */\n"]
             lines += [f"    snn_value spikes_{i}[{count}];\n"]
             if len(neuron.threshold) > 1:
-                bits = 8 if len(neuron.threshold) <= 256 else 32
-                lines += [f"    uint{bits}_t age_{i}[{count}];\n"]
+                lines += [f"    {_age_type(neuron)} age_{i}[{count}];\n"]
         weighted = [
             (number, prod(self.shapes.sums[stage.name, number]))
             for stage in self.net.stages
@@ -242,9 +241,8 @@ class _Header:
         lines.append(f"{spike} = u > {theta};")
         if ages > 1:
             older = f"{age} + ({age} < {ages - 1})"
-            lines.append(
-                f"{age} = {f'{spike} ? 0 : {older}' if neuron.reset == 'zero' else older};"
-            )
+            next_age = f"{spike} ? 0 : {older}" if neuron.reset == "zero" else older
+            lines.append(f"{age} = ({_age_type(neuron)})({next_age});")
         first = ""
         if neuron.reset in ("subtract", "delayed"):
             first = self._item(f"first_{index}", neuron.threshold[0])
@@ -293,3 +291,8 @@ def highest(branch: IntBranch, input_bits: int) -> int:
 
 def _call(data: Weights, shape: str, rows: str, x: str, sums: str) -> str:
     return f"    snn_convolve_{data.kind}(&{shape}, {rows}[0], {data.stride}, {x}, {sums});\n"
+
+
+def _age_type(neuron: IntNeuron) -> str:
+    """What holds the number of a threshold."""
+    return "uint8_t" if len(neuron.threshold) <= 256 else "uint32_t"

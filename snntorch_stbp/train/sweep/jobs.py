@@ -90,6 +90,8 @@ def _start(job: Job, out: Path, at_once: int) -> _Active:
     command = [sys.executable, "-m", "snntorch_stbp.cli", "train", "--resume", str(run.path)]
     for name in ("epochs", "device", "devices", "num_nodes", "workers", "data_dir"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    for name in ("download", "save_memory", "checkpoint_activations"):
+        command += [f"--{name.replace('_', '-')}"] * getattr(config, name)
     threads = str(max(1, (os.cpu_count() or 1) // at_once))
     errors = tempfile.TemporaryFile()  # noqa: SIM115, closed when the process ends
     process = subprocess.Popen(
@@ -115,9 +117,18 @@ def _outcome(one: _Active) -> str:
     if one.run.status == "diverged":
         return "diverged"
     if one.process.returncode != 0:
-        reason = said[-1].removeprefix("Error: ") if said else f"code {one.process.returncode}"
+        reason = said[-1].removeprefix("Error: ") if said else _reason(one.process.returncode)
         raise StbpError(f"the run '{one.run.path}' failed: {reason}")
     result = one.run.result or {}
     accuracy = result.get("test_accuracy")
     best = result["best_val_accuracy"] if accuracy is None else accuracy
     return f"{100 * best:.2f} %"
+
+
+def _reason(code: int) -> str:
+    """Why a process ended that said nothing."""
+    if code == -9:  # SIGKILL, which not every system has
+        return "it was killed, as happens where memory runs out: fewer --jobs need less."
+    if code < 0:
+        return f"signal {-code} ended it."
+    return f"its process ended with code {code}."

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from ...errors import Interrupted, StbpError
 from ...report import operations
@@ -129,12 +128,20 @@ def _float_of(config: RunConfig, configs: Sequence[RunConfig]) -> int:
 def _existing(config: RunConfig, out: Path) -> RunDir | None:
     """The run of a configuration, the one that got furthest."""
     order = ("finished", "diverged", "interrupted", "new")
-    same = [run for run in list_runs(out) if _key(run.config) == _key(config)]
+    same = [run for run in list_runs(out) if _same(run.config, config, out)]
     return min(same, key=lambda run: order.index(run.status), default=None)
 
 
-def _key(config: RunConfig) -> tuple[Any, ...]:
-    return tuple(getattr(config, f.name) for f in fields(config) if f.name not in IGNORED)
+def _same(one: RunConfig, wanted: RunConfig, out: Path) -> bool:
+    """Whether a run is the one wanted, however the path to a start in the folder `out` is written.
+
+    A sweep that was moved, or is named from elsewhere, still knows what its runs started from.
+    """
+    compared = {field.name for field in fields(wanted)}.difference(IGNORED)
+    start = Path(wanted.init_from or "")
+    if start.parent.resolve() == out.resolve() and Path(one.init_from or "").name == start.name:
+        compared.discard("init_from")
+    return all(getattr(one, name) == getattr(wanted, name) for name in compared)
 
 
 def _point(config: RunConfig, run: RunDir | None, out: Path) -> Point:
