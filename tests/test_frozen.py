@@ -136,6 +136,17 @@ def test_the_network_is_left_in_the_mode_that_it_is_in(bits: int | None) -> None
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+def test_a_state_that_is_loaded_is_frozen() -> None:
+    images, trained, net = digits(4), freeze(make("mnistnet_bn")), freeze(make("mnistnet_bn"))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.5)
+    trained.refold()
+    assert not torch.equal(net(images), trained(images))
+    net.load_state_dict(trained.state_dict())
+    assert torch.equal(net(images), trained(images))
+
+
 def test_training_in_frozen_arithmetic_is_what_freezing_gives() -> None:
     model = make("mnistnet_bn", bits=4)
     net = freeze(model)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,9 +70,10 @@ class FrozenStage:
 class FrozenNet(nn.Module):
     """A trained network in deployment arithmetic; still a torch module.
 
-    The numbers are folded from the network's own parameters, once, or again by `refold()`. While
-    `refolds` is set, every forward pass folds them, with straight-through gradients: the network's
-    parameters are then trained in this arithmetic (normalisation with its running statistics).
+    The numbers are folded from the network's own parameters, once, and again by `refold()` or
+    `load_state_dict`. While `refolds` is set, every forward pass folds them, with straight-through
+    gradients: the network's parameters are then trained in this arithmetic (normalisation with its
+    running statistics).
 
     Args:
         model: A network of the modules of this package; it is kept, in the mode that it is in.
@@ -102,6 +104,7 @@ class FrozenNet(nn.Module):
         self.integrate = Integrate()
         self.refolds = False
         self.refold()
+        self.register_load_state_dict_post_hook(_refold)
 
     @property
     def input_bits(self) -> int:
@@ -234,6 +237,12 @@ class FrozenNet(nn.Module):
             total = term if total is None else total + term
         assert total is not None
         return total + per_channel(stage.current.bias, total)
+
+
+def _refold(net: nn.Module, _keys: Any) -> None:
+    """What a frozen network does once it has loaded a state."""
+    assert isinstance(net, FrozenNet)
+    net.refold()
 
 
 def _of_stages(stages: list[FrozenStage], fn: Callable[[Tensor], Tensor]) -> list[FrozenStage]:

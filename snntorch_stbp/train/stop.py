@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+LISTENED = [signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGBREAK", None)])]
+"""What asks a run to stop."""
+
+SENT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+"""What asks a run in a process group of its own, which on Windows SIGTERM would kill."""
+
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
@@ -18,10 +24,8 @@ def asked_to_stop() -> Iterator[list[int]]:
         asked.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        signals = ()  # only the main thread may listen
-    before = {s: signal.signal(s, note) for s in signals}
+    alone = threading.current_thread() is threading.main_thread()  # no other may listen
+    before = {s: signal.signal(s, note) for s in LISTENED} if alone else {}
     try:
         yield asked
     finally:

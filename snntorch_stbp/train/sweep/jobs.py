@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from ...errors import Interrupted, StbpError
 from ..config import RunConfig
 from ..run.rundir import RunDir
 from ..sources import inherit
-from ..stop import asked_to_stop
+from ..stop import SENT, asked_to_stop
 
 POLL = 0.2
 """Seconds between looks at the processes."""
@@ -76,7 +75,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, at_once: int, notice: Callable[[str
                     notice(f"{one.job.label}: {_outcome(one)}")
         finally:
             for one in active:
-                one.process.send_signal(signal.SIGTERM)
+                one.process.send_signal(SENT)
             for one in active:
                 one.process.wait()
                 one.errors.close()
@@ -101,6 +100,7 @@ def _start(job: Job, out: Path, at_once: int) -> _Active:
         stderr=errors,
         env={"OMP_NUM_THREADS": threads, **os.environ},
         start_new_session=True,  # a terminal's Ctrl-C is passed on from here, once
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # and on Windows
     )
     return _Active(job, run, process, errors)
 
