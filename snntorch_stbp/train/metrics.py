@@ -81,24 +81,16 @@ def spike_counter(model: nn.Module, compiled: bool = False) -> Iterator[list[Ten
 @contextmanager
 def spike_record(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """While active, collects the spikes of every `Leaky` of `model` by its name."""
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, Leaky)
+    }
     record: dict[str, Tensor] = {}
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            record[name] = output
+    def note(layer: nn.Module, spikes: Tensor) -> None:
+        record[names[layer]] = spikes
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(note(name))
-        for name, module in model.named_modules()
-        if isinstance(module, Leaky)
-    ]
-    try:
+    with watched(names, note):
         yield record
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -35,8 +35,8 @@ def picture(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
-    _panel(panels[0], rows, "size_kb", "size of the parameters, KB")
-    _panel(panels[1], rows, "additions", "synaptic operations per image")
+    _panel(panels[0], rows, "size_kb", "pareto_size", "size of the parameters, KB")
+    _panel(panels[1], rows, "additions", "pareto", "synaptic operations per image")
     panels[0].set_ylabel("test accuracy, %")
     if len({row.steps for row in rows}) > 1:
         handles, labels = panels[0].get_legend_handles_labels()
@@ -44,7 +44,8 @@ def picture(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
+def _panel(axes: Any, rows: Sequence[Row], field: str, front: str, label: str) -> None:
+    """Accuracy against `field`; rows where `front` is set are joined by a line."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     for steps in dict.fromkeys(row.steps for row in rows):
@@ -53,7 +54,7 @@ def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
             [getattr(r, field) for r in part], [100 * (r.mean or 0) for r in part],
             [100 * r.spread for r in part], fmt="o", capsize=3, label=f"T = {steps}",
         )  # fmt: skip
-    line = front(rows, field)
+    line = sorted((getattr(r, field), 100 * (r.mean or 0)) for r in rows if getattr(r, front))
     axes.plot([x for x, _ in line], [y for _, y in line], color="0.6", lw=1, zorder=0)
     for row in rows:
         at = (getattr(row, field), 100 * (row.mean or 0))
@@ -71,13 +72,3 @@ def _panel(axes: Any, rows: Sequence[Row], field: str, label: str) -> None:
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
     axes.margins(x=0.2, y=0.12)
-
-
-def front(rows: Sequence[Row], field: str) -> list[tuple[float, float]]:
-    """Cost and accuracy in % of the rows that no other beats in both, by growing cost."""
-    best, found = -1.0, list[tuple[float, float]]()
-    for row in sorted(rows, key=lambda r: (getattr(r, field), -(r.mean or 0))):
-        if (row.mean or 0) > best:
-            best = row.mean or 0
-            found.append((getattr(row, field), 100 * best))
-    return found
