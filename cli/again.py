@@ -9,6 +9,8 @@ from snntorch_stbp.files import shell_words
 from snntorch_stbp.train.config import RunConfig
 from snntorch_stbp.train.recipes import recipe_values
 
+from .train_options import off
+
 NEGATED = {
     "per_channel": "--per-tensor",
     "nesterov": "--no-nesterov",
@@ -31,7 +33,7 @@ def option(name: str) -> str:
 def text(name: str, value: Any) -> str:
     """The value of a field as it is typed."""
     if value is None:
-        value = 32 if name.endswith("bits") else 0
+        value = off(name) or 0
     if isinstance(value, tuple):
         return ",".join(value) or "none"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
@@ -53,9 +55,12 @@ def train_command(config: RunConfig, **instead: str) -> str:
     )
     plain |= {"bits": None, "recipe": "standard"}  # what is taken where nothing is typed
     words = ["snntorch-stbp", "train", config.model, "--dataset", config.dataset]
+    left_out = NOT_TYPED | (STARTS if instead else set())
+    if config.init_from or "init_from" in instead:
+        left_out = left_out | {"init"}  # there are weights already
     for name in (field.name for field in fields(config)):
         value = getattr(config, name)
-        if name in NOT_TYPED or (instead and name in STARTS) or value == plain[name]:
+        if name in left_out or value == plain[name]:
             continue
         if not isinstance(value, bool):
             words += [option(name), text(name, value)]

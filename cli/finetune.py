@@ -55,6 +55,13 @@ def finetune(run: str, fixed_point: bool, frozen: bool, **options: Any) -> None:
         raise StbpError(f"'{folder.path}' never finished an epoch: there is nothing to refine yet.")
     config = _config(folder, fixed_point, options)
     reporter = make_reporter(options["quiet"], options["as_json"])
+    gone = [path for path in config.teacher if not (Path(path) / "best.pt").is_file()]
+    if gone:
+        config = replace(config, teacher=())
+        reporter.message(
+            f"'{folder.path}' learned from '{gone[0]}', which is not there: this run learns from "
+            f"the labels alone"
+        )
 
     from .quiet import hush
 

@@ -17,7 +17,7 @@ from snntorch_stbp.train.run.rundir import RunDir, check_name
 from .again import NEGATED, option, text
 from .group import command, json_option
 from .output import make_reporter
-from .train_options import OPTIONS, check_use, given_fields
+from .train_options import OPTIONS, check_use, given_fields, off
 
 # Options under which a run may go on with other values than it began with.
 FREE = {
@@ -97,7 +97,7 @@ def _resumed_config(run: RunDir, given: dict[str, Any]) -> RunConfig:
                 f"'{run.path}' was begun with {_words(name, stored)}, which cannot change to"
                 f" {_words(name, value)}; leave that out, or begin a new run without --resume."
             )
-    done = run.history[-1]["epoch"] if run.history else 0
+    done = run.epochs_done
     if given.get("epochs", done) < done:
         raise UsageError(
             f"'{run.path}' has {done} epochs already; give --epochs a higher number, or none."
@@ -114,4 +114,6 @@ def _words(name: str, value: Any) -> str:
     if name == "layer_bits":
         layers = ", ".join(f"{layer} {bits}" for layer, bits in value.items())
         return f"a --bits-file of {layers}" if value else "no --bits-file"
+    if value is None and off(name) is None:
+        return f"no {option(name)}"
     return f"{option(name)} {text(name, value)}"

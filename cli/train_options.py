@@ -155,11 +155,14 @@ def given_fields(values: dict[str, Any]) -> dict[str, Any]:
         given["nesterov"] = False
     if given.pop("no_cuda_graphs", False):
         given["cuda_graphs"] = False
-    for name, value in given.items():
-        off = 32 if name.endswith("bits") else 0
-        if name in ("image_size", "clip_grad", "ema", "mixup") or name.endswith("bits"):
-            given[name] = None if value == off else value
-    return given
+    return {name: None if value == off(name) else value for name, value in given.items()}
+
+
+def off(name: str) -> int | None:
+    """What is typed where the field `name` is to be `None`, or `None` where nothing is."""
+    if name.endswith("bits") and name not in ("boundary_bits", "layer_bits"):
+        return 32
+    return 0 if name in ("image_size", "clip_grad", "ema", "mixup") else None
 
 
 def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
@@ -178,7 +181,7 @@ def check_use(given: Collection[str], configs: Sequence[RunConfig]) -> None:
             raise UsageError(f"{option} is for quantized weights: give --bits, or leave it out.")
     if "scale" in given and not any(c.quantized or c.act_bits or c.membrane_bits for c in configs):
         raise UsageError("--scale is for quantized networks: give --bits, or leave it out.")
-    if "init" in given and config.init_from:
+    if "init" in given and all(each.init_from for each in configs):
         raise UsageError("--init is of new weights, --init-from has others: leave either out.")
     if config.teacher and config.distill_weight == 0:
         raise UsageError("a --distill-weight of 0 teaches nothing: leave --teacher out.")

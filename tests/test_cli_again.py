@@ -70,6 +70,14 @@ def test_fewer_bits_in_place_of_the_run_s_own() -> None:
     assert replace(again, bits=8, init_from=None) == config
 
 
+@pytest.mark.parametrize("instead", [{}, {"bits": "4", "init_from": "runs/it"}])
+def test_weights_that_are_there_are_not_initialised(instead: dict[str, str]) -> None:
+    config = RunConfig.from_recipe("mnistnet", "digits", init="torch")
+    assert typed(train_command(config)).init == "torch"
+    config = config if instead else replace(config, init_from="runs/a")
+    assert typed(train_command(config, **instead)).init_from is not None
+
+
 def test_how_weights_are_rounded_stays() -> None:
     config = RunConfig.from_recipe("vgg11", "digits", bits=4, weight_range="max", scale="po2")
     again = typed(train_command(config, bits="3", init_from="runs/it"))

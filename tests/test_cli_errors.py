@@ -252,6 +252,12 @@ def test_best_weights_that_were_not_kept_are_gone(run):
         (["--augment", "flip"], "--augment none, which cannot change to --augment flip"),
         (["--image-size", "16"], "--image-size 0, which cannot change to --image-size 16"),
         (["--ema", "0.99"], "--ema 0, which cannot change to --ema 0.99"),
+        (["--spike-rate-target", "0"], "with no --spike-rate-target, which cannot change to --spi"),
+        (
+            ["--boundary-bits", "8"],
+            "with no --boundary-bits, which cannot change to --bounda",
+        ),
+        (["--init-from", "r"], "with no --init-from, which cannot change to --init-from r"),
         (["--no-nesterov"], "with no --no-nesterov, which cannot change to --no-nesterov"),
         (["--per-tensor"], "with no --per-tensor, which cannot change to --per-tensor"),
         (["--validate-on-test"], "with no --validate-on-test, which cannot change to"),

@@ -157,8 +157,10 @@ def test_hold_out_refuses_what_it_cannot_do():
     for fraction in (0.0, 1.0, -1.0):
         with pytest.raises(UsageError, match=r"between 0 and 1"):
             hold_out(y, fraction, seed=0)
-    with pytest.raises(StbpError, match=r"leaves none for validation"):
+    with pytest.raises(StbpError, match=r"leaves none for validation; validate on the test set"):
         hold_out(y, 0.9, seed=0)
+    with pytest.raises(StbpError, match=r"validation; use a larger fraction, or validate on the"):
+        hold_out(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
 
 
 def test_every_fifth_of_each_class():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from snntorch_stbp.train.build import build_data
 from snntorch_stbp.train.distill import Teachers, divergence
 from snntorch_stbp.train.loop import fit
 from snntorch_stbp.train.run.reporter import Reporter
-from snntorch_stbp.train.run.rundir import RunDir
+from snntorch_stbp.train.run.rundir import RunDir, list_runs
 
-from .runs import assert_same_state, last_state, make_config, stopped_and_continued
+from .runs import assert_same_state, call, last_state, make_config, stopped_and_continued
 
 
 def softmax(scores: list[float], temperature: float) -> list[float]:
@@ -76,6 +77,23 @@ def test_a_taught_run_resumes_bit_for_bit(teacher: str, small_digits: str, tmp_p
     config = make_config(small_digits, teacher=(teacher, teacher), epochs=2)
     whole = fit(config, out=tmp_path / "whole", reporter=Reporter())["run"]
     assert_same_state(Path(whole), stopped_and_continued(config, tmp_path / "parts"))
+
+
+def test_a_teacher_that_is_gone(teacher: str, small_digits: str, tmp_path: Path) -> None:
+    """A finished run needs it no more; to train on, or learn from it anew, it has to be there."""
+    moved = tmp_path / "teacher"
+    shutil.copytree(teacher, moved)
+    config = make_config(small_digits, teacher=(str(moved),), epochs=1)
+    run = RunDir.open(fit(config, out=tmp_path, reporter=Reporter())["run"])
+    moved.rename(tmp_path / "elsewhere")
+    assert call("train", "--resume", str(run.path))[0] == 0
+    code, output = call("train", "--resume", str(run.path), "--epochs", "2")
+    assert (code, f"--teacher '{moved}' cannot be used" in output) == (2, True)
+    code, output = call("finetune", str(run.path), "--frozen", "--out", str(tmp_path / "refined"))
+    assert code == 0, output
+    assert f"learned from '{moved}', which is not there: this run learns from the labels" in output
+    (refined,) = list_runs(tmp_path / "refined")
+    assert (refined.status, refined.config.teacher) == ("finished", ())
 
 
 def test_a_teacher_without_weight_teaches_nothing(

@@ -192,7 +192,7 @@ def _raw(folder: Path) -> None:
     (_encrypted, "cannot read '.*00_.*npz': .* is encrypted"),
     (_more, "00_.*npz' holds beta, .*, more, .*, but 'arrays' of .* declares beta,"),
     (_huge, "'weight0' in '.*00_.*npz' is int8 .10000000000000, 1, 5, 5., not int8"),
-    (_raw, "cannot read '.*00_.*npz': the magic string is not correct"),
+    (_raw, "cannot read '.*00_.*npz': it is damaged .the magic string is not correct"),
     (_change("stages", 0, "arrays", "bias", "shape", to=[1 << 31]), "claim 2,.* more than 2 GiB"),
     (_change("stages", 0, "arrays", "bias", "dtype", to="object"), "'dtype' .* is 'object', not"),
     (_change("form", to="x"), "'form' of .* is 'x', not exact or simple or quantized"),

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import to_qonnx
-from snntorch_stbp.export.api import SAMPLES
+from snntorch_stbp.export.digest import SAMPLES
 from snntorch_stbp.export.recheck import recheck
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
@@ -87,6 +87,24 @@ def test_golden_vectors_of_another_export_are_refused(graph: Path, tmp_path: Pat
     older.metadata_props.remove(next(p for p in older.metadata_props if p.key == SAMPLES))
     onnx.save(older, str(path))
     recheck(path, NET, digits(2), vectors=1)
+
+
+def test_a_change_that_no_sample_shows_is_found(graph: Path, tmp_path: Path) -> None:
+    """A weight off its grid, which executors round, and one that no spike depends on."""
+    path, changed = tmp_path / "net.onnx", "was changed since its export: all spikes of these sam"
+    model = onnx.load(str(graph))
+    for name in ("head.0/weight", "spike/t1_levels"):
+        tensor = next(t for t in model.graph.initializer if t.name.endswith(name))
+        before, values = tensor.SerializeToString(), numpy_helper.to_array(tensor).copy()
+        values.flat[0] += 1e-3
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        assert changed in refused(path, model)
+        tensor.ParseFromString(before)
+    model.graph.value_info[0].doc_string = "words"
+    onnx.save(model, str(path))
+    recheck(path, NET, digits(2), vectors=1)
+    model.graph.node[0].name += "x"
+    assert changed in refused(path, model)
 
 
 def _named(change: Callable[[dict[str, Any]], Any]) -> Callable[[ModelProto], None]:

@@ -147,6 +147,16 @@ def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None
     assert output.count("(done before)") == len(runs)
 
 
+@pytest.mark.parametrize("bits", ["4,32", "32,4"])
+def test_weights_of_the_run_of_32_may_be_initialised_otherwise(bits: str, tmp_path: Path) -> None:
+    """In whichever order widths are typed; what is wrong elsewhere ends it before it trains."""
+    code, output = call(
+        "sweep", "mnistnet", "--bits", bits, "--qat-epochs", "1", "--init", "torch",
+        "--out", str(tmp_path), "--dataset", "npz:absent.npz",
+    )  # fmt: skip
+    assert (code, "No such file: absent.npz" in output) == (1, True), output
+
+
 def test_nothing_starts_from_a_run_that_diverged(tmp_path: Path) -> None:
     code, output = call(
         "sweep", "mnistnet_bn", "--bits", "32,4", "--epochs", "1", "--lr", "1e30",

@@ -33,7 +33,7 @@ from ..frozen import FrozenNet, Settings, freeze, inputs
 from ..frozen.check import NOTED
 from ..lowering import FixedPointNet
 from ..lowering.fold import has_exact_form
-from . import golden
+from . import digest, golden
 from .qonnx import fixed
 from .qonnx.as_trained import PARTS
 from .qonnx.frozen import FROZEN, Built, build
@@ -43,9 +43,6 @@ from .trained import TrainedNet
 from .verify import Agreement, onnxruntime_executor, qonnx_executor, verify, verify_chunks
 
 _log = logging.getLogger(__name__)
-
-SAMPLES = "samples_sha256"
-"""The entry of the metadata that says which golden vectors belong to a graph."""
 
 MOST_SAMPLES, MOST_SPIKES = 50, 2**24
 """What onnxruntime runs at a time."""
@@ -139,7 +136,8 @@ def to_qonnx(
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
     with write_together(files, force) as unverified:
         golden.save(stored, unverified[1], files[1])
-        built.model.metadata_props.add(key=SAMPLES, value=golden.digest(unverified[1]))
+        built.model.metadata_props.add(key=digest.SAMPLES, value=digest.of_file(unverified[1]))
+        built.model.metadata_props.add(key=digest.GRAPH, value=digest.of_graph(built.model))
         texts = _texts(built, form, target)
         for text, beside, file in zip(texts, unverified[2:], files[2:], strict=True):
             _write(text.encode(), beside, file)

@@ -119,7 +119,10 @@ class Arrays:
                 f"cannot read '{file}': an array in it claims to be larger than memory."
             ) from error
         except UNREADABLE as error:
-            raise StbpError(f"cannot read '{file}': {error}.") from error
+            reason = f"it is damaged ({error})".replace(" ()", "")
+            if isinstance(error, OSError) and error.filename:  # there is none, or not for us
+                reason = error.strerror or reason
+            raise StbpError(f"cannot read '{file}': {reason}.") from error
 
     def _check(self, key: str, declared: Entry, shape: tuple[int, ...], dtype: np.dtype) -> None:
         wanted = declared.wholes("shape", len(shape), 0, 1 << 31)

@@ -16,7 +16,6 @@ Channels come first; graphs with channels last hold the same numbers transposed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,11 +92,6 @@ def save(golden: Golden, path: Path, asked: Path | None = None) -> None:
     """Write golden vectors, all of them or nothing, to `path`, which is to be `asked`."""
     with atomic_write(path, asked) as file:
         np.savez_compressed(file, **golden)  # type: ignore[arg-type]
-
-
-def digest(path: Path) -> str:
-    """What tells the file of golden vectors at `path` from any other; its graph says it, too."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load(path: str | Path) -> Golden:

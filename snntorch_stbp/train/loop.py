@@ -78,7 +78,9 @@ def fit(
     model = build.build_model(config, bundle)
     if config.init_from and not (resume and (resume.path / "last.pt").is_file()):
         build.init_from(model, config.init_from, config)
-    teachers = Teachers(config, bundle, fabric.device) if config.teacher else None
+    teachers = None
+    if config.teacher and not (resume and resume.finished(config.epochs)):
+        teachers = Teachers(config, bundle, fabric.device)
     augment.make(config.augment, bundle.image_size)  # this and the next refuse what does not fit
     _epoch_loader(fabric, config, bundle)  # before a folder is made
     path = resume.path if resume else None
@@ -153,7 +155,7 @@ class _Trainer:
             summary(self.fabric, self.config, self.bundle, self.model, self.run, self.state.epoch)
         )
         self.record.log(f"start at epoch {self.state.epoch} of {self.config.epochs}")
-        for text in sources.notices(self.config):
+        for text in sources.notices(self.config, self.bundle.class_sizes):
             self.record.notice(text)
         board_path = self.run.path if self.fabric.global_rank == 0 else None
         try:

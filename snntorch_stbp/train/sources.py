@@ -68,11 +68,12 @@ def with_constants(given: dict[str, Any]) -> dict[str, Any]:
     return given | own
 
 
-def seen(config: RunConfig) -> list[str]:
+def seen(config: RunConfig, sizes: Sequence[int] = ()) -> list[str]:
     """A sentence for each run behind this one that was trained on what this one holds out.
 
     Those are the run that it starts from, its teachers, and in turn theirs, as far as they can
-    still be read.
+    still be read. `sizes` are the training samples of each class; they tell whether a smaller
+    fraction is a part of a larger one.
     """
     if config.validate_on_test:
         return []
@@ -83,7 +84,7 @@ def seen(config: RunConfig) -> list[str]:
         if run is None or (place := str(run.path.resolve())) in known:
             continue
         known.add(place)
-        if difference := _difference(run.config, config):
+        if difference := _difference(run.config, config, sizes):
             told.append(
                 f"'{run.path}' was trained on images that this run holds out ({difference}): "
                 f"accuracies on them are too high."
@@ -93,10 +94,10 @@ def seen(config: RunConfig) -> list[str]:
     return told
 
 
-def notices(config: RunConfig) -> list[str]:
+def notices(config: RunConfig, sizes: Sequence[int] = ()) -> list[str]:
     """What there is to say of the runs behind this one: `seen`, and what else differs."""
     run = _opened(config.init_from) if config.init_from else None
-    return seen(config) + ([] if run is None else _differences(run, config))
+    return seen(config, sizes) + ([] if run is None else _differences(run, config))
 
 
 def _differences(run: RunDir, config: RunConfig) -> list[str]:
@@ -148,7 +149,7 @@ def _same_data(one: RunConfig, other: RunConfig) -> bool:
     return expanded(path).resolve() == expanded(other_path).resolve()
 
 
-def _difference(source: RunConfig, config: RunConfig) -> str:
+def _difference(source: RunConfig, config: RunConfig, sizes: Sequence[int]) -> str:
     """By what images that `config` holds out were not by `source`; empty if all were."""
     if not _same_data(source, config):
         return ""
@@ -157,6 +158,14 @@ def _difference(source: RunConfig, config: RunConfig) -> str:
         theirs = "none"
     elif source.held_out_seed != config.held_out_seed:
         theirs, ours = (f"those of seed {c.held_out_seed}" for c in (source, config))
-    elif source.val_fraction >= config.val_fraction:
+    elif _contains(source.val_fraction, config.val_fraction, sizes):
         return ""
     return f"it held out {theirs}, this run {ours}"
+
+
+def _contains(larger: float, smaller: float, sizes: Sequence[int]) -> bool:
+    """Whether of every class what one fraction holds out is a part of what the other does."""
+    from .data.split import shares
+
+    each = zip(shares(sizes, smaller), shares(sizes, larger), strict=True)
+    return smaller <= larger and all(ours <= theirs for ours, theirs in each)

@@ -45,6 +45,12 @@ class DataBundle:
     source: str
     val_name: str
 
+    @property
+    def class_sizes(self) -> list[int]:
+        """Samples of each class that are trained on or held out, in the order of the labels."""
+        labels = torch.cat([self.train.labels.cpu(), self.val.labels.cpu()])
+        return labels.bincount(minlength=len(self.classes)).tolist()
+
     def to(self, device: torch.device) -> DataBundle:
         """The same data with images that are kept in memory on `device`.
 

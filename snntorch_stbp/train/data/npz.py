@@ -129,6 +129,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _images(path: Path, name: str, x: np.ndarray) -> Tensor:
     """Check images of any accepted layout and return them as uint8 `[N, (T,) C, H, W]`."""
+    if x.shape[:1] == (0,):
+        raise StbpError(f"{path}: {name} holds no images.")
     if x.ndim not in (3, 4, 5) or 0 in x.shape:
         raise StbpError(f"{path}: {name} has shape {list(x.shape)}; it must be {_LAYOUTS}.")
     if x.dtype != np.uint8:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor
 
@@ -29,19 +32,34 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     if not 0 < fraction < 1:
         raise UsageError(f"The validation fraction must lie between 0 and 1, not {fraction}.")
     held = torch.zeros(len(labels), dtype=torch.bool)
-    seen = 0
-    for label in labels.unique().tolist():
+    classes, sizes = labels.unique(return_counts=True)
+    due = shares(sizes.tolist(), fraction)
+    for label, count in zip(classes.tolist(), due, strict=True):
         members = (labels == label).nonzero().flatten()
-        due = round((seen + len(members)) * fraction) - round(seen * fraction)
-        seen += len(members)
         order = torch.randperm(len(members), generator=seeded_generator(seed, label))
-        held[members[order[: min(due, len(members) - 1)]]] = True
+        held[members[order[:count]]] = True
     if not held.any():
+        remedy = "validate on the test set (--validate-on-test)"
+        if int(sizes.max()) > 1:
+            remedy = f"use a larger fraction, or {remedy}"
         raise StbpError(
-            f"Too little data: {100 * fraction:g} % of {len(labels)} training samples leaves none "
-            "for validation; use a larger fraction or validate on the test set."
+            f"Too little data: {100 * fraction:g} % of {len(labels)} training samples, of which "
+            f"every class keeps one, leaves none for validation; {remedy}."
         )
     return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def shares(sizes: Sequence[int], fraction: float) -> list[int]:
+    """How many samples of each class are held out, see `hold_out`.
+
+    Of a smaller fraction it may be one more of a class: then it is no part of that of a larger one.
+
+    Args:
+        sizes: Samples of each class, in the order of the labels.
+        fraction: As there.
+    """
+    ends = pairwise(accumulate(sizes, initial=0))
+    return [min(round(b * fraction) - round(a * fraction), b - a - 1) for a, b in ends]
 
 
 def every_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,6 +112,16 @@ class RunDir:
         return rows
 
     @property
+    def epochs_done(self) -> int:
+        """The last epoch that `metrics.csv` has."""
+        rows = self.history
+        return int(rows[-1]["epoch"]) if rows else 0
+
+    def finished(self, epochs: int) -> bool:
+        """Whether it has ended, and nothing of so many epochs is left to train."""
+        return self.status == "finished" and self.epochs_done >= epochs
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """How the run ended, or `None` while it has not, or its file is damaged."""
         file = self.path / "result.json"
