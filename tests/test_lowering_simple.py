@@ -195,6 +195,47 @@ def test_small_float_weights_beside_a_shortcut_are_kept(
     assert fixed.changed < 0.002
 
 
+@pytest.mark.parametrize("form", ["exact", "simple"])
+@pytest.mark.parametrize("bits", [8, 4, "ternary", 1, None])
+@pytest.mark.parametrize("gain", [None, 0.0, 1e-12, 1e-6])
+def test_a_channel_that_takes_nothing_in_fires_by_its_shift(
+    gain: float | None, bits: Any, form: Any
+) -> None:
+    """Pruned, that is of weights of 0, or of a gain that never grew; whatever the shift."""
+    torch.manual_seed(1)
+    precision = stbp.Precision(bits)
+    layer = stbp.TimeDistributed(precision.conv2d(1, 12, 3, bias=False), stbp.TDBatchNorm2d(12))
+    neuron = stbp.Leaky(0.875, 0.4, reset_mechanism="subtract")
+    if form == "exact":
+        neuron = stbp.Leaky(0.5, 0.4)
+    net = nn.Sequential(
+        precision.input_quant(),
+        stbp.DirectCoding(5 if form == "exact" else 12),
+        layer,
+        neuron,
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(432, 10))),
+    ).eval()
+    shifts = torch.tensor([0.2, -7e3, -0.4, 0.0, 0.06, 0.11, 0.13, 0.24, 0.39, 0.41, 5.3, 8e4])
+    with torch.no_grad():
+        layer.norm.bias.copy_(shifts)
+        if gain is None:
+            layer.layer.weight[:] = 0
+            layer.layer.weight[0] = torch.randn(3, 3)  # all but the first
+        else:
+            layer.norm.weight[:] = gain
+    images = digits(20)
+    with torch.no_grad(), spike_record(net) as spikes:
+        net(images)
+    ways: list[dict[str, Any]] = [{}]
+    if form == "simple":
+        ways = [{"samples": images}, {"fraction": 3}]
+    for way in ways:
+        record: dict[str, torch.Tensor] = {}
+        lower(net, form=form, **way)(images, record)
+        assert torch.equal(record["3"][:, :, 1:], spikes["3"][:, :, 1:])
+    assert 0.2 < spikes["3"].mean() < 0.8
+
+
 def test_what_exports_do_not_take_is_said(tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), snn.Leaky(0.5, init_hidden=True))
     images = stbp.convert(flat, digits(4).squeeze(1), num_steps=2).eval()

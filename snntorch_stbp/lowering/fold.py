@@ -24,6 +24,15 @@ BETA_DIGITS = 8
 COARSE = 2.0**-12
 """Error of a current, in thresholds, above which a stage gives its leak's digits to multipliers."""
 
+SILENT = 2.0**-10
+"""Largest current of a channel, in thresholds, that the simple form leaves out."""
+
+LOUD = 4
+"""A current that nothing is added to, in thresholds: more changes nothing, whatever the reset."""
+
+OWN_STEPS = 2.0**12
+"""Steps of a threshold where the shift is all that comes in."""
+
 SIMPLE = "the simple form (--arithmetic simple)"
 
 ROOM_STEPS = 20
@@ -158,8 +167,13 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntS
     assert stage.neuron is not None
     neuron = real_neuron(stage.neuron)
     beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
+    size = np.abs(neuron.threshold)
 
     def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
+        own = ~np.any(np.stack(np.broadcast_arrays(unit, *(b.multiplier for b in branches)))[1:], 0)
+        own = own & (size > 0)
+        unit = np.where(own, size / OWN_STEPS * 2.0**fraction, unit)
+        shift = np.where(own, shift.clip(-LOUD * size, LOUD * size), shift)
         grid = unit * 2.0**-fraction
         theta = np.floor(np.broadcast_to(neuron.threshold / grid, unit.shape))[None]
         bias = _integers(np.rint(shift / grid))
@@ -167,7 +181,8 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntS
         return _stage(stage, branches, fraction, bias, grid, built, budget)
 
     more = "" if budget.bits >= 30 else ", or more bits (bits=30 in Python, for C and folders)"
-    return _fit(stage, budget, finish, f"fewer weight bits{more}")
+    least = SILENT * size / len(stage.branches)
+    return _fit(stage, budget, finish, f"fewer weight bits{more}", least)
 
 
 def readout_stage(stage: Stage, budget: Budget) -> IntStage:
@@ -208,16 +223,18 @@ def readout_stage(stage: Stage, budget: Budget) -> IntStage:
     raise _too_wide(stage, built, budget, "fewer weight bits")
 
 
-def _fit(stage: Stage, budget: Budget, finish, remedy: str) -> IntStage:  # type: ignore[no-untyped-def]
+def _fit(  # type: ignore[no-untyped-def]
+    stage: Stage, budget: Budget, finish, remedy: str, least: Reals | float = 0.0
+) -> IntStage:
     """Build a stage with multipliers and float weights as wide as fit.
 
-    Of several branches these compete for the bits: the float weights are those with the least error
-    of both.
+    Channels whose currents are `least` or less are left out of a branch. Of several branches these
+    two compete for the bits: the float weights are those with the least error of both.
     """
     built: IntStage | None = None
     found: list[IntStage] = []
     for float_bits in range(FLOAT_WEIGHT_BITS, 3, -2):
-        parts = terms(stage, budget, float_bits)
+        parts = terms(stage, budget, float_bits, least=least)
         shift = np.sum(np.stack(np.broadcast_arrays(*(part.shift for part in parts))), 0)
         best: IntStage | None = None
         low, high = 0.0, 2.0**budget.bits

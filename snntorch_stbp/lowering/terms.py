@@ -65,7 +65,7 @@ class Budget:
 class Term:
     """A branch as `gain * a + shift`; `integer` has the signs of `gain` inside.
 
-    Its multiplier is 1, and 0 where `gain` is: there `a` adds nothing.
+    Its multiplier is 1, and 0 where `gain` is: there `a` adds nothing, or too little to count.
     """
 
     integer: IntBranch
@@ -74,18 +74,25 @@ class Term:
 
 
 def terms(
-    stage: Stage, budget: Budget, float_bits: int = FLOAT_WEIGHT_BITS, dyadic: bool = False
+    stage: Stage,
+    budget: Budget,
+    float_bits: int = FLOAT_WEIGHT_BITS,
+    dyadic: bool = False,
+    least: Reals | float = 0.0,
 ) -> list[Term]:
     """The branches of `stage` with integer weights.
 
     Weights of a float layer are put on a grid of that many bits: one for each channel, or, if
-    `dyadic`, one for all, normalisation included, of which the gain is a power of two.
+    `dyadic`, one for all, normalisation included, of which the gain is a power of two. Channels
+    whose largest current is `least` or less get the gain 0; so do all whose weights are 0.
     """
-    return [_term(branch, budget, float_bits, dyadic) for branch in stage.branches]
+    return [_term(branch, budget, float_bits, dyadic, least) for branch in stage.branches]
 
 
 @torch.no_grad()
-def _term(branch: Branch, budget: Budget, float_bits: int, dyadic: bool) -> Term:
+def _term(
+    branch: Branch, budget: Budget, float_bits: int, dyadic: bool, least: Reals | float
+) -> Term:
     unit = budget.input_scale if branch.source == INPUT else 1.0
     for pool in (*branch.pools, *branch.after):
         unit /= count(pool)
@@ -115,9 +122,11 @@ def _term(branch: Branch, budget: Budget, float_bits: int, dyadic: bool) -> Term
     g = gain.cpu().numpy() * unit * np.broadcast_to(scale, channels)
     steps = np.rint(weight / scale.reshape(by_channel)).astype(np.int64)
     signs = np.where(g < 0, -1, 1).reshape(by_channel)
+    integer = replace(integer, weight=steps * signs, weight_bits=bits)
+    low, high = branch_range(integer, budget.input_bits)
+    g = np.where(np.abs(g) * np.maximum(-low, high) > least, g, 0.0)
     if not g.all():
         integer = replace(integer, multiplier=(g != 0).astype(np.int64))
-    integer = replace(integer, weight=steps * signs, weight_bits=bits)
     return Term(integer, g, shift.cpu().numpy())
 
 
