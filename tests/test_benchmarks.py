@@ -23,7 +23,7 @@ from .nets import digits
         ),
         (
             "scaling",
-            "--steps 1 --batches 2 --rounds 1 --candidates spiking",
+            "--steps 1 --batches 2 --rounds 1 --candidates ReLU",
             ["Time steps", "T=1, B=16", "T=2, B=2"],
         ),
         ("quant", "--bits 4,ternary,1 --rounds 1", ["| convolution |", "Brevitas' modules"]),

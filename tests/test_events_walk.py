@@ -103,9 +103,11 @@ def test_a_recipe_learns_and_its_integers_say_the_same(
     assert "use the simple form (--arithmetic simple)" in result.output
 
 
-@pytest.mark.parametrize("kind", [(), ("--fixed-point", "--arithmetic", "simple")])
 @pytest.mark.parametrize("form", [pytest.param("unrolled", marks=pytest.mark.slow), "step"])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("nmnist", ()), *((name, ("--fixed-point", "--arithmetic", "simple")) for name in WRITERS)],
+)
 def test_a_run_of_ten_steps_is_exported(
     name: str, form: str, kind: tuple[str, ...], tmp_path: Path, small: None
 ) -> None:

@@ -72,9 +72,9 @@ def test_graphs_of_every_target(tmp_path: Path, frames: bool, form: Form, target
 
 @pytest.mark.parametrize("frames", [False, True])
 def test_all_other_formats(tmp_path: Path, frames: bool) -> None:
-    model, x = dense(frames), features(frames)
+    model, x = dense(frames), features(frames, 8)
     net = lower(model, num_steps=STEPS)
-    spikes = 40 * STEPS * (24 + 16 + 10)
+    spikes = 8 * STEPS * (24 + 16 + 10)
     assert to_qonnx(model, x, tmp_path / "a.onnx", as_trained=True).agreement.spikes == spikes
     assert to_folder(net, x, tmp_path / "folder").agreement.spikes == spikes
     read = load_folder(tmp_path / "folder")

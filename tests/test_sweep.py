@@ -111,7 +111,7 @@ def test_several_runs_at_once_are_those_one_after_the_other(tmp_path: Path) -> N
     assert float(row["spread"]) == pytest.approx(np.std(own, ddof=1))
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fewer_bits_start_from_the_run_of_32(count: int, tmp_path: Path) -> None:
     """`count` seeds, and so many runs at once."""
     widths = ["4", "", "2"] if count == 1 else ["", "2"]  # in the order that is typed

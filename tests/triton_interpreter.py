@@ -19,6 +19,7 @@ CURVES = [
     surrogate.fast_sigmoid(5.0),
     surrogate.atan(),
 ]
+KINDS = ("alone", "added", "repeated")
 RESETS = ("zero", "subtract", "delayed", "none")
 
 
@@ -110,15 +111,15 @@ if __name__ == "__main__":
     torch.batch_norm_stats = stats
     cuda.BLOCK = 64
     cuda.processors = lambda device: 2
-    for kind, channels, dtype in itertools.product(
-        ("alone", "added", "repeated"), (2, 16), (torch.float64, torch.float32)
+    for kind, (channels, dtype) in itertools.product(
+        KINDS, ((2, torch.float64), (16, torch.float32))
     ):  # channels side by side, where sums are made on the way
         x = torch.randn(3 * 4, channels, 7, 6, dtype=dtype).to(memory_format=torch.channels_last)
         assert cuda.room_for_sums(Layout.of(x[None], channels).flat(x[None]), dtype) is not None
         compare_normed(3 * x.unflatten(0, (3, 4)) + 5, kind, Rule(CURVES[0]))
-    for kind, curve in itertools.product(("alone", "added", "repeated"), CURVES):
+    for kind, curve in zip(itertools.cycle(KINDS), CURVES):
         compare_normed(torch.randn(3, 4, 5, 6, 6, dtype=torch.float64), kind, Rule(curve))
-    for kind, reset in itertools.product(("alone", "added", "repeated"), RESETS[1:]):
+    for kind, reset in zip(KINDS, RESETS[1:], strict=True):
         x = torch.randn(3 * 4, 5, 6, 6).to(memory_format=torch.channels_last)
         compare_normed(x.unflatten(0, (3, 4)), kind, Rule(CURVES[0], reset))
     compare_normed(torch.randn(2, 8, 7).bfloat16(), "alone", Rule(CURVES[0]))
