@@ -44,6 +44,8 @@ snntorch-stbp evaluate runs/resnet18-digits-w4-T4-1 --early-exit 0.5,0.7,0.9"""
                  help="Accuracy and mean steps if samples stop once a class has probability P."),
     click.Option(["--arithmetic"], type=click.Choice(["exact", "simple"]),
                  help="With --fixed-point: exact (default), or simple: one threshold."),
+    click.Option(["--register-bits"], type=BitsType(24, 31, floating=False), default=24,
+                 show_default=True, help="With --fixed-point: widest integers."),
     json_option(),
 )  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:

@@ -44,6 +44,8 @@ snntorch-stbp export runs/mnistnet-digits-w4-T2-1 --format nir"""
                  help="The network of integers: no operation in it can round."),
     click.Option(["--arithmetic"], type=click.Choice(["exact", "simple"]),
                  help="With --fixed-point: exact (default), or simple: one threshold."),
+    click.Option(["--register-bits"], type=BitsType(24, 31, floating=False), default=24,
+                 show_default=True, help="With --format folder or c: widest integers."),
     click.Option(["--verify"], type=Whole(1, "N"), default=32, show_default=True,
                  help=f"Test samples compared in QONNX's executor; {WIDER} N in onnxruntime."),
     click.Option(["--batch"], type=Whole(1), default=1, show_default=True,

@@ -90,7 +90,7 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     check_free(path, options["force"], writer.WROTE)
     trained = load_trained(folder, options["checkpoint"], data_dir=options["data_dir"])
     samples = examples(trained.bundle.test, options["verify"])
-    fixed = measured(trained, options["arithmetic"] or "exact")
+    fixed = measured(trained, options["arithmetic"] or "exact", options["register_bits"])
     said = facts(folder, trained.config, options["checkpoint"])
     if kind == "c":
         del said["train"]  # JSON, which is no reading in a comment
@@ -121,9 +121,9 @@ def export_folder(folder: RunDir, run: str, as_json: bool, options: dict[str, An
     fixed.print()
 
 
-def measured(trained: Trained, form: Any) -> FixedPoint:
+def measured(trained: Trained, form: Any, bits: int = 24) -> FixedPoint:
     """Lower the network of a run and compare the two on images of its test set."""
-    net = lowered(trained, form)
+    net = lowered(trained, form, bits)
     rows = report(net, examples(trained.bundle.test, OBSERVED))
     return FixedPoint(net, rows, changed(trained, net))
 

@@ -21,6 +21,10 @@ def kind_of(options: dict[str, Any]) -> str:
     """
     if options["format"] in ("folder", "c"):
         check_folder(options)
+    elif wrong := given(["register_bits"], options):
+        raise UsageError(
+            f"{wrong[0]} is for --format folder and --format c: graphs hold 24 bits exactly."
+        )
     as_trained, fixed_point = options["as_trained"], options["fixed_point"]
     asked = [name for name in ("frozen", "as_trained", "fixed_point") if options[name]]
     if len(asked) > 1:

@@ -29,8 +29,8 @@ def export_nir(folder: RunDir, run: str, as_json: bool, options: dict[str, Any])
     if wrong := given(OTHERS, options):
         are, them = ("is", "it") if len(wrong) == 1 else ("are", "them")
         raise UsageError(
-            f"{' and '.join(wrong)} {are} for QONNX: --format nir, which writes one time step of "
-            f"the network as trained, goes without {them}."
+            f"{' and '.join(wrong)} {are} for other formats: --format nir, which writes one time "
+            f"step of the network as trained, goes without {them}."
         )
     from .quiet import hush
 

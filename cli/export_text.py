@@ -24,6 +24,7 @@ DEFAULTS = {
     "as_trained": False,
     "fixed_point": False,
     "arithmetic": None,
+    "register_bits": 24,
     "act_bits": None,
     "batch": 1,
     "checkpoint": "best",

@@ -128,10 +128,15 @@ def _check_same(path: Path, said: dict[str, str], own: dict[str, str]) -> None:
 def _folder(path: Path, trained: Any, recheck: Any, samples: Any, as_json: bool) -> None:
     """Compare a folder of integers."""
     from snntorch_stbp.export import load_folder
+    from snntorch_stbp.lowering.layers import REGISTER_BITS
     from snntorch_stbp.train.evaluate import lowered
 
-    form = load_folder(path).form
-    seen = recheck(path, lowered(trained, "simple" if form == "simple" else "exact"), samples)
+    stored = load_folder(path)
+    form, bits = stored.form, stored.settings.get(REGISTER_BITS, "24")
+    if bits not in map(str, range(16, 32)):
+        raise StbpError(f"'{path}' names registers of '{bits}' bits, not of 16 to 31.")
+    net = lowered(trained, "simple" if form == "simple" else "exact", int(bits))
+    seen = recheck(path, net, samples)
     if as_json:
         click.echo(
             to_json({"file": str(path), "arithmetic": f"fixed-point {form}", **counts(seen)})

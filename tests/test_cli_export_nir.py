@@ -87,7 +87,7 @@ def test_json_and_fp32(runs: dict[str, str], tmp_path: Path) -> None:
 def test_options_of_qonnx_are_refused(runs: dict[str, str], options: tuple[str, ...]) -> None:
     code, output = call("export", runs["4 bits"], "--format", "nir", *options)
     assert code == 2
-    assert f"{options[0]} is for QONNX: --format nir, which writes one time step" in output
+    assert f"{options[0]} is for other formats: --format nir, which writes one time step" in output
 
 
 def test_a_run_whose_file_is_wrong_is_refused(

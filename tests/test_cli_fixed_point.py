@@ -282,8 +282,8 @@ def test_the_integers_as_files(run: str, tmp_path: Path, kind: str, files: set[s
      "FINN has no floor, which --arithmetic simple of integers needs: leave it out"),
     (["export", "RUN", "--format", "nir", "--fixed-point"], "goes without it"),
     (["export", "RUN", "--format", "nir", "--target", "finn", "--batch", "2"],
-     "--target and --batch are for QONNX: --format nir, which writes one time step of the network"
-     " as trained, goes without them."),
+     "--target and --batch are for other formats: --format nir, which writes one time step of the"
+     " network as trained, goes without them."),
     (["export", "RUN", "--fixed-point", "--as-trained"], "exclude each other; choose one"),
     (["export", "RUN", "--frozen", "--fixed-point"], "--frozen and --fixed-point exclude each"),
     (["export", "RUN", "--arithmetic", "simple"], "it needs --fixed-point"),

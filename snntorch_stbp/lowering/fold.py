@@ -180,7 +180,7 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntS
         built = IntNeuron(beta, leak, True, _integers(theta), neuron.reset)
         return _stage(stage, branches, fraction, bias, grid, built, budget)
 
-    more = "" if budget.bits >= 30 else ", or more bits (bits=30 in Python, for C and folders)"
+    more = "" if budget.bits >= 30 else ", or more bits (--register-bits 30, for C and folders)"
     least = SILENT * size / len(stage.branches)
     return _fit(stage, budget, finish, f"fewer weight bits{more}", least)
 

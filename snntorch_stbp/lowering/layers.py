@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 INPUT = "input"
 
+REGISTER_BITS = "register_bits"
+"""The setting of a network that says how many bits its integers may take, if not 24."""
+
 
 @dataclass(frozen=True)
 class IntPool:

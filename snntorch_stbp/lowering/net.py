@@ -23,7 +23,7 @@ from ..modes import evaluating
 from ..pooling import sum_pool2d
 from .calibrate import Calibration
 from .fold import exact_stage, readout_stage
-from .layers import INPUT, IntBranch, IntNetwork, IntNeuron, IntPool, IntStage
+from .layers import INPUT, REGISTER_BITS, IntBranch, IntNetwork, IntNeuron, IntPool, IntStage
 from .neurons import IntegerCurrent, IntegerNeurons
 from .quantized import quantized_stage
 from .ranges import FLOAT32, StageRange, ranges
@@ -122,6 +122,8 @@ def lower(
             "quantized" if quantized else form,
             {} if calibration is None else calibration.words(), graph.input_quant is not None,
         )  # fmt: skip
+        if bits != 24:
+            net.settings[REGISTER_BITS] = str(bits)
     fixed = FixedPointNet(net, reading)
     if samples is not None:
         fixed.changed = reading.changed(fixed, samples)
@@ -129,7 +131,7 @@ def lower(
             _log.warning(
                 "the network of integers changes %.2f %% of the spikes of these samples%s",
                 100 * fixed.changed,
-                f": within {bits} bits there is no room for more digits; C and folders take bits=30"
+                f": within {bits} bits there is no room for more digits; C and folders take --register-bits 30"
                 if calibration is not None and not quantized and bits < 30
                 else "",
             )

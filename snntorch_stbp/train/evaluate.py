@@ -106,7 +106,7 @@ def renamed(known: list[str], given: list[str]) -> str:
     )
 
 
-def lowered(trained: Trained, form: Any) -> FixedPointNet:
+def lowered(trained: Trained, form: Any, bits: int = 24) -> FixedPointNet:
     """The network of integers of a run; the simple form is calibrated with its training data."""
     data, samples = trained.bundle.train, None
     if form == "simple":
@@ -118,7 +118,7 @@ def lowered(trained: Trained, form: Any) -> FixedPointNet:
         generator = torch.Generator().manual_seed(trained.config.seed)
         indices = torch.randperm(len(data), generator=generator)[:count]
         samples, _ = data.__getitems__(indices.tolist())
-    return lower(trained.model, form=form, samples=samples)
+    return lower(trained.model, form=form, samples=samples, bits=bits)
 
 
 def evaluate(
@@ -135,6 +135,7 @@ def evaluate(
     fixed_point: bool = False,
     early_exit: Sequence[float] = (),
     arithmetic: str | None = None,
+    register_bits: int = 24,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the network of a run.
@@ -152,6 +153,7 @@ def evaluate(
         fixed_point: Measure as the network of integers, and what that changed.
         early_exit: Confidences, 0 to 1, at which samples stop before the last step.
         arithmetic: How the integers are made, `"exact"` (default) or `"simple"`; see `lower`.
+        register_bits: Most bits of an integer, 24 (of graphs) to 31 (of folders and C).
         reporter: Receives notices.
 
     Returns:
@@ -166,14 +168,16 @@ def evaluate(
         StbpError: If the checkpoint or the data set cannot be read, or does not fit the network.
     """
     check_device(device)
-    _check_use(act_bits, frozen, arithmetic, fixed_point)
+    _check_use(act_bits, frozen, arithmetic, register_bits, fixed_point)
     if early_exit and run.config.steps < 2:
         raise UsageError("--early-exit needs a run of 2 time steps or more; this one has 1.")
     settings = frozen_settings(run.config, act_bits)
     trained = load_trained(run, checkpoint, dataset=dataset, data_dir=data_dir)
     config, bundle = trained.config, trained.bundle
     fabric = Fabric(accelerator=device, devices=1)
-    integers = lowered(trained, arithmetic or "exact") if fixed_point else None  # as exported
+    integers = None
+    if fixed_point:  # as exported
+        integers = lowered(trained, arithmetic or "exact", register_bits)
     net = trained.model.to(fabric.device)
     part, size = getattr(bundle, split), batch_size or config.batch_size
     reporter.message(f"evaluating on the {split} part of {bundle.source}")
@@ -208,12 +212,14 @@ def _epoch(state: dict[str, Any]) -> int:
 
 
 def _check_use(
-    act_bits: int | None, frozen: bool, arithmetic: str | None, fixed_point: bool
+    act_bits: int | None, frozen: bool, arithmetic: str | None, bits: int, fixed_point: bool
 ) -> None:
     """Refuse options that exclude each other, or would have no effect."""
     if act_bits is not None and not frozen:
         raise UsageError("--act-bits changes deployment arithmetic: it needs --frozen.")
     if arithmetic is not None and not fixed_point:
         raise UsageError("--arithmetic chooses how integers are made: it needs --fixed-point.")
+    if bits != 24 and not fixed_point:
+        raise UsageError("--register-bits are those of integers: it needs --fixed-point.")
     if frozen and fixed_point:
         raise UsageError("--frozen and --fixed-point exclude each other; choose one.")
