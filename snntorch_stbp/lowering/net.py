@@ -128,12 +128,11 @@ def lower(
     if samples is not None:
         fixed.changed = reading.changed(fixed, samples)
         if fixed.changed > NOTED:
+            narrow = calibration is not None and not quantized and bits < 30
             _log.warning(
                 "the network of integers changes %.2f %% of the spikes of these samples%s",
                 100 * fixed.changed,
-                f": within {bits} bits there is no room for more digits; C and folders take --register-bits 30"
-                if calibration is not None and not quantized and bits < 30
-                else "",
+                f": {bits} bits have no room for more digits; C and folders take 30" * narrow,
             )
     return fixed
 
