@@ -76,7 +76,8 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             "dvsgesture", "event", 11, 2, (128, 128), 1077, 264,
-            "IBM DVS Gesture (Amir 2017)", "CC BY 4.0", _TONIC,
+            "IBM DVS Gesture (Amir 2017)", "CC BY 4.0",
+            "IBM's own files (1,176 and 288 gestures) in DvsGesture, or " + _TONIC,
         ),
         DatasetInfo(
             "cifar10dvs", "event", 10, 2, (128, 128), 9000, 1000,

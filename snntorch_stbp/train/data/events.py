@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ...errors import StbpError, UsageError
 from .arrays import Parts
+from .dvs128 import FOLDER, Gestures, find
 from .frame_cache import FrameCache
 from .frames import to_frames
 
@@ -60,8 +61,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         name: key of `SOURCES`.
-        recordings: a tonic data set: `recordings[i]` is `(events, label)`, `recordings.data[i]`
-            the path of its file, `recordings.targets[i]` its label.
+        recordings: a tonic data set, or `Gestures`: `recordings[i]` is `(events, label)`,
+            `recordings.data[i]` the path of its file, `recordings.targets[i]` its label.
         index: int64 `[M]`, the recordings that belong to this set.
         num_steps: time bins T.
         size: (height, width) of the frames.
@@ -126,6 +127,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor]]):
         except OSError as error:
             raise StbpError(f"The recording {file} cannot be read ({error.strerror}).") from error
         name = file.relative_to(self.recordings.location_on_system)
+        if isinstance(self.recordings, Gestures):  # several to a file
+            name = name.with_name(f"{name.name}.{self.recordings.trials[row]}")
         kept = None if self.kept is None else self.kept.read(name, stat)
         if kept is not None:
             return kept
@@ -152,6 +155,7 @@ def load_events(
 ) -> Parts:
     """N-MNIST, DVS Gesture or CIFAR10-DVS, through tonic.
 
+    DVS Gesture is also read from IBM's own files, see `dvs128`, where tonic's copy is not there.
     Recordings are read when they are fetched; their frames are kept in
     `data_dir/frames/NAME-tT-HxW` from then on. CIFAR10-DVS has no official split: of each
     class, in the order of the recordings' numbers, the first 90 % train and the rest test.
@@ -177,7 +181,14 @@ def load_events(
             f"size of at most {source.sensor[0]}x{source.sensor[1]}."
         )
     cache = data_dir / "frames" / f"{name}-t{num_steps}-{size[0]}x{size[1]}"
-    parts = [_recordings(name, data_dir, part, download) for part in range(len(source.folders))]
+    origin = f"tonic {source.kind} in {data_dir / source.kind}"
+    own = find(data_dir) if name == "dvsgesture" else None
+    if own is not None and not (data_dir / source.kind / source.folders[0]).is_dir():
+        gestures = [Gestures(own, part) for part in (0, 1)]
+        parts = [(each, torch.arange(len(each))) for each in gestures]
+        origin = f"IBM's recordings in {own}"
+    else:
+        parts = [_recordings(name, data_dir, part, download) for part in range(len(source.folders))]
     if len(parts) == 2:
         (train, train_rows), (test, test_rows) = parts
     else:
@@ -189,7 +200,7 @@ def load_events(
         make(train, train_rows),
         make(test, test_rows),
         [re.sub(r" - .*", "", label) for label in train.classes],
-        f"tonic {source.kind} in {data_dir / source.kind}, frames of {num_steps} time bins",
+        f"{origin}, frames of {num_steps} time bins",
         input_max=255.0,
     )
 
@@ -217,10 +228,11 @@ def _recordings(name: str, data_dir: Path, part: int, download: bool) -> tuple[A
 
     def fetch(self: Any) -> None:
         if not download:
+            own = f", or unpack IBM's archive to {data_dir / FOLDER}" * (name == "dvsgesture")
             raise StbpError(
                 f"Data set {name} was not found: looked for {source.recordings[part]} "
                 f"{source.ending} files in {place}; add --download to fetch it, or point "
-                "--data-dir to where it is."
+                f"--data-dir to where it is{own}."
             )
         fetched.append(part)
         base.download(self)
