@@ -254,8 +254,8 @@ def load_float_state(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     if missing or unknown or shapes:
         differing = missing + unknown + shapes
         raise ValueError(
-            f"the weights are of another architecture: they differ in {len(differing)} entries, "
-            f"the first of which is '{differing[0]}'"
+            f"the weights are of another architecture: {len(differing)} of them differ, first "
+            f"'{differing[0]}'"
         )
     model.load_state_dict({**own, **given})
     return [k for k in own if k not in given]

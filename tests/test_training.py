@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,9 @@ def test_quantized_training_starts_from_a_float_run(small_digits: str, tmp_path:
 def test_init_from_another_model_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
     config = RunConfig.from_recipe("mnistnet", "digits", init_from=str(uninterrupted))
     with pytest.raises(StbpError, match="is a checkpoint of mnistnet_bn, not of mnistnet"):
+        fit(config, out=tmp_path, reporter=Reporter())
+    config = replace(config, model="mnistnet_bn", readout="population")
+    with pytest.raises(StbpError, match=r"first .head.*it has --readout current, this run"):
         fit(config, out=tmp_path, reporter=Reporter())
 
 

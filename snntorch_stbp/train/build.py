@@ -117,4 +117,6 @@ def init_from(model: nn.Module, path: str, config: RunConfig) -> None:
     try:
         load_float_state(model, weights)
     except checkpoint.MISFITS as error:
-        raise StbpError(f"cannot start from '{file}': {error}.") from error
+        theirs, ours = run.config.readout, config.readout
+        told = f" (it has --readout {theirs}, this run {ours})" * (theirs != ours)
+        raise StbpError(f"cannot start from '{file}': {error}{told}.") from error
