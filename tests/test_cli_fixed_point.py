@@ -197,6 +197,11 @@ def test_a_folder_is_verified_again(run: str, tmp_path: Path) -> None:
         (path / "network.json").write_text(text.replace(before, after, 1))
         code, output = call("verify", str(path), "--run", run, "--samples", "2")
         assert (code, f"is of another network: it has {said}" in output) == (1, True), output
+    for before, after in (('"exact": false', '"exact":false'), ('"train"', '"trained"')):
+        (path / "network.json").write_text(text.replace(before, after, 1))
+        code, output = call("verify", str(path), "--run", run, "--samples", "2")
+        changed = "was changed since its export: all spikes of these samples are equal"
+        assert (code, changed in output) == ((1, True) if "train" in before else (0, False)), output
     (path / "network.json").write_text(text)
 
     (file,) = path.glob("02_*.npz")

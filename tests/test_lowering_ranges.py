@@ -146,3 +146,21 @@ def test_ranges_are_whole_numbers_of_any_width() -> None:
         least, most = (min(least, 0) * beta >> leak) + low, (max(most, 0) * beta >> leak) + high
     assert (found.membrane.low, found.membrane.high) == (least, most)
     assert found.largest >= -least * beta > 2**100
+
+
+@pytest.mark.parametrize("bias", [-9, 0, 9])
+def test_a_readout_stays_within_its_range_at_every_step(bias: int) -> None:
+    """Also where a bias is larger than all that is added to it, and the sum only grows."""
+    branch = IntBranch("input", "layer", np.ones(1, np.int64), np.array([[2, -1]]), 3)
+    stage = IntStage(
+        "head", (branch,), 0, np.array([bias]), np.zeros(1, np.int64), None, None, np.ones(1), True
+    )
+    for steps in range(1, 6):
+        reach = stage_range(stage, steps, 1).membrane
+        for x in range(4):
+            sums = np.cumsum(np.full(steps, 2 * (x & 1) - (x >> 1) + bias))
+            assert reach.low <= sums.min()
+            assert sums.max() <= reach.high
+        assert (reach.low, reach.high) == (
+            min((bias - 1) * t for t in (1, steps)), max((bias + 2) * t for t in (1, steps))
+        )  # fmt: skip

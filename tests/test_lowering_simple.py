@@ -236,6 +236,30 @@ def test_a_channel_that_takes_nothing_in_fires_by_its_shift(
     assert 0.2 < spikes["3"].mean() < 0.8
 
 
+@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+def test_channels_that_take_nothing_in_take_no_digits_from_others(reset: str) -> None:
+    """However large their shift is: the decay and the fraction are those of a small one."""
+    torch.manual_seed(0)
+    precision = stbp.Precision(2)
+    layer = stbp.TimeDistributed(precision.conv2d(1, 8, 3))
+    net = nn.Sequential(
+        precision.input_quant(),
+        stbp.DirectCoding(25),
+        layer,
+        stbp.Leaky(0.95, 0.5, reset_mechanism=reset),
+        stbp.TimeDistributed(nn.Sequential(nn.Flatten(), precision.linear(288, 10))),
+    ).eval()
+    found = set()
+    for shift in (-0.05, -10.0, -1e5, 10.0, 1e5):
+        with torch.no_grad():
+            layer.layer.weight[0], layer.layer.bias[0] = 0, shift
+        integers = lower(net, form="simple", samples=digits(40)).integers
+        neuron = integers.stages[0].neuron
+        assert neuron is not None
+        found.add((neuron.leak, int(neuron.beta[0]), integers.settings["fraction/3"]))
+    assert len(found) == 1, found
+
+
 def test_what_exports_do_not_take_is_said(tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), snn.Leaky(0.5, init_hidden=True))
     images = stbp.convert(flat, digits(4).squeeze(1), num_steps=2).eval()

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from snntorch_stbp.errors import StbpError
 from snntorch_stbp.export import to_qonnx
-from snntorch_stbp.export.digest import SAMPLES
+from snntorch_stbp.export.digest import BESIDE
 from snntorch_stbp.export.recheck import recheck
 from snntorch_stbp.frozen import freeze
 from snntorch_stbp.lowering import lower
@@ -84,19 +84,33 @@ def test_golden_vectors_of_another_export_are_refused(graph: Path, tmp_path: Pat
     with pytest.raises(StbpError, match=r"net\.samples\.npz' is not of the export that wrote '"):
         recheck(path, NET, digits(2), vectors=1)
     older = onnx.load(str(path))
-    older.metadata_props.remove(next(p for p in older.metadata_props if p.key == SAMPLES))
+    older.metadata_props.remove(
+        next(p for p in older.metadata_props if p.key == BESIDE[".samples.npz"])
+    )
     onnx.save(older, str(path))
     recheck(path, NET, digits(2), vectors=1)
 
 
+@pytest.mark.parametrize(
+    ("end", "options"), [(".step.json", {"form": "step"}), (".hls4ml.json", {"target": "hls4ml"})]
+)
+def test_files_beside_a_graph_are_its_own(tmp_path: Path, end: str, options: Any) -> None:
+    path, beside = tmp_path / "net.onnx", tmp_path / f"net{end}"
+    to_qonnx(NET, digits(1), path, **options)
+    recheck(path, NET, digits(1), vectors=1)
+    beside.write_text(beside.read_text().replace("1", "2", 1))
+    with pytest.raises(StbpError, match=rf"net{end}' is not of the export that wrote '"):
+        recheck(path, NET, digits(1), vectors=1)
+
+
 def test_a_change_that_no_sample_shows_is_found(graph: Path, tmp_path: Path) -> None:
-    """A weight off its grid, which executors round, and one that no spike depends on."""
+    """A threshold between two integers, on which no spike depends, and the name of a node."""
     path, changed = tmp_path / "net.onnx", "was changed since its export: all spikes of these sam"
     model = onnx.load(str(graph))
-    for name in ("head.0/weight", "spike/t1_levels"):
+    for name in ("features.1/spike/t0_levels", "hidden.2/spike/t1_levels"):
         tensor = next(t for t in model.graph.initializer if t.name.endswith(name))
         before, values = tensor.SerializeToString(), numpy_helper.to_array(tensor).copy()
-        values.flat[0] += 1e-3
+        values.flat[0] += 5e-4
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         assert changed in refused(path, model)
         tensor.ParseFromString(before)

@@ -124,11 +124,11 @@ def to_qonnx(
     check_file(path)
     files = _files(path, form, target)
     claim(files, force)
-    metadata = {"project": f"snntorch-stbp {__version__}", **(metadata or {})}
-    options = {"form": form, "target": target, "batch": batch, "metadata": metadata}
     model, samples = inputs.on_cpu(model, samples)
     ready = as_trained or isinstance(model, FrozenNet | FixedPointNet)
     net: Any = model if ready else freeze(model, settings, inputs.steps(samples))
+    said = {"project": f"snntorch-stbp {__version__}", "arithmetic": _arithmetic(net)}
+    options = {"form": form, "target": target, "batch": batch, "metadata": said | (metadata or {})}
     built, compute, compare = _built(net, samples, as_trained, options)
     changed = getattr(net, "changed", None) if ready else _told(net, samples)
     axis = inputs.batch_axis(samples)
@@ -136,16 +136,27 @@ def to_qonnx(
     stored = compute(samples.narrow(axis, 0, min(vectors or count, count)))
     with write_together(files, force) as unverified:
         golden.save(stored, unverified[1], files[1])
-        built.model.metadata_props.add(key=digest.SAMPLES, value=digest.of_file(unverified[1]))
-        built.model.metadata_props.add(key=digest.GRAPH, value=digest.of_graph(built.model))
         texts = _texts(built, form, target)
         for text, beside, file in zip(texts, unverified[2:], files[2:], strict=True):
             _write(text.encode(), beside, file)
+        words = built.model.metadata_props
+        words.add(key=digest.GRAPH, value=digest.of_graph(built.model))
+        for end, key in digest.BESIDE.items():
+            for beside, file in zip(unverified, files, strict=True):
+                if file == path.with_suffix(end):
+                    words.add(key=key, value=digest.of_file(beside))
         _write(built.model.SerializeToString(), unverified[0], path)
         execute = qonnx_executor(unverified[0])
         agreement = compare(execute, stored, built.names, progress=progress)
         wide = _with_onnxruntime(unverified[0], built, compute, samples, as_trained, progress)
     return Exported(path, tuple(files), agreement, wide, len(built.model.graph.node), changed)
+
+
+def _arithmetic(net: nn.Module) -> str:
+    """What a graph of `net` computes in, as `verify` reads it."""
+    if isinstance(net, FixedPointNet):
+        return f"fixed-point {net.integers.form}"
+    return f"deployment {net.settings.act_bits}" if isinstance(net, FrozenNet) else "as trained"
 
 
 def _check(

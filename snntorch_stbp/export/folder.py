@@ -23,7 +23,7 @@ from ..frozen import inputs
 from ..lowering import FixedPointNet
 from ..lowering.layers import IntBranch, IntNeuron, IntPool, IntStage
 from ..lowering.ranges import StageRange, ranges
-from . import golden
+from . import digest, golden
 from .array import Array
 from .bundle import Bundle, agree, check_free, check_samples, new_folder
 from .folder_reader import FORMAT, VERSION, load_folder, registers
@@ -64,10 +64,10 @@ def to_folder(
     check_samples(net, samples)
     net, samples = inputs.on_cpu(net, samples)
     size = inputs.size(samples)
+    stored = golden.compute(net, samples)
     with new_folder(path) as folder:
-        names = _write(net, size, folder, path, inputs.in_time(samples), metadata or {})
-        stored = golden.compute(net, samples)
         golden.save(stored, folder / "samples.npz", path / "samples.npz")
+        names = _write(net, size, folder, path, inputs.in_time(samples), metadata or {})
         again = golden.compute(FixedPointNet(load_folder(folder)), samples)
         agreement = agree(net, samples, again)
     files = ["network.json", *names, "samples.npz"]
@@ -93,7 +93,7 @@ def _write(
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         names.append(name)
         stages.append(_stage(stage, name, arrays, shapes, reach[stage.name]))
-    text = {
+    text: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "form": integers.form,
@@ -110,6 +110,7 @@ def _write(
         "settings": integers.settings,
         "metadata": {"project": f"snntorch-stbp {__version__}", **metadata},
     }
+    text["sha256"] = digest.of_folder(text, folder)
     with atomic_write(folder / "network.json", path / "network.json") as file:
         file.write((json.dumps(text, indent=1) + "\n").encode())
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -102,10 +103,10 @@ def recheck(
     Raises:
         StbpError: If the file was not written by this package, is of another network, does not
             compute what `net` computes, was changed otherwise since it was written, or lies beside
-            golden vectors of another export.
+            files of another export.
     """
     said = metadata(path)
-    _check_samples(path, said.get(digest.SAMPLES))
+    _check_beside(path, said)
     try:
         names = Names.from_json(said["names"])
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -138,14 +139,15 @@ def recheck(
     return first, second
 
 
-def _check_samples(path: Path, stated: str | None) -> None:
-    """Refuse golden vectors beside a graph that says it has others; older graphs do not say."""
-    beside = path.with_suffix(".samples.npz")
-    if stated is not None and beside.is_file() and digest.of_file(beside) != stated:
-        raise StbpError(
-            f"'{beside}' is not of the export that wrote '{path}', or was changed since: export "
-            f"again with --force."
-        )
+def _check_beside(path: Path, said: dict[str, str]) -> None:
+    """Refuse files beside a graph that says it has others; older graphs do not say."""
+    for end, key in digest.BESIDE.items():
+        beside = path.with_suffix(end)
+        if key in said and beside.is_file() and digest.of_file(beside) != said[key]:
+            raise StbpError(
+                f"'{beside}' is not of the export that wrote '{path}', or was changed since: "
+                f"export again with --force."
+            )
 
 
 def _check_names(path: Path, names: Names, stored: golden.Golden, steps: int, frames: bool) -> None:
@@ -207,7 +209,8 @@ def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agr
         samples: Images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
 
     Raises:
-        StbpError: If the folder is none of ours, is of another network, or computes something else.
+        StbpError: If the folder is none of ours, is of another network, computes something else, or
+            was changed otherwise since it was written.
     """
     stored = load_folder(path)
     for own, said in zip(_words(net.integers), _words(stored), strict=False):
@@ -230,6 +233,13 @@ def recheck_folder(path: Path, net: FixedPointNet, samples: torch.Tensor) -> Agr
                 f"'{key}' differ, the first in sample {where[0][0]}."
             )
         spikes += wanted.size if key.startswith("spikes/") else 0
+    text = json.loads((path / "network.json").read_text("utf-8"))
+    if text.get("sha256", "") not in ("", digest.of_folder(text, path)):
+        raise StbpError(
+            f"'{path}' was changed since its export: all spikes of these samples are equal, but "
+            f"its numbers or golden vectors are not those that were written; export again with "
+            f"--force."
+        )
     return Agreement(len(expected["record"]), spikes, expected["record"].size)
 
 

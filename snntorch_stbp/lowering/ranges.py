@@ -76,7 +76,8 @@ def stage_range(stage: IntStage, num_steps: int, input_bits: int) -> StageRange:
         shift = stage.shift.astype(object)
         low, high = ((end + (1 << shift >> 1)) >> shift for end in (low, high))
     if stage.neuron is None:
-        total = span(low * num_steps, high * num_steps)
+        last_low, last_high = low * num_steps, high * num_steps  # and of all sums before
+        total = span(np.minimum(low, last_low), np.maximum(high, last_high))
         return StageRange(accumulators, y, total, Span(0, 0), max(largest, _top(total)))
     if stage.act_bits is not None:
         top = 1 << (stage.act_bits - 1)
