@@ -21,10 +21,11 @@ from .nets import digits
             "--model mnistnet_bn --sizes 2x2 --rounds 1 --candidates spiking",
             ["mnistnet_bn, 32 x 32", "| ReLU |", "Peak memory, MB"],
         ),
-        (
+        pytest.param(
             "scaling",
             "--steps 1 --batches 2 --rounds 1 --candidates ReLU",
             ["Time steps", "T=1, B=16", "T=2, B=2"],
+            marks=pytest.mark.slow,
         ),
         ("quant", "--bits 4,ternary,1 --rounds 1", ["| convolution |", "Brevitas' modules"]),
         ("pooling", "--rounds 1", ["| mnistnet, channels last |", "| compiled |"]),

@@ -99,7 +99,10 @@ def test_integers_have_the_spikes_of_the_trained_network(frames: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # hls4ml and what it imports warn of their own affairs
-@pytest.mark.parametrize(("form", "arithmetic"), [("step", freeze), ("unrolled", lower)])
+@pytest.mark.parametrize(
+    ("form", "arithmetic"),
+    [("step", freeze), pytest.param("unrolled", lower, marks=pytest.mark.slow)],
+)
 def test_hls4ml_computes_them(tmp_path: Path, form: Form, arithmetic: Any) -> None:
     spikes = through_cpp(
         arithmetic(dense(frames=False)), features(False, 300), tmp_path, form, "io_parallel"
