@@ -141,10 +141,9 @@ def to_qonnx(
             _write(text.encode(), beside, file)
         words = built.model.metadata_props
         words.add(key=digest.GRAPH, value=digest.of_graph(built.model))
-        for end, key in digest.BESIDE.items():
-            for beside, file in zip(unverified, files, strict=True):
-                if file == path.with_suffix(end):
-                    words.add(key=key, value=digest.of_file(beside))
+        for beside, file in zip(unverified[1:], files[1:], strict=True):
+            end = file.name.removeprefix(path.stem)
+            words.add(key=digest.BESIDE[end], value=digest.of_file(beside))
         _write(built.model.SerializeToString(), unverified[0], path)
         execute = qonnx_executor(unverified[0])
         agreement = compare(execute, stored, built.names, progress=progress)

@@ -17,7 +17,7 @@ from ..neuron import Leaky
 from ..rounded import weight_bits
 from .layers import IntBranch, IntNeuron, Ints, IntStage
 from .ranges import branch_range, stage_range
-from .terms import FLOAT_WEIGHT_BITS, TINY, Budget, Reals, join, terms
+from .terms import FLOAT_WEIGHT_BITS, TINY, Budget, Reals, join, of_shifts, terms
 
 BETA_DIGITS = 8
 """Most binary digits behind the point of a decay that counts as whole."""
@@ -26,13 +26,6 @@ COARSE = 2.0**-12
 
 SILENT = 2.0**-8
 """Largest sum of a channel's currents over all steps, in thresholds, that the simple form drops."""
-
-LOUD = 2.5
-"""A shift of more than 2 thresholds fires at every step, whatever the reset, as this one does."""
-
-FEW_STEPS, FEWEST_STEPS, MOST_STEPS = 2.0**4, 2.0**8, 2.0**14
-"""Steps of a threshold where the shift is all that comes in: if it always fires or never does; else
-as many as other channels have, within limits."""
 
 SIMPLE = "the simple form (--arithmetic simple)"
 
@@ -170,7 +163,7 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntS
     beta = np.rint(neuron.beta * 2.0**leak).astype(np.int64)
 
     def finish(branches: tuple[IntBranch, ...], unit: Reals, shift: Reals) -> IntStage:
-        unit, shift = _of_shifts(branches, unit, shift, neuron.threshold, fraction)
+        unit, shift = of_shifts(branches, unit, shift, neuron.threshold, fraction)
         grid = unit * 2.0**-fraction
         theta = np.floor(np.broadcast_to(neuron.threshold / grid, unit.shape))[None]
         bias = _integers(np.rint(shift / grid))
@@ -180,28 +173,6 @@ def simple_stage(stage: Stage, budget: Budget, fraction: int, leak: int) -> IntS
     more = "" if budget.bits >= 30 else ", or more bits (--register-bits 30, for C and folders)"
     least = SILENT * np.abs(neuron.threshold) / budget.num_steps / len(stage.branches)
     return _fit(stage, budget, finish, f"fewer weight bits{more}", least)
-
-
-def _of_shifts(
-    branches: tuple[IntBranch, ...], unit: Reals, shift: Reals, threshold: Reals, fraction: int
-) -> tuple[Reals, Reals]:
-    """Units and shifts, those of channels which nothing comes in by replaced.
-
-    Such a channel has no unit of its own. It gets one of as many steps as others have, so that it
-    takes no bits from them, and few where it fires at every step or at none.
-    """
-    own = ~np.any(np.stack(np.broadcast_arrays(unit, *(b.multiplier for b in branches)))[1:], 0)
-    threshold = np.broadcast_to(threshold, unit.shape)
-    size = np.abs(threshold)
-    own &= size > 0
-    if not own.any():
-        return unit, shift
-    others = np.median((size / unit)[~own]) * 2.0**fraction if not own.all() else MOST_STEPS
-    steps = 2.0 ** np.rint(np.log2(np.clip(others, FEWEST_STEPS, MOST_STEPS)))
-    always, never = (own & (threshold > 0) & side for side in (shift > 2 * size, shift <= 0))
-    shift = np.where(always, LOUD * size, np.where(never, 0.0, shift))
-    steps = np.where(always | never, FEW_STEPS, steps)
-    return np.where(own, size / steps * 2.0**fraction, unit), shift
 
 
 def readout_stage(stage: Stage, budget: Budget) -> IntStage:

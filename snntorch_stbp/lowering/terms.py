@@ -32,6 +32,13 @@ TINY = 1e-30
 CANDIDATES = 64
 """Divisors that are tried to bring branches to a common unit."""
 
+LOUD = 2.5
+"""A shift of more than 2 thresholds fires at every step, whatever the reset, as this one does."""
+
+FEW_STEPS, FEWEST_STEPS, MOST_STEPS = 2.0**4, 2.0**8, 2.0**14
+"""Steps of a threshold where the shift is all that comes in: if it always fires or never does; else
+as many as other channels have, within limits."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -197,3 +204,25 @@ def join(parts: list[Term], budget: Budget, room: float) -> tuple[tuple[IntBranc
         sign = np.where(gain < 0, -1, 1) if term.integer.weight is None else 1
         branches.append(replace(term.integer, multiplier=(multiplier * sign).astype(np.int64)))
     return tuple(branches), unit / divisor
+
+
+def of_shifts(
+    branches: tuple[IntBranch, ...], unit: Reals, shift: Reals, threshold: Reals, fraction: int
+) -> tuple[Reals, Reals]:
+    """Units and shifts, those of channels which nothing comes in by replaced.
+
+    Such a channel has no unit of its own. It gets one of as many steps as others have, so that it
+    takes no bits from them, and few where it fires at every step or at none.
+    """
+    own = ~np.any(np.stack(np.broadcast_arrays(unit, *(b.multiplier for b in branches)))[1:], 0)
+    threshold = np.broadcast_to(threshold, unit.shape)
+    size = np.abs(threshold)
+    own &= size > 0
+    if not own.any():
+        return unit, shift
+    others = np.median((size / unit)[~own]) * 2.0**fraction if not own.all() else MOST_STEPS
+    steps = 2.0 ** np.rint(np.log2(np.clip(others, FEWEST_STEPS, MOST_STEPS)))
+    always, never = (own & (threshold > 0) & side for side in (shift > 2 * size, shift <= 0))
+    shift = np.where(always, LOUD * size, np.where(never, 0.0, shift))
+    steps = np.where(always | never, FEW_STEPS, steps)
+    return np.where(own, size / steps * 2.0**fraction, unit), shift
